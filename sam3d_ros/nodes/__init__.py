@@ -1,0 +1,1 @@
+"""Executables: the only place, with `ros`, that imports rclpy."""

@@ -1,0 +1,1 @@
+"""From a camera frame to reconstructed objects, free of ROS."""

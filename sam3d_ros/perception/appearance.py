@@ -1,0 +1,56 @@
+"""Colour of a mesh from the image it was built from."""
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from .frame import Frame
+
+_DEPTH_TOLERANCE = 0.01    # metres between a vertex and the depth reading in front of which it may still be the one seen
+_NEIGHBOURS = 4            # seen vertices that colour one that is not
+
+
+def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Outward normals (N, 3), unit length, and areas (N,), a third of the triangles around, of a mesh's vertices."""
+    corners = vertices[triangles]
+    facing = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) / 2
+    normals = np.stack([np.bincount(triangles.ravel(), np.repeat(facing[:, axis], 3), len(vertices))
+                        for axis in range(3)], axis=1)
+    areas = np.bincount(triangles.ravel(), np.repeat(np.linalg.norm(facing, axis=1) / 3, 3), len(vertices))
+    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12), areas
+
+
+def seen_vertices(vertices: np.ndarray, normals: np.ndarray, frame: Frame,
+                  label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which vertices (N, 3), metres, camera frame, the image shows as part of the instance `label`.
+
+    Returns (N,) bool, and rows and columns (N,) of the pixels.  A vertex is seen if it faces the camera, projects into
+    the instance's mask and does not lie behind the depth reading there.
+    """
+    k = frame.intrinsics
+    z = np.maximum(vertices[:, 2], 1e-6)
+    columns = np.floor(vertices[:, 0] / z * k.fx + k.cx + 0.5).astype(int)
+    rows = np.floor(vertices[:, 1] / z * k.fy + k.cy + 0.5).astype(int)
+    inside = (columns >= 0) & (columns < k.width) & (rows >= 0) & (rows < k.height)
+    rows, columns = np.clip(rows, 0, k.height - 1), np.clip(columns, 0, k.width - 1)
+    facing = np.einsum("ij,ij->i", normals, vertices) < 0
+    depth = frame.depth[rows, columns]
+    in_front = (depth == 0) | (vertices[:, 2] < depth + _DEPTH_TOLERANCE)
+    return inside & facing & in_front & (frame.labels[rows, columns] == label), rows, columns
+
+
+def vertex_colours(vertices: np.ndarray, seen: np.ndarray, rows: np.ndarray, columns: np.ndarray,
+                   frame: Frame) -> np.ndarray:
+    """Colours (N, 4) uint8 RGBA: from the image where `seen`, elsewhere blended from the nearest seen vertices."""
+    rgba = np.full((len(vertices), 4), 255, np.uint8)
+    if not seen.any():
+        rgba[:, :3] = 128
+        return rgba
+    colours = frame.colour[rows[seen], columns[seen]].astype(np.float64)
+    rgba[seen, :3] = colours
+    count = min(_NEIGHBOURS, len(colours))
+    distance, nearest = cKDTree(vertices[seen]).query(vertices[~seen], k=count)
+    weight = 1 / (distance.reshape(-1, count) + 1e-4)
+    blended = (colours[nearest.reshape(-1, count)] * weight[..., None]).sum(axis=1) / weight.sum(axis=1, keepdims=True)
+    rgba[~seen, :3] = np.round(blended)
+    return rgba

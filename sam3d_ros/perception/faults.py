@@ -1,0 +1,81 @@
+"""Named faults: every way in which input or set-up can be wrong, with what to do about it.
+
+A fault's name is what a user sees in /diagnostics, in the log and on the command line, and what the troubleshooting
+page is sorted by.
+"""
+from __future__ import annotations
+
+from enum import Enum
+
+
+class FaultCode(Enum):
+    """Name of a fault -> advice for the person who sees it."""
+
+    # camera_info
+    CAMERA_INFO_MISSING = "no camera_info received: check the topic name and that the camera driver publishes it"
+    CAMERA_INFO_UNCALIBRATED = "focal length is zero or not finite: calibrate the camera or fix its driver's calibration file"
+    CAMERA_INFO_SIZE_MISMATCH = "camera_info and image differ in size: use the camera_info of the same stream and resolution"
+    CAMERA_INFO_DISTORTED = "the image is not rectified: feed the rectified stream (image_proc) or a camera without distortion"
+    # image
+    IMAGE_MISSING = "no image received: check the topic name, the QoS and that the camera runs"
+    IMAGE_ENCODING_UNKNOWN = "image encoding not supported: use rgb8, bgr8, rgba8, bgra8 or mono8"
+    IMAGE_BIG_ENDIAN = "big-endian images are not supported: make the publisher send little-endian data"
+    IMAGE_TRUNCATED = "image data are shorter than step x height, or step is shorter than a row: the publisher is broken"
+    # depth
+    DEPTH_MISSING = "no depth received, and this model needs it: check the depth topic"
+    DEPTH_ENCODING_UNKNOWN = "depth encoding not supported: use 16UC1 or mono16 (millimetres) or 32FC1 (metres)"
+    DEPTH_SIZE_MISMATCH = "depth and image differ in size: use the depth stream aligned to colour"
+    DEPTH_FRAME_MISMATCH = "depth and image have different frame_id: use the depth stream aligned to colour"
+    DEPTH_EMPTY = "depth holds no valid reading: the camera is covered, too near, or its depth stream is off"
+    DEPTH_UNIT_SUSPECT = "depth values are implausible for metres: the publisher uses another unit (32FC1 is metres, 16UC1 is millimetres)"
+    SUPPORT_PLANE_NOT_FOUND = "no table, floor or shelf found in the depth image: turn the camera so that one fills a good part of it"
+    # masks
+    MASK_MISSING = "no segmentation received: check the detector and the topic name"
+    MASK_ENCODING_UNKNOWN = "the segmentation's encoding does not fit mask_format: set mask_format to what the detector publishes"
+    MASK_SIZE_MISMATCH = "the segmentation's aspect ratio differs from the image's: the detector crops or pads its input"
+    MASK_EMPTY = "the segmentation holds no object"
+    MASK_ALL_FOREGROUND = "one mask covers the whole image: the detector's threshold or the mask_format is wrong"
+    MASK_TRUNCATED = "segmentation data are shorter than step x height: the publisher is broken"
+    MASK_BIG_ENDIAN = "big-endian segmentation is not supported: make the publisher send little-endian data"
+    TOO_MANY_OBJECTS = "more masks than max_objects: the largest are kept; raise max_objects if the machine can bear it"
+    TOO_FEW_POINTS = "an object has too few depth readings inside its mask to be reconstructed"
+    SHAPE_NOT_FOUND = "the model found no closed surface for an object: its mask or depth is too poor"
+    # time
+    STAMP_MISSING = "messages carry no stamp: images and masks cannot be matched"
+    STAMP_OUT_OF_ORDER = "a message is older than one already processed and was dropped"
+    CLOCK_JUMPED_BACK = "time went backwards (bag loop or simulation reset): state was cleared"
+    STAMPS_DO_NOT_MATCH = "image, depth and segmentation arrive but their stamps never fall within sync_slop of each other"
+    # transforms
+    TF_MISSING = "the transform from target_frame to the camera is not available: check the TF tree"
+    TF_STALE = "the newest transform is older than the image: the transform's publisher has stopped or lags"
+    TF_FUTURE = "the transform is newer than the image by more than its history: check that clocks agree"
+    # model and engine
+    MODEL_MISSING = "the model file does not exist: check the path, or leave `model` empty for the model that is shipped"
+    MODEL_INVALID = "the model file cannot be read: it is truncated or not an ONNX model"
+    MODEL_MISMATCH = "the model file is not a sam3d_ros student of this version: its inputs, outputs or metadata differ"
+    ENGINE_UNAVAILABLE = "the wanted engine is not installed: install it, or set engine to auto"
+    ENGINE_FAILED = "the engine failed during inference"
+    # set-up of the node
+    PARAMETER_INVALID = "a parameter's value is refused: correct it, then configure the node again"
+    # files
+    FRAME_FOLDER_INVALID = "the frame folder is incomplete or inconsistent"
+    BAG_UNREADABLE = "the bag is absent, truncated, or not a recording of rosbag2 (sqlite3 or MCAP)"
+    BAG_TOPICS_UNCLEAR = "say which topics to use: --image, --depth, --camera-info, --segmentation"
+    INTERNAL_ERROR = "a programming error in sam3d_ros: please report it with the log"
+
+    @property
+    def advice(self) -> str:
+        """What to do about it, one line."""
+        return self.value
+
+
+class Fault(Exception):
+    """An input or set-up fault with its name; str() gives `NAME: detail (advice)`."""
+
+    def __init__(self, code: FaultCode, detail: str = ""):
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.code.name}: {self.detail} ({self.code.advice})" if self.detail else f"{self.code.name}: {self.code.advice}"

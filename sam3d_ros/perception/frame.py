@@ -1,0 +1,68 @@
+"""The input: one camera frame with its instance masks.
+
+Camera (optical) frame: x right, y down, z forward, metres. A pixel's centre has integer coordinates (u, v), as in
+OpenCV and ROS `image_geometry`: x = (u - cx) / fx * z.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """Pinhole camera of a rectified image; pixels."""
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What the detector says of one object; `label` is its value in Frame.labels (> 0)."""
+
+    label: int
+    class_id: str = ""
+    score: float = 1.0
+    detector_id: str = ""      # the detector's own track id, or empty
+    is_box: bool = False       # the mask is only a filled bounding box
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One moment of one camera.
+
+    colour: (H, W, 3) uint8, RGB
+    depth: (H, W) float32, metres along the optical axis, 0 = no reading; None without a depth camera
+    labels: (H, W) int32, instance masks, 0 = background
+    instances: one entry per label to reconstruct
+    intrinsics: of colour and depth alike
+    world_from_camera: (4, 4) float64, a frame whose +Z points up, or None where gravity is unknown
+    stamp_ns: time of the image, nanoseconds
+    frame_id: name of the camera's optical frame
+    """
+
+    colour: np.ndarray
+    depth: np.ndarray | None
+    labels: np.ndarray
+    intrinsics: Intrinsics
+    instances: tuple[Instance, ...] = field(default_factory=tuple)
+    world_from_camera: np.ndarray | None = None
+    stamp_ns: int = 0
+    frame_id: str = "camera"
+
+
+def back_project(depth: np.ndarray, intrinsics: Intrinsics, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Points of the given pixels in the camera frame.
+
+    depth: (H, W) float32 metres; rows, columns: (N,) integer pixel indices. Returns (N, 3) float64, metres.
+    """
+    z = depth[rows, columns].astype(np.float64)
+    x = (columns - intrinsics.cx) / intrinsics.fx * z
+    y = (rows - intrinsics.cy) / intrinsics.fy * z
+    return np.stack([x, y, z], axis=1)

@@ -1,0 +1,120 @@
+"""From occupancy logits to a closed triangle mesh: the largest solid, its iso-surface, and how sure that surface is."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import fast_simplification
+import numpy as np
+from manifold3d import Manifold, Mesh
+from scipy import ndimage
+from skimage.measure import marching_cubes
+
+from .cube import RESOLUTION, Cube
+
+_OUTSIDE = -5.0        # logit of what is known to be outside
+_LEAST_LOGIT = 1e-2    # no logit nearer to zero, so that no iso-surface vertex falls onto a grid point and meets others
+_MIN_VOXELS = 24
+_MAX_TRIANGLES = 60_000  # before decimation; no object fills the volume with so much surface, noise does
+_LOGISTIC_STD = np.pi / np.sqrt(3)  # standard deviation of a logistic distribution of scale 1
+_STD_RANGE = (0.1, 8.0)             # voxels
+_TOLERANCES = (0.1, 0.3, 1.0)       # voxels by which a simplified surface may leave the first one
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A closed triangle mesh in the camera frame.
+
+    vertices: (N, 3) float64, metres, camera frame; triangles: (M, 3) uint32, counter-clockwise seen from outside
+    vertex_std: (N,) float32, metres, 1 sigma of the surface along its normal
+    """
+
+    vertices: np.ndarray
+    triangles: np.ndarray
+    vertex_std: np.ndarray
+    watertight: bool
+
+
+def largest_solid(logits: np.ndarray) -> np.ndarray | None:
+    """Logits (n, n, n) in which only the largest connected inside is left and its closed cavities are filled.
+
+    Returns float32 of the same shape, or None if nothing is inside or everything is.
+    """
+    pieces, count = ndimage.label(logits > 0)
+    if count == 0:
+        return None
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    inside = pieces == sizes.argmax()
+    voids, count = ndimage.label(~inside)
+    open_to_border = np.unique(np.concatenate([voids[face].ravel() for face in _FACES]))
+    if sizes.max() < _MIN_VOXELS or not open_to_border.any():
+        return None
+    if count > 1:
+        inside = ~np.isin(voids, open_to_border[open_to_border > 0])
+    magnitude = np.maximum(np.abs(logits), _LEAST_LOGIT)
+    return np.where(inside, magnitude, -magnitude).astype(np.float32)
+
+
+_FACES = tuple((slice(None),) * axis + (end,) for axis in range(3) for end in (0, -1))
+
+
+def extract_surface(logits: np.ndarray, cube: Cube, max_faces: int) -> Surface | None:
+    """Iso-surface of occupancy logits (64, 64, 64) in `cube`, with at most `max_faces` triangles.
+
+    The standard deviation is that of a logistic surface position whose distribution the logits are taken to be: its
+    scale is the reciprocal of the logits' gradient at the surface.  Returns None if the logits hold no solid, or
+    so ragged a one that it can only be noise.
+    """
+    solid = largest_solid(logits)
+    if solid is None:
+        return None
+    low, high = _bounds(solid > 0)
+    padded = np.pad(solid[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], 1, constant_values=_OUTSIDE)
+    vertices, triangles, _, _ = marching_cubes(padded, 0.0, gradient_direction="ascent")
+    if len(triangles) > _MAX_TRIANGLES:
+        return None
+    vertices, triangles = decimated(vertices, triangles, max_faces)
+    gradient = [ndimage.map_coordinates(g, vertices.T, order=1, mode="nearest") for g in np.gradient(padded)]
+    steepness = np.maximum(np.linalg.norm(gradient, axis=0), 1e-3)
+    std = np.clip(_LOGISTIC_STD / steepness, *_STD_RANGE) * cube.voxel
+    in_cube = ((vertices - 1 + low + 0.5) / RESOLUTION - 0.5) * cube.edge + cube.centre
+    return Surface(in_cube @ cube.virtual_from_camera, triangles.astype(np.uint32), std.astype(np.float32),
+                   is_closed(triangles))
+
+
+def _bounds(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First and one past the last index of `inside` along each axis, one voxel wider where there is room."""
+    spans = [np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    low = np.array([s[0] for s in spans]) - 1
+    high = np.array([s[-1] for s in spans]) + 2
+    return np.maximum(low, 0), np.minimum(high, inside.shape)
+
+
+def decimated(vertices: np.ndarray, triangles: np.ndarray, max_faces: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mesh with at most `max_faces` triangles by quadric edge collapse, closed if the input is.
+
+    Quadric edge collapse sometimes tears thin walls.  Manifold's simplification never does; it takes over then, with a
+    tolerance that grows until the mesh is small enough.
+    """
+    if len(triangles) <= max_faces:
+        return vertices, triangles
+    points, faces = fast_simplification.simplify(vertices.astype(np.float32), triangles.astype(np.int32),
+                                                 target_count=max_faces)
+    if is_closed(faces):
+        return points.astype(np.float64), faces
+    solid = Manifold(Mesh(vertices.astype(np.float32), triangles.astype(np.uint32)))
+    for tolerance in _TOLERANCES:
+        simple = solid.simplify(tolerance)
+        if simple.num_tri() <= max_faces:
+            break
+    mesh = simple.to_mesh()
+    return mesh.vert_properties[:, :3].astype(np.float64), mesh.tri_verts
+
+
+def is_closed(triangles: np.ndarray) -> bool:
+    """Whether every edge of `triangles`, (M, 3) vertex indices, has exactly two triangles that run along it oppositely."""
+    ends = triangles.astype(np.int64)
+    first, second = ends.ravel(), np.roll(ends, -1, axis=1).ravel()
+    base = int(ends.max()) + 1
+    forward, backward = np.sort(first * base + second), np.sort(second * base + first)
+    return bool((forward == backward).all() and (np.diff(forward) > 0).all())

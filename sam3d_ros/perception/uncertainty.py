@@ -1,0 +1,37 @@
+"""From how sure the surface is to how sure pose and scale are."""
+from __future__ import annotations
+
+import numpy as np
+
+# Errors of neighbouring vertices agree; a mesh's error behaves like that of about this many independent patches.
+_INDEPENDENT_PATCHES = 12
+_SIDE = 0.15  # of the size: what counts as one side of the box
+_LEAST_LEVER = 0.005  # metres
+
+
+def pose_uncertainty(vertices: np.ndarray, vertex_std: np.ndarray, size: np.ndarray,
+                     camera_from_object: np.ndarray) -> tuple[np.ndarray, float]:
+    """Covariance of the pose and 1 sigma of the scale factor.
+
+    vertices: (N, 3) metres, object frame; vertex_std: (N,) metres; size: (3,) metres; camera_from_object: (4, 4).
+    Returns (6, 6) float64 in the order of geometry_msgs/PoseWithCovariance (x, y, z in metres, rotations about the
+    camera frame's x, y, z in radians) and the scale's relative sigma.
+
+    The origin is the middle of two opposite sides of the bounding box, each as uncertain as the surface there:
+    variance (s1^2 + s2^2) / 4; their distance has variance s1^2 + s2^2.  A rotation about an axis is that of a body
+    whose patches, at the root mean square distance from the axis, err independently.
+    """
+    sides = np.empty((3, 2))
+    for axis in range(3):
+        offset = vertices[:, axis] / max(size[axis], 1e-9)
+        for end, near in enumerate((offset < -0.5 + _SIDE, offset > 0.5 - _SIDE)):
+            sides[axis, end] = np.sqrt(np.mean(vertex_std[near] ** 2))
+    side_variance = (sides ** 2).sum(axis=1)
+    overall = float(np.sqrt(np.mean(vertex_std ** 2)))
+    lever = np.sqrt([np.mean(np.delete(vertices, axis, axis=1) ** 2) for axis in range(3)])
+    rotation_variance = (overall / np.maximum(lever, _LEAST_LEVER)) ** 2 / _INDEPENDENT_PATCHES
+    rotation = camera_from_object[:3, :3]
+    covariance = np.zeros((6, 6))
+    covariance[:3, :3] = rotation @ np.diag(side_variance / 4) @ rotation.T
+    covariance[3:, 3:] = rotation @ np.diag(rotation_variance) @ rotation.T
+    return covariance, float(np.sqrt(side_variance.sum()) / np.linalg.norm(size))

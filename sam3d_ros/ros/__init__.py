@@ -1,0 +1,1 @@
+"""Between ROS 2 messages and arrays: synchronisation, QoS, parameters, diagnostics, transforms."""

@@ -1,0 +1,1 @@
+"""Neural network engines behind one protocol; knows nothing of objects."""

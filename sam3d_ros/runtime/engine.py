@@ -1,0 +1,101 @@
+"""One protocol for every neural network engine, and the choice among those that are installed."""
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+INPUT_NAME = "evidence_v1"   # renamed whenever the meaning of the evidence changes, so that an old model is refused
+OUTPUT_NAME = "logits"
+INPUT_SHAPE = (3, 64, 64, 64)
+OUTPUT_SHAPE = (1, 64, 64, 64)
+MAX_MODEL_BYTES = 256 << 20
+PRECISIONS = ("auto", "fp32", "bf16")
+
+SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "weights" / "student.onnx"
+
+
+class EngineError(Exception):
+    """A model or an engine cannot be used; `reason` is the name of a FaultCode."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class Engine(Protocol):
+    """A loaded network.  `name` says engine and precision, as "openvino bf16"."""
+
+    name: str
+
+    def infer(self, evidence: np.ndarray) -> np.ndarray:
+        """evidence (B, 3, 64, 64, 64) float32, any B >= 1 -> occupancy logits (B, 1, 64, 64, 64) float32."""
+
+    def close(self) -> None:
+        """Free the engine; `infer` must not be called afterwards."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """An ONNX file read into memory: engines parse these bytes, so a graph cannot name other files to read."""
+
+    path: Path
+    data: bytes
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal digest of the file."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+def read_model(path: str | Path) -> ModelFile:
+    """Read an ONNX file; "" means the model that is shipped.  Raises EngineError MODEL_MISSING or MODEL_INVALID."""
+    path = Path(path) if path else SHIPPED_MODEL
+    if not path.is_file():
+        raise EngineError("MODEL_MISSING", str(path))
+    if path.stat().st_size > MAX_MODEL_BYTES:
+        raise EngineError("MODEL_INVALID", f"{path} is larger than {MAX_MODEL_BYTES >> 20} MiB")
+    return ModelFile(path, path.read_bytes())
+
+
+def check_signature(model: ModelFile, inputs: dict[str, tuple], outputs: dict[str, tuple]) -> None:
+    """Raise EngineError MODEL_MISMATCH unless names and shapes (batch left out) are those of a student."""
+    found = f"inputs {inputs}, outputs {outputs}"
+    if inputs != {INPUT_NAME: INPUT_SHAPE} or outputs != {OUTPUT_NAME: OUTPUT_SHAPE}:
+        raise EngineError("MODEL_MISMATCH", f"{model.path}: {found}")
+
+
+# Fastest first, as measured on CPUs; name -> module that must be importable.
+ENGINES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
+
+
+def available_engines() -> list[str]:
+    """Names of the engines whose library is installed, preferred ones first."""
+    return [name for name, module in ENGINES.items() if importlib.util.find_spec(module)]
+
+
+def load_engine(name: str = "auto", model: str | Path = "", precision: str = "auto", threads: int = 0) -> Engine:
+    """Load a model into an engine.
+
+    name: "auto" (the first of `available_engines`) or one of ENGINES; precision: "auto" takes bfloat16 where the CPU
+    computes in it, else float32; threads: 0 = all cores.
+    Raises EngineError: MODEL_MISSING, MODEL_INVALID, MODEL_MISMATCH, ENGINE_UNAVAILABLE.
+    """
+    available = available_engines()
+    if name == "auto":
+        name = available[0] if available else "openvino"
+    if name not in available:
+        raise EngineError("ENGINE_UNAVAILABLE", f"{name} (installed: {', '.join(available) or 'none'})")
+    file = read_model(model)
+    if name == "openvino":
+        from .openvino_engine import OpenVinoEngine
+
+        return OpenVinoEngine(file, precision, threads)
+    from .onnxruntime_engine import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(file, precision, threads)

@@ -1,0 +1,1 @@
+"""Synthetic shapes, scenes, cameras and sensor errors."""

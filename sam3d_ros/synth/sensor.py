@@ -1,0 +1,117 @@
+"""Errors of depth cameras and of instance masks, for training on rendered images.
+
+All functions take a `rng` and return new arrays; depth is (H, W) float32 in metres with 0 = no reading, masks are
+(H, W) bool.  Ranges follow what is seen on structured-light and stereo cameras: edges blanked or flying, holes, a smooth
+error of some millimetres, masks a few pixels too wide, too narrow or aside.
+"""
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+EDGE_STEP = 0.015  # metres between neighbouring pixels that make a depth discontinuity
+
+
+def axial_noise(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """White noise along the ray: 0.15 % of the depth and 0.5 mm (1 sigma), the noise of every sample."""
+    noise = rng.normal(size=depth.shape) * (0.0015 * depth + 0.0005)
+    return np.where(depth > 0, depth + noise, 0).astype(np.float32)
+
+
+def quantised(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Disparity in steps: z = k / d with a step of 1 to 3 mm at 1 m (structured light at 8 subpixel levels)."""
+    step = rng.uniform(0.001, 0.003)  # of inverse depth: dz = z^2 * step
+    inverse = 1 / np.maximum(depth, 0.05)
+    return np.where(depth > 0, 1 / (np.maximum(np.round(inverse / step), 1) * step), 0).astype(np.float32)
+
+
+def _edges(depth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    far = ndimage.maximum_filter(depth, 3)
+    near = ndimage.minimum_filter(np.where(depth > 0, depth, 9.0), 3)
+    return (far - near) > EDGE_STEP, near, np.minimum(np.maximum(far, near), near + 0.3)
+
+
+def blanked_edges(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """No reading at a share of the pixels along depth discontinuities."""
+    edge = _edges(depth)[0]
+    return np.where(edge & (rng.random(depth.shape) < rng.uniform(0.3, 1)), 0, depth)
+
+
+def flying_pixels(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Mixtures of the near and the far depth at a share of the pixels along depth discontinuities."""
+    edge, near, far = _edges(depth)
+    weight = rng.random(depth.shape)
+    return np.where(edge & (rng.random(depth.shape) < rng.uniform(0.2, 0.8)), near * weight + far * (1 - weight), depth)
+
+
+def stereo_shadow(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A band without readings beside near objects, on the side that only one of the two eyes sees."""
+    band = int(rng.integers(2, 9))
+    side = int(rng.choice([-1, 1]))
+    inverse = np.where(depth > 0, 1 / np.maximum(depth, 0.05), 0)
+    beside = ndimage.maximum_filter1d(inverse, band + 1, axis=1, origin=side * (band // 2))
+    return np.where(beside - inverse > 0.05, 0, depth)
+
+
+def holes(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Blobs without readings over 2 to 30 % of the image (dark or shiny surfaces)."""
+    field = ndimage.gaussian_filter(rng.normal(size=depth.shape), rng.uniform(1, 5))
+    return np.where(field > np.quantile(field, 1 - rng.uniform(0.02, 0.3)), 0, depth)
+
+
+def dropout(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Single pixels without readings, up to 30 %."""
+    return np.where(rng.random(depth.shape) < rng.uniform(0, 0.3), 0, depth)
+
+
+def smooth_error(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Slowly varying error of up to 6 mm (1 sigma), as left by the matching window."""
+    field = ndimage.gaussian_filter(rng.normal(size=depth.shape), rng.uniform(1, 4))
+    field *= rng.uniform(0, 0.006) / max(float(field.std()), 1e-6) * 0.5
+    return np.where(depth > 0, depth + field, 0)
+
+
+def smeared(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Object outlines fattened or ragged: each pixel takes the depth of a neighbour up to 2 pixels away."""
+    rows, columns = np.indices(depth.shape)
+    shift = ndimage.gaussian_filter(rng.normal(size=(2,) + depth.shape), (0, 1, 1)) * rng.uniform(1, 5)
+    rows = np.clip(rows + np.round(shift[0]).astype(int), 0, depth.shape[0] - 1)
+    columns = np.clip(columns + np.round(shift[1]).astype(int), 0, depth.shape[1] - 1)
+    return depth[rows, columns]
+
+
+def misregistered(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Depth moved against the colour image by up to 2 pixels."""
+    return np.roll(depth, tuple(rng.integers(-2, 3, 2)), (0, 1))
+
+
+# (probability, error), applied in this order: matching errors, lost readings, then registration.
+_DEPTH_ERRORS = ((0.3, smeared), (0.5, smooth_error), (0.3, quantised), (0.35, flying_pixels), (0.45, blanked_edges),
+                 (0.3, stereo_shadow), (0.5, holes), (0.3, dropout), (0.3, misregistered))
+
+
+def corrupted_depth(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random combination of all depth errors."""
+    depth = axial_noise(depth, rng)
+    for probability, error in _DEPTH_ERRORS:
+        if rng.random() < probability:
+            depth = error(depth, rng)
+    return depth.astype(np.float32)
+
+
+def corrupted_mask(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A mask as detectors make them: too wide (up to 4 pixels), too narrow (2), leaking, cut off, or aside (2)."""
+    kind = rng.random()
+    if kind < 0.35:
+        mask = ndimage.binary_dilation(mask, iterations=int(rng.integers(1, 5)))
+    elif kind < 0.6:
+        mask = ndimage.binary_erosion(mask, iterations=int(rng.integers(1, 3)))
+    if rng.random() < 0.3:  # ragged outline: leaks and cuts
+        field = ndimage.gaussian_filter(rng.normal(size=mask.shape), rng.uniform(1.5, 5))
+        field *= rng.uniform(0.5, 4) / max(float(field.std()), 1e-6)
+        outside = ndimage.distance_transform_edt(~mask)
+        inside = ndimage.distance_transform_edt(mask)
+        mask = (outside - inside) < field
+    if rng.random() < 0.3:
+        mask = np.roll(mask, tuple(rng.integers(-2, 3, 2)), (0, 1))
+    return mask

@@ -1,0 +1,46 @@
+"""Export of a trained checkpoint to the ONNX file that the engines load.
+
+    python -m sam3d_ros.training.export training_runs/student/checkpoint.pt sam3d_ros/weights/student.onnx
+"""
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+
+import torch
+
+from ..models.student import Student
+from ..runtime.engine import INPUT_NAME, INPUT_SHAPE, OUTPUT_NAME
+
+OPSET = 17
+
+
+def load_student(checkpoint: Path) -> Student:
+    """The averaged network of a checkpoint, ready for inference."""
+    state = torch.load(checkpoint, weights_only=True)["average"]
+    model = Student()
+    model.load_state_dict({k.removeprefix("module."): v for k, v in state.items() if k != "n_averaged"})
+    return model.eval()
+
+
+def export(model: Student, path: Path) -> None:
+    """Write `model` as ONNX: float32, batch dynamic, batch normalisation folded into the convolutions."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the graph-capturing exporter cannot keep the batch dynamic here
+        torch.onnx.export(model, (torch.zeros(2, *INPUT_SHAPE),), str(path), dynamo=False, opset_version=OPSET,
+                          input_names=[INPUT_NAME], output_names=[OUTPUT_NAME],
+                          dynamic_axes={INPUT_NAME: {0: "batch"}, OUTPUT_NAME: {0: "batch"}})
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("onnx", type=Path)
+    args = parser.parse_args()
+    export(load_student(args.checkpoint), args.onnx)
+
+
+if __name__ == "__main__":
+    main()
