@@ -9,6 +9,9 @@ import numpy as np
 from .cube import RESOLUTION, Cube
 from .frame import Intrinsics
 
+# OpenMP before TBB: the TBB that other libraries bring along is often too old for Numba, which then warns at length.
+numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+
 CHANNELS = 3
 TRUNCATION = 3 / 32  # of the cube's edge
 

@@ -59,7 +59,7 @@ _FACES = tuple((slice(None),) * axis + (end,) for axis in range(3) for end in (0
 
 
 def extract_surface(logits: np.ndarray, cube: Cube, max_faces: int) -> Surface | None:
-    """Iso-surface of occupancy logits (64, 64, 64) in `cube`, with at most `max_faces` triangles.
+    """Iso-surface of occupancy logits (64, 64, 64) in `cube`, with about `max_faces` triangles at most.
 
     The standard deviation is that of a logistic surface position whose distribution the logits are taken to be: its
     scale is the reciprocal of the logits' gradient at the surface.  Returns None if the logits hold no solid, or
@@ -91,10 +91,10 @@ def _bounds(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def decimated(vertices: np.ndarray, triangles: np.ndarray, max_faces: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mesh with at most `max_faces` triangles by quadric edge collapse, closed if the input is.
+    """Closed mesh with about `max_faces` triangles by quadric edge collapse.
 
-    Quadric edge collapse sometimes tears thin walls.  Manifold's simplification never does; it takes over then, with a
-    tolerance that grows until the mesh is small enough.
+    Edge collapse sometimes tears thin walls.  Manifold's simplification does not; it takes over then, with a tolerance
+    that grows until the mesh is small enough, or until sheets touch: closed counts for more than small.
     """
     if len(triangles) <= max_faces:
         return vertices, triangles
@@ -104,11 +104,14 @@ def decimated(vertices: np.ndarray, triangles: np.ndarray, max_faces: int) -> tu
         return points.astype(np.float64), faces
     solid = Manifold(Mesh(vertices.astype(np.float32), triangles.astype(np.uint32)))
     for tolerance in _TOLERANCES:
-        simple = solid.simplify(tolerance)
-        if simple.num_tri() <= max_faces:
+        simple = solid.simplify(tolerance).to_mesh()
+        points, faces = simple.vert_properties[:, :3], simple.tri_verts
+        if not is_closed(np.unique(points, axis=0, return_inverse=True)[1].reshape(-1)[faces]):
             break
-    mesh = simple.to_mesh()
-    return mesh.vert_properties[:, :3].astype(np.float64), mesh.tri_verts
+        vertices, triangles = points.astype(np.float64), faces
+        if len(faces) <= max_faces:
+            break
+    return vertices, triangles
 
 
 def is_closed(triangles: np.ndarray) -> bool:

@@ -1,0 +1,225 @@
+"""The whole way from a frame to objects, with a network of our own making and with the shipped one."""
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+from scipy import ndimage
+
+from sam3d_ros.perception.association import Associator
+from sam3d_ros.perception.evidence import TRUNCATION
+from sam3d_ros.perception.faults import Fault, FaultCode
+from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
+from sam3d_ros.perception.objects import ScaleSource, Status
+from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig
+from sam3d_ros.runtime.engine import EngineError
+
+CAMERA = Intrinsics(320, 240, 300.0, 300.0, 159.5, 119.5)
+
+
+class ShellEngine:
+    """Takes as inside what lies behind the seen surface by up to a sixth of the cube, within the mask."""
+
+    name = "shell fp32"
+
+    def infer(self, evidence):
+        distance = evidence[:, :1] * (TRUNCATION * 64)             # voxels
+        seen = (evidence[:, 1:2] > 0) & (evidence[:, 2:] > 0)
+        behind = np.cumsum(seen & (distance < 0), axis=-1)         # voxels behind the surface, also beyond truncation
+        logits = np.where(seen, np.minimum(-distance, 11.0 - behind), -5.0).astype(np.float32).clip(-5, 5)
+        return ndimage.gaussian_filter(logits, (0, 0, 0.7, 0.7, 0.7))
+
+    def close(self):
+        pass
+
+
+def scene(balls, table=0.9, size=(240, 320)):
+    """Balls (x, y, z, radius) in front of a wall at `table` metres; label = index + 1."""
+    rows, columns = np.indices(size)
+    rays = np.stack([(columns - CAMERA.cx) / CAMERA.fx, (rows - CAMERA.cy) / CAMERA.fy, np.ones(size)], axis=-1)
+    depth, labels = np.full(size, table), np.zeros(size, np.int32)
+    colour = np.full((*size, 3), 90, np.uint8)
+    for label, (x, y, z, radius) in enumerate(balls, 1):
+        centre = np.array([x, y, z])
+        a, b = (rays ** 2).sum(-1), rays @ centre
+        root = b ** 2 - a * (centre @ centre - radius ** 2)
+        hit = (root > 0) & ((b - np.sqrt(np.maximum(root, 0))) / a < depth)
+        depth = np.where(hit, (b - np.sqrt(np.maximum(root, 0))) / a, depth)
+        labels[hit] = label
+        colour[hit] = (200, 30 * label, 40)
+    instances = tuple(Instance(i + 1, f"ball{i}", 0.9, f"t{i}") for i in range(len(balls)))
+    return Frame(colour, depth.astype(np.float32), labels, CAMERA, instances)
+
+
+BALLS = [(-0.15, 0.05, 0.7, 0.05), (0.12, -0.08, 0.6, 0.04), (0.1, 0.12, 0.75, 0.06)]
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return Pipeline(ShellEngine(), PipelineConfig())
+
+
+def test_objects_lie_where_they_are_seen(pipeline):
+    result = pipeline.run(scene(BALLS))
+    assert not result.rejections and [o.class_id for o in result.objects] == ["ball0", "ball1", "ball2"]
+    for item, (x, y, z, radius) in zip(result.objects, BALLS, strict=True):
+        mesh = trimesh.Trimesh(item.vertices, item.triangles)
+        assert mesh.is_watertight and mesh.volume > 0 and item.watertight and len(mesh.faces) <= 5000
+        np.testing.assert_allclose(mesh.bounds, [-item.size / 2, item.size / 2], atol=1e-5)
+        in_camera = mesh.vertices @ item.camera_from_object[:3, :3].T + item.camera_from_object[:3, 3]
+        to_centre = np.linalg.norm(in_camera - [x, y, z], axis=1)
+        facing = mesh.vertex_normals @ item.camera_from_object[:3, :3].T
+        front = (facing * in_camera).sum(axis=1) < -0.5 * np.linalg.norm(in_camera, axis=1)
+        assert front.sum() > 100
+        np.testing.assert_allclose(to_centre[front], radius, atol=0.006)  # ragged along the silhouette
+        assert np.median(np.abs(to_centre[front] - radius)) < 0.0015
+        assert item.scale_source is ScaleSource.DEPTH and item.status is Status.OK and 0.2 < item.visible_fraction < 0.7
+        assert (np.linalg.eigvalsh(item.pose_covariance) > 0).all()
+        on_ball = np.linalg.norm(item.observed_points - np.array([x, y, z]), axis=1)
+        np.testing.assert_allclose(on_ball, radius, atol=1e-4)
+
+
+def test_colours_come_from_the_image_on_all_sides(pipeline):
+    item = pipeline(scene(BALLS))[1]
+    np.testing.assert_allclose(item.vertex_rgba[:, :3], np.tile([200, 60, 40], (len(item.vertices), 1)), atol=2)
+    assert (item.vertex_rgba[:, 3] == 255).all()
+
+
+def test_up_is_given_or_the_support(pipeline):
+    frame = scene(BALLS[:1])
+    assert pipeline(frame)[0].camera_from_object[:3, 2] == pytest.approx([0, 0, -1], abs=0.02)  # the wall's normal
+    pose = np.eye(4)
+    pose[:3, :3] = [[1, 0, 0], [0, 0, 1], [0, -1, 0]]                                           # world +Z = camera -y
+    assert pipeline(replace(frame, world_from_camera=pose))[0].camera_from_object[:3, 2] == pytest.approx([0, -1, 0])
+
+
+@pytest.mark.parametrize(("change", "code"), [
+    (dict(depth=None), FaultCode.DEPTH_MISSING),
+    (dict(depth=np.zeros((240, 320), np.float32)), FaultCode.DEPTH_EMPTY),
+    (dict(depth=np.full((240, 320), 800, np.float32)), FaultCode.DEPTH_UNIT_SUSPECT),
+    (dict(depth=np.full((240, 320), 0.0008, np.float32)), FaultCode.DEPTH_UNIT_SUSPECT),
+    (dict(depth=np.ones((120, 160), np.float32)), FaultCode.DEPTH_SIZE_MISMATCH),
+    (dict(labels=np.ones((120, 160), np.int32)), FaultCode.MASK_SIZE_MISMATCH),
+    (dict(intrinsics=replace(CAMERA, fx=0.0)), FaultCode.CAMERA_INFO_UNCALIBRATED),
+    (dict(intrinsics=replace(CAMERA, fy=float("nan"))), FaultCode.CAMERA_INFO_UNCALIBRATED),
+    (dict(intrinsics=replace(CAMERA, width=640)), FaultCode.CAMERA_INFO_SIZE_MISMATCH),
+])
+def test_unusable_frames_are_named(pipeline, change, code):
+    with pytest.raises(Fault) as fault:
+        pipeline.run(replace(scene(BALLS), **change))
+    assert fault.value.code is code and code.name in str(fault.value)
+    assert len(pipeline.run(scene(BALLS)).objects) == 3
+
+
+def test_bad_instances_are_rejected_and_the_others_built(pipeline):
+    frame = scene(BALLS)
+    depth = frame.depth.copy()
+    depth[frame.labels == 2] = 0
+    instances = (*frame.instances, Instance(9, "not in the image"))
+    result = pipeline.run(replace(frame, depth=depth, instances=instances))
+    assert [o.label for o in result.objects] == [1, 3]
+    assert [(r.label, r.fault.code) for r in result.rejections] == [(2, FaultCode.TOO_FEW_POINTS),
+                                                                   (9, FaultCode.TOO_FEW_POINTS)]
+
+
+def test_the_largest_objects_are_kept():
+    result = Pipeline(ShellEngine(), PipelineConfig(max_objects=2)).run(scene(BALLS))
+    assert [o.label for o in result.objects] == [1, 3]
+    assert [(r.label, r.fault.code) for r in result.rejections] == [(2, FaultCode.TOO_MANY_OBJECTS)]
+
+
+def test_a_box_is_narrowed_to_what_stands_out_of_the_support(pipeline):
+    frame = scene(BALLS[:1])
+    rows, columns = np.nonzero(frame.labels)
+    boxed = np.zeros_like(frame.labels)
+    boxed[rows.min() - 10:rows.max() + 10, columns.min() - 10:columns.max() + 10] = 1
+    item = pipeline(replace(frame, labels=boxed, instances=(Instance(1, is_box=True),)))[0]
+    assert item.status is Status.LOW_QUALITY
+    np.testing.assert_allclose(item.size, pipeline(frame)[0].size, atol=0.006)
+
+
+def test_no_object_from_a_network_that_finds_none():
+    class Nothing(ShellEngine):
+        def infer(self, evidence):
+            return np.full_like(evidence[:, :1], -4)
+
+    result = Pipeline(Nothing(), PipelineConfig()).run(scene(BALLS[:1]))
+    assert not result.objects and result.rejections[0].fault.code is FaultCode.SHAPE_NOT_FOUND
+
+
+@pytest.mark.parametrize("error", [RuntimeError("device lost"), None])
+def test_engine_failures_are_named(error):
+    class Broken(ShellEngine):
+        def infer(self, evidence):
+            if error:
+                raise error
+            return np.full_like(evidence[:, :1], np.nan)
+
+    with pytest.raises(Fault) as fault:
+        Pipeline(Broken(), PipelineConfig()).run(scene(BALLS[:1]))
+    assert fault.value.code is FaultCode.ENGINE_FAILED
+
+
+def test_model_errors_become_faults(tmp_path):
+    with pytest.raises(Fault) as fault:
+        Pipeline.from_config(PipelineConfig(model=str(tmp_path / "none.onnx")))
+    assert fault.value.code is FaultCode.MODEL_MISSING and isinstance(fault.value.__cause__, EngineError)
+
+
+def test_stages_are_reported_in_order_and_timed(pipeline):
+    stages = []
+    result = pipeline.run(scene(BALLS), stages.append)
+    assert stages == ["EVIDENCE", "INFERENCE", "SURFACE", "DONE"]
+    assert set(result.stage_ms) == {"evidence", "inference", "surface", "colour"} and min(result.stage_ms.values()) > 0
+
+
+def test_no_instances_no_objects(pipeline):
+    assert pipeline(replace(scene([]), instances=())) == []
+
+
+def test_the_shipped_model_completes_a_ball():
+    """Half of a ball is seen; a ball of the right radius comes out, back side included."""
+    pipeline = Pipeline.from_config()
+    x, y, z, radius = BALLS[2]
+    item = pipeline(scene([BALLS[2]], table=0.85))[0]
+    in_camera = item.vertices @ item.camera_from_object[:3, :3].T + item.camera_from_object[:3, 3]
+    error = np.abs(np.linalg.norm(in_camera - [x, y, z], axis=1) - radius)
+    back = in_camera[:, 2] > z
+    assert back.any() and error.mean() < 0.008 and error[~back].mean() < 0.004
+    np.testing.assert_allclose(item.size, 2 * radius, atol=0.02)
+
+
+def test_ids_follow_objects_through_a_moving_camera(pipeline):
+    associator = Associator()
+    first = associator.assign(pipeline(scene(BALLS)), None)
+    assert len(set(first)) == 3
+    moved = [(x + 0.01, y, z, r) for x, y, z, r in BALLS]
+    shuffled = scene([moved[2], moved[0], moved[1]])
+    same_class = replace(shuffled, instances=tuple(replace(i, class_id=f"ball{k}") for i, k in
+                                                   zip(shuffled.instances, (2, 0, 1), strict=True)))
+    assert associator.assign(pipeline(same_class), None) == [first[2], first[0], first[1]]
+    # the camera moves by 0.3 m: with its pose the ids stay, the objects being where they were
+    pose = np.eye(4)
+    pose[0, 3] = -0.3
+    associator.clear()
+    before = associator.assign(pipeline(scene(BALLS[:1])), np.eye(4))
+    assert before[0] not in first                                    # ids are never given twice
+    seen_later = scene([(0.15, 0.05, 0.7, 0.05)])
+    assert associator.assign(pipeline(seen_later), pose) == before
+    other = replace(seen_later, instances=(Instance(1, "cup"),))
+    assert associator.assign(pipeline(other), pose) != before        # another class is another object
+
+
+def test_real_frames_give_all_objects():
+    """The committed bar of the frames at hand: 13 of 13, closed."""
+    frames = Path(os.environ.get("SAM3D_DATA", Path(__file__).parents[2] / "shared" / "data")) / "frames"
+    if not frames.is_dir():
+        pytest.skip(f"no frames in {frames}: set SAM3D_DATA")
+    from sam3d_ros.perception.folder import read_frame_folder
+
+    pipeline = Pipeline.from_config()
+    objects = [o for folder in sorted(frames.iterdir()) for o in pipeline(read_frame_folder(folder))]
+    assert len(objects) == 13 and all(o.watertight for o in objects)
+    assert all(trimesh.Trimesh(o.vertices, o.triangles).is_watertight for o in objects)

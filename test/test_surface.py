@@ -1,0 +1,97 @@
+"""From logits to closed, metric, outward-oriented meshes."""
+import numpy as np
+import pytest
+import trimesh
+
+from sam3d_ros.perception.cube import Cube
+from sam3d_ros.perception.object_frame import object_frame
+from sam3d_ros.perception.surface import extract_surface, is_closed
+from sam3d_ros.perception.uncertainty import pose_uncertainty
+from sam3d_ros.synth.render import random_rotation
+
+GRID = np.stack(np.meshgrid(*[(np.arange(64) + 0.5) / 64 - 0.5] * 3, indexing="ij"), axis=-1)
+
+
+def ball(centre, radius):
+    """Logits in a unit cube whose gradient is one per voxel."""
+    return ((radius - np.linalg.norm(GRID - centre, axis=-1)) * 64).astype(np.float32)
+
+
+def test_an_off_centre_ball_comes_out_where_it_is():
+    rotation = random_rotation(np.random.default_rng(0))
+    cube = Cube(rotation, np.array([0.05, -0.1, 0.8]), 0.3)
+    surface = extract_surface(ball([0.1, -0.05, 0.2], 0.2), cube, 5000)
+    mesh = trimesh.Trimesh(surface.vertices, surface.triangles)
+    expected = (np.array([0.1, -0.05, 0.2]) * 0.3 + cube.centre) @ rotation   # virtual -> camera
+    assert surface.watertight and mesh.is_watertight and len(mesh.faces) <= 5000
+    np.testing.assert_allclose(mesh.center_mass, expected, atol=2e-4)
+    assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.06 ** 3, rel=0.02)  # positive: oriented outward
+    # gradient of one logit per voxel: a logistic of scale one voxel
+    assert np.median(surface.vertex_std) == pytest.approx(np.pi / np.sqrt(3) * 0.3 / 64, rel=0.05)
+
+
+def test_only_the_largest_solid_is_kept_and_cavities_are_filled():
+    cube = Cube(np.eye(3), np.zeros(3), 1.0)
+    hollow = np.minimum(ball([0.1, 0, 0], 0.3), -ball([0.1, 0, 0], 0.1))
+    logits = np.maximum(hollow, ball([-0.4, -0.4, -0.4], 0.05))
+    surface = extract_surface(logits, cube, 20000)
+    mesh = trimesh.Trimesh(surface.vertices, surface.triangles)
+    assert mesh.body_count == 1 and mesh.volume == pytest.approx(4 / 3 * np.pi * 0.3 ** 3, rel=0.02)
+
+
+def test_a_solid_that_is_cut_by_the_cube_is_closed_there():
+    surface = extract_surface(ball([0, 0, 0.5], 0.3), Cube(np.eye(3), np.zeros(3), 1.0), 5000)
+    assert trimesh.Trimesh(surface.vertices, surface.triangles).is_watertight
+
+
+@pytest.mark.parametrize("logits", [np.full((64,) * 3, -3.0), np.full((64,) * 3, 3.0), ball([0, 0, 0], 0.02),
+                                    np.random.default_rng(0).normal(size=(64,) * 3)],
+                         ids=["all outside", "all inside", "a speck", "noise"])
+def test_no_mesh_is_made_from_garbage(logits):
+    assert extract_surface(logits.astype(np.float32), Cube(np.eye(3), np.zeros(3), 1.0), 5000) is None
+
+
+def test_thin_walls_stay_closed_when_decimated():
+    shell = np.minimum(ball([0, 0, 0], 0.4), 1.5 * 0.6 - np.abs(ball([0, 0, 0], 0.39)))
+    opened = np.where(GRID[..., 2] > 0.1, -3, shell).astype(np.float32)
+    surface = extract_surface(opened, Cube(np.eye(3), np.zeros(3), 1.0), 3000)
+    assert surface.watertight and trimesh.Trimesh(surface.vertices, surface.triangles).is_watertight
+
+
+def test_is_closed():
+    box = trimesh.creation.box()
+    assert is_closed(box.faces)
+    assert not is_closed(box.faces[1:])
+    flipped = box.faces.copy()
+    flipped[0] = flipped[0, ::-1]
+    assert not is_closed(flipped)
+
+
+def test_object_frame_of_a_turned_box():
+    """A 20 x 10 x 5 cm box, turned by 30 degrees on a table seen by a tilted camera."""
+    up = np.array([0.0, -np.cos(0.6), -np.sin(0.6)])
+    side = np.array([1.0, 0, 0])
+    forward = np.cross(up, side)
+    x = np.cos(np.pi / 6) * side + np.sin(np.pi / 6) * forward
+    rotation = np.stack([x, np.cross(up, x), up], axis=1)
+    centre = np.array([0.2, 0.1, 0.7])
+    box = trimesh.creation.box([0.2, 0.1, 0.05]).subdivide()
+    pose, size = object_frame(box.vertices @ rotation.T + centre, up)
+    np.testing.assert_allclose(size, [0.2, 0.1, 0.05], atol=1e-9)
+    np.testing.assert_allclose(pose[:3, 3], centre, atol=1e-9)
+    np.testing.assert_allclose(pose[:3, 2], up, atol=1e-9)
+    assert abs(pose[:3, 0] @ x) == pytest.approx(1, abs=1e-9) and pose[0, 0] > 0
+    assert np.linalg.det(pose[:3, :3]) == pytest.approx(1)
+
+
+def test_an_uncertain_side_makes_the_pose_uncertain_along_it():
+    box = trimesh.creation.box([0.1, 0.1, 0.2]).subdivide().subdivide()
+    std = np.where(box.vertices[:, 2] < -0.05, 0.02, 0.001).astype(np.float32)
+    pose = np.eye(4)
+    covariance, scale_std = pose_uncertainty(box.vertices, std, np.array([0.1, 0.1, 0.2]), pose)
+    assert np.sqrt(covariance[2, 2]) == pytest.approx(0.5 * np.hypot(0.02, 0.001), rel=1e-3)
+    assert covariance[2, 2] > 1.5 * covariance[0, 0] and 0.05 < scale_std < 0.2
+    pose[:3, :3] = [[0, 0, 1], [1, 0, 0], [0, 1, 0]]   # the object's z axis along the camera's x
+    turned, _ = pose_uncertainty(box.vertices, std, np.array([0.1, 0.1, 0.2]), pose)
+    assert turned[0, 0] == pytest.approx(covariance[2, 2])
+    assert (np.linalg.eigvalsh(covariance) > 0).all()
