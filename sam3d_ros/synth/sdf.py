@@ -16,7 +16,7 @@ def normalised(mesh: trimesh.Trimesh) -> tuple[trimesh.Trimesh, float]:
 
 
 def closed_parts(mesh: trimesh.Trimesh) -> list[trimesh.Trimesh] | None:
-    """The mesh as closed solids, or None if any part of it is open.
+    """The mesh as closed solids, or None if any part stays open when holes of a face or two are filled.
 
     Many models are several closed solids pushed into each other: closed as parts, although not one closed surface.
     """

@@ -46,7 +46,7 @@ def flying_pixels(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def stereo_shadow(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A band without readings beside near objects, on the side that only one of the two eyes sees."""
-    band = int(rng.integers(2, 9))
+    band = 2 * int(rng.integers(1, 5))
     side = int(rng.choice([-1, 1]))
     inverse = np.where(depth > 0, 1 / np.maximum(depth, 0.05), 0)
     beside = ndimage.maximum_filter1d(inverse, band + 1, axis=1, origin=side * (band // 2))
