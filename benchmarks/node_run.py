@@ -1,0 +1,87 @@
+"""One run of the real node between a camera process and a receiving process."""
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import DEPTH_UNIT_M, START_TIMEOUT, read_records, wait_until
+from benchmarks.result_recorder import ready_file
+from sam3d_ros.perception.folder import write_frame_folder
+from sam3d_ros.perception.frame import Frame
+from sam3d_ros.perception.pipeline import PipelineConfig
+from sam3d_ros.ros.processes import NodeProcess
+
+NODE_MODULE = "sam3d_ros.nodes.sam3d_node"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One ObjectMeshArray as it was received.
+
+    stamp_ns: of the image; latency_ms: from there to its callback in the receiving process; processing_ms: the node's
+    own work on it; objects, vertices: in the message
+    """
+
+    stamp_ns: int
+    latency_ms: float
+    processing_ms: float
+    objects: int
+    vertices: int
+
+
+class NodeRun:
+    """Node, receiver and camera as three processes, in that order; a context manager that stops them.
+
+    folder: for the input, the logs and the records; config: of the node's pipeline
+    frame: what the camera sees, again and again; rate: images per second
+    """
+
+    def __init__(self, folder: Path, config: PipelineConfig, frame: Frame, rate: float):
+        self._folder = folder
+        self._parameters = asdict(config)       # the node's parameters of the pipeline have the same names
+        self._records = folder / "results.jsonl"
+        self._frame = frame
+        self._rate = rate
+        self._stack = ExitStack()
+        self._processes: list[NodeProcess] = []
+
+    def __enter__(self) -> NodeRun:
+        write_frame_folder(self._folder / "frame", self._frame, DEPTH_UNIT_M)
+        with self._stack as stack:
+            self.node = self._start(stack, NODE_MODULE, parameters=self._parameters)
+            self._start(stack, "benchmarks.result_recorder", str(self._records), "--times")
+            wait_until(ready_file(self._records).exists, self._processes, START_TIMEOUT, "active node")
+            self._start(stack, "benchmarks.frame_player", str(self._folder / "frame"), "--rate", str(self._rate))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def check_alive(self) -> None:
+        """Raise ProcessEnded if one of the processes has ended."""
+        for process in self._processes:
+            process.check_alive()
+
+    def wait_for_results(self, count: int, timeout: float) -> list[Result]:
+        """The first `count` results; RuntimeError if one of them does not hold all objects of the scene."""
+        wait_until(lambda: len(self.results()) >= count, self._processes, timeout, f"result number {count}")
+        results = self.results()[:count]
+        wanted = len(self._frame.instances)
+        incomplete = sum(result.objects != wanted for result in results)
+        if incomplete:
+            raise RuntimeError(f"{incomplete} of {count} results do not hold the scene's {wanted} objects")
+        return results
+
+    def results(self) -> list[Result]:
+        """All results so far, oldest first."""
+        return [Result(record["stamp_ns"], (record["received_ns"] - record["stamp_ns"]) / 1e6, record["processing_ms"],
+                       record["objects"], record["vertices"]) for record in read_records(self._records)]
+
+    def _start(self, stack: ExitStack, module: str, *arguments: str, **options: Any) -> NodeProcess:
+        log = self._folder / f"{module.rpartition('.')[2]}.log"
+        process = stack.enter_context(NodeProcess(module, *arguments, log=log, **options))
+        self._processes.append(process)
+        return process

@@ -1,0 +1,87 @@
+"""Process: receives ObjectMeshArray as a planner would, and writes one JSON line for each: when, and of which image."""
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import deque
+from pathlib import Path
+from typing import TextIO
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from std_msgs.msg import Float64
+
+from sam3d_ros.msg import ObjectMeshArray
+from sam3d_ros.ros.images import stamp_ns
+from sam3d_ros.ros.qos import RESULTS
+
+TOPIC, TIMES_TOPIC = "objects", "debug/processing_ms"
+
+
+def ready_file(path: Path) -> Path:
+    """File that tells that the recorder of `path` hears its publishers."""
+    return path.with_suffix(".ready")
+
+
+class ResultRecorder(Node):
+    """Writes {"received_ns", "stamp_ns", "objects", "vertices"} for each message on `objects`.
+
+    with_times: also "processing_ms", as the node tells it. The node sends one time after each result and both topics
+    are reliable, so that the n-th time is that of the n-th result.
+    """
+
+    def __init__(self, file: TextIO, with_times: bool):
+        super().__init__("result_recorder")
+        self._file = file
+        self._topics = [TOPIC, TIMES_TOPIC] if with_times else [TOPIC]
+        self._waiting: deque[dict] = deque()
+        self._on_result = self._waiting.append if with_times else self._write
+        self.create_subscription(ObjectMeshArray, TOPIC, self._receive, RESULTS)
+        if with_times:
+            self.create_subscription(Float64, TIMES_TOPIC, self._receive_time, RESULTS)
+
+    def has_publishers(self) -> bool:
+        """Whether every topic is published."""
+        return all(self.count_publishers(topic) for topic in self._topics)
+
+    def _receive(self, message: ObjectMeshArray) -> None:
+        received_ns = time.time_ns()
+        self._on_result({
+            "received_ns": received_ns, "stamp_ns": stamp_ns(message.header.stamp), "objects": len(message.objects),
+            "vertices": sum(len(item.vertices) // 3 for item in message.objects)})
+
+    def _receive_time(self, message: Float64) -> None:
+        self._write(self._waiting.popleft() | {"processing_ms": message.data})
+
+    def _write(self, record: dict) -> None:
+        print(json.dumps(record), file=self._file, flush=True)
+
+
+def main() -> None:
+    """Create FILE.ready once the topics are published, and record to FILE until SIGINT."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--times", action="store_true", help="also record the node's processing times")
+    args = parser.parse_args()
+    rclpy.init()
+    try:
+        _record(args.file, args.times)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        rclpy.try_shutdown()
+
+
+def _record(path: Path, with_times: bool) -> None:
+    with path.open("w") as file:
+        recorder = ResultRecorder(file, with_times)
+        while not recorder.has_publishers():
+            rclpy.spin_once(recorder, timeout_sec=0.05)
+        ready_file(path).touch()
+        rclpy.spin(recorder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The `sam3d` command: dispatches to the subcommands, each in a module of its own that is imported only when asked for.
+
+A subcommand's module has `add_arguments(parser) -> None` and `run(args) -> int`, the exit status.
+"""
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sam3d_ros import __version__
+from sam3d_ros.perception.faults import Fault
+
+EXIT_FAULT = 1
+EXIT_INTERRUPTED = 130      # what a shell reports for a process that SIGINT ended
+
+
+class Command(NamedTuple):
+    """module: where it lives; help: one line."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "reconstruct": Command("sam3d_ros.reconstruct", "rebuild the objects of frame folders"),
+    "replay": Command("sam3d_ros.replay", "rebuild the objects of a recorded bag and write them into a new bag"),
+    "demo": Command("sam3d_ros.demo", "run the simulated camera and the node together and draw the result"),
+    "bench": Command("sam3d_ros.evaluation.cli", "measure accuracy and latency"),
+    "doctor": Command("sam3d_ros.doctor", "say what is installed, what works, and what to do about each gap"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status; whatever the user can mend is one line on stderr."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        parser, run = _parser(arguments)
+        return run(parser.parse_args(arguments))
+    except (Fault, OSError) as error:
+        print(f"sam3d: error: {error}", file=sys.stderr)
+        return EXIT_FAULT
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _parser(arguments: Sequence[str]):
+    """The parser, complete for the subcommand that `arguments` name, and that subcommand's `run`."""
+    parser = argparse.ArgumentParser(prog="sam3d", description="Complete metric object meshes and 6D poses.")
+    parser.add_argument("--version", action="version", version=f"sam3d_ros {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((argument for argument in arguments if not argument.startswith("-")), None)
+    run = None
+    for name, command in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=command.help, description=command.help.capitalize() + ".")
+        if name == chosen:
+            module = importlib.import_module(command.module)
+            module.add_arguments(subparser)
+            run = module.run
+    return parser, run
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""What a measurement was taken on, so that a figure never stands without its device."""
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("sam3d_ros", "numpy", "numba", "open3d", "openvino", "onnxruntime", "scikit-image", "trimesh",
+            "ros-jazzy-rclpy", "ros-jazzy-rmw-fastrtps-cpp")
+
+
+def describe_environment() -> dict[str, Any]:
+    """Device, software, time and command line of this process, ready for JSON."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "git_commit": git_commit(Path(__file__).parent),
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "load_average_1min": round(os.getloadavg()[0], 2),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "packages": package_versions(PACKAGES),
+    }
+
+
+def cpu_model() -> str:
+    """Model name of the processor, as Linux reports it."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.machine()          # /proc/cpuinfo has no model name on some ARM boards
+
+
+def git_commit(folder: Path) -> str | None:
+    """Commit of the checkout that `folder` lies in, with `+changes` if files differ from it; None outside of one."""
+    described = subprocess.run(["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--exclude=*",
+                                "--dirty=+changes"], capture_output=True, text=True, check=False)
+    return described.stdout.strip() or None
+
+
+def package_versions(names: tuple[str, ...]) -> dict[str, str | None]:
+    """Installed version of each distribution, None where it is not installed."""
+    return {name: _version(name) for name in names}
+
+
+def write_report(path: Path, environment: dict[str, Any], report: dict[str, Any]) -> None:
+    """Write a benchmark's report as JSON; environment: from describe_environment(), called before measuring."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"environment": environment} | report, indent=1) + "\n", encoding="utf-8")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,196 @@
+"""Product and baselines, judged on frame folders that also hold the truth (gt.json).
+
+gt.json: {"objects": [{"label", "mesh" (path below the mesh root), "pose_object_to_camera" (4x4), "visible_fraction"}]}
+"""
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trimesh
+
+from sam3d_ros.evaluation import baselines
+from sam3d_ros.evaluation.metrics import ShapeErrors, compare, mean_errors
+from sam3d_ros.perception.folder import read_frame_folder
+from sam3d_ros.perception.frame import Frame
+from sam3d_ros.perception.objects import ReconstructedObject
+from sam3d_ros.perception.pipeline import Pipeline
+
+# Words in an object's name that tell a thin-walled container: its volume is mostly wall, so that a small error of the
+# surface costs most of the volumetric IoU whoever rebuilds it.
+THIN_WALLED = {"basket", "bowl", "bucket", "cup", "glass", "mug", "pan", "pitcher", "plate", "pot", "skillet", "tray"}
+
+
+@dataclass(frozen=True)
+class TrueObject:
+    """An object of the ground truth.
+
+    model: mesh in the object frame, metres; camera_from_object: (4, 4) float64
+    """
+
+    label: int
+    name: str
+    model: trimesh.Trimesh
+    camera_from_object: np.ndarray
+    visible_fraction: float
+
+    @property
+    def posed(self) -> trimesh.Trimesh:
+        """The mesh in the camera frame."""
+        return self.model.copy().apply_transform(self.camera_from_object)
+
+    @property
+    def is_thin_walled(self) -> bool:
+        """Whether its name tells a thin-walled container."""
+        return any({word, word.removesuffix("s")} & THIN_WALLED for word in re.split("[^a-z]+", self.name.lower()))
+
+
+@dataclass(frozen=True)
+class TrueFrame:
+    """A frame folder, by its name, with its true objects."""
+
+    name: str
+    frame: Frame
+    objects: list[TrueObject]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One object as one method rebuilt it; errors is None if the method gave no mesh for it."""
+
+    method: str
+    frame: str
+    true: TrueObject
+    watertight: bool
+    errors: ShapeErrors | None
+
+
+# Mesh per label, camera frame, metres. Only the oracle may look at the truth.
+Method = Callable[[TrueFrame], Mapping[int, trimesh.Trimesh]]
+
+BASELINES: dict[str, Method] = {
+    "convex hull": lambda true: baselines.convex_hulls(true.frame),
+    "extruded hull": lambda true: baselines.extruded_hulls(true.frame),
+    "oriented box": lambda true: baselines.oriented_boxes(true.frame),
+    "oracle": lambda true: baselines.oracle(true.frame, {item.label: item.model for item in true.objects}),
+}
+
+
+def live(pipeline: Pipeline) -> Method:
+    """The product, run now; objects that it rejects are named on stderr."""
+
+    def reconstruct(true: TrueFrame) -> dict[int, trimesh.Trimesh]:
+        result = pipeline.run(true.frame)
+        for rejection in result.rejections:
+            print(f"{true.name}: object {rejection.label} rejected: {rejection.fault}", file=sys.stderr)
+        return {item.label: _posed_mesh(item) for item in result.objects}
+
+    return reconstruct
+
+
+def stored(results: Path) -> Method:
+    """The product's output as `sam3d reconstruct` wrote it to the folder `results`."""
+
+    def reconstruct(true: TrueFrame) -> dict[int, trimesh.Trimesh]:
+        folder = results / true.name
+        entries = json.loads((folder / "objects.json").read_text())
+        return {entry["label"]: _load_mesh(folder / entry["mesh"]).apply_transform(entry["pose_object_to_camera"])
+                for entry in entries}
+
+    return reconstruct
+
+
+def frame_folders(root: Path) -> list[Path]:
+    """Folders below `root` that hold a frame with ground truth, by name; FileNotFoundError if there are none."""
+    folders = sorted(path.parent for path in root.glob("*/gt.json"))
+    if not folders:
+        raise FileNotFoundError(f"{root} holds no frame folder with a gt.json")
+    return folders
+
+
+def read_true_frame(folder: Path, mesh_root: Path) -> TrueFrame:
+    """A frame folder with gt.json; the true meshes are found below `mesh_root`."""
+    entries = json.loads((folder / "gt.json").read_text())["objects"]
+    objects = [TrueObject(entry["label"], Path(entry["mesh"]).stem, _load_mesh(mesh_root / entry["mesh"]),
+                          np.array(entry["pose_object_to_camera"]), entry["visible_fraction"]) for entry in entries]
+    return TrueFrame(folder.resolve().name, read_frame_folder(folder), objects)
+
+
+def judge(folders: Iterable[Path], mesh_root: Path, methods: Mapping[str, Method]) -> list[Score]:
+    """Scores of every method on every true object of the frame folders."""
+    scores = []
+    for folder in folders:
+        true_frame = read_true_frame(folder, mesh_root)
+        for name, method in methods.items():
+            meshes = method(true_frame)
+            scores += [_score(name, true_frame.name, true, meshes.get(true.label)) for true in true_frame.objects]
+    return scores
+
+
+def report(scores: list[Score]) -> dict[str, Any]:
+    """Per method its means over all objects, over solid and over thin-walled ones, and every object; for JSON."""
+    methods = dict.fromkeys(score.method for score in scores)
+    return {method: _method_report([score for score in scores if score.method == method]) for method in methods}
+
+
+def table(scores: list[Score]) -> str:
+    """The scores as text: every object of the first method, then the means of all methods."""
+    columns = f"{'CD mm':>8}{'F@5':>7}{'F@10':>7}{'vIoU':>7}{'ADD-S':>7}{'boxIoU':>8}"
+    product = scores[0].method
+    lines = [f"{'frame':24}{product:26}{columns}"]
+    lines += [f"{score.frame:24}{score.true.name:26}{_figures(asdict(score.errors)) if score.errors else '   missing'}"
+              for score in scores if score.method == product]
+    lines += ["", f"{'mean of':16}{'objects':18}{'found':>16}{columns}"]
+    for method, summary in report(scores).items():
+        for group in ("all", "solid", "thin-walled"):
+            if summary[group]["objects"]:
+                found = f"{summary[group]['found']} of {summary[group]['objects']}"
+                means = _figures(summary[group]["mean"]) if summary[group]["mean"] else ""
+                lines.append(f"{method:16}{group:18}{found:>16}{means}")
+    return "\n".join(lines)
+
+
+def _score(method: str, frame: str, true: TrueObject, mesh: trimesh.Trimesh | None) -> Score:
+    if mesh is None:
+        return Score(method, frame, true, watertight=False, errors=None)
+    return Score(method, frame, true, bool(mesh.is_watertight), compare(mesh, true.posed))
+
+
+def _method_report(scores: list[Score]) -> dict[str, Any]:
+    return {
+        "all": _group_report(scores),
+        "solid": _group_report([score for score in scores if not score.true.is_thin_walled]),
+        "thin-walled": _group_report([score for score in scores if score.true.is_thin_walled]),
+        "each": [{"frame": score.frame, "label": score.true.label, "object": score.true.name,
+                  "visible_fraction": score.true.visible_fraction, "watertight": score.watertight,
+                  "errors": asdict(score.errors) if score.errors else None} for score in scores],
+    }
+
+
+def _group_report(scores: list[Score]) -> dict[str, Any]:
+    found = [score for score in scores if score.errors]
+    return {
+        "objects": len(scores),
+        "found": len(found),
+        "watertight": sum(score.watertight for score in found),
+        "mean": mean_errors([score.errors for score in found]) if found else None,
+    }
+
+
+def _figures(errors: Mapping[str, float]) -> str:
+    return (f"{errors['chamfer_mm']:8.2f}{errors['f_score_5mm']:7.2f}{errors['f_score_10mm']:7.2f}"
+            f"{errors['volume_iou']:7.2f}{errors['add_s']:7.3f}{errors['box_iou']:8.2f}")
+
+
+def _posed_mesh(item: ReconstructedObject) -> trimesh.Trimesh:
+    return trimesh.Trimesh(item.vertices, item.triangles, process=False).apply_transform(item.camera_from_object)
+
+
+def _load_mesh(path: Path) -> trimesh.Trimesh:
+    return trimesh.load(path, force="mesh")

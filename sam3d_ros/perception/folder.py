@@ -1,0 +1,219 @@
+"""Frame folders: a camera frame with its instance masks on disk, and the reconstructed objects beside it.
+
+A frame folder holds
+- `color.png`    8-bit RGB
+- `depth.png`    16-bit grey, aligned to colour, 0 = no reading, metres = value * depth_unit_m; may be absent
+- `camera.json`  width, height, fx, fy, cx, cy (pixels) and, with depth, depth_unit_m (metres per depth step)
+- `masks.png`    8- or 16-bit grey, instance labels, 0 = background
+- `labels.json`  instance label (as a string) -> class name
+
+The files are untrusted: whatever is wrong with them is a FRAME_FOLDER_INVALID fault that names the file.
+"""
+from __future__ import annotations
+
+import json
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sam3d_ros.perception.faults import Fault, FaultCode
+from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
+from sam3d_ros.perception.objects import ReconstructedObject
+
+MAX_PIXELS = 2**25                # a little more than 8K video
+MAX_JSON_BYTES = 2**20
+MAX_LABEL = 2**16 - 1             # masks.png has 16 bits
+INTRINSICS_KEYS = ("width", "height", "fx", "fy", "cx", "cy")
+DEPTH_UNIT_KEY = "depth_unit_m"
+# What Pillow raises for a broken PNG file.
+PNG_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+GREY_8_BIT = ("L",)
+GREY_16_BIT = ("I;16", "I")       # Pillow before 11 opens a 16-bit PNG as I
+
+
+def read_frame_folder(folder: Path) -> Frame:
+    """The frame that `folder` holds; `frame_id` is its name, and each label of masks.png or labels.json an instance.
+
+    A label of masks.png that labels.json does not name has an empty class; a named label without a pixel stays an
+    instance, so that the pipeline reports it as rejected rather than losing it silently.
+
+    Raises Fault(FRAME_FOLDER_INVALID): a file is missing or unreadable, or the files contradict each other.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise _invalid(folder, "is not a folder")
+    has_depth = (folder / "depth.png").exists()
+    intrinsics, depth_unit_m = _read_camera(folder / "camera.json", has_depth)
+    size = (intrinsics.width, intrinsics.height)
+    colour = _read_png(folder / "color.png", ("RGB",), size)
+    depth = None
+    if has_depth:
+        depth = _read_png(folder / "depth.png", GREY_16_BIT, size).astype(np.float32) * np.float32(depth_unit_m)
+    labels = _read_png(folder / "masks.png", GREY_16_BIT + GREY_8_BIT, size).astype(np.int32)
+    class_ids = _read_class_ids(folder / "labels.json")
+    present = {int(label) for label in np.unique(labels) if label != 0}
+    instances = tuple(Instance(label, class_ids.get(label, "")) for label in sorted(present | class_ids.keys()))
+    return Frame(colour, depth, labels, intrinsics, instances, frame_id=folder.resolve().name)
+
+
+def write_frame_folder(folder: Path, frame: Frame, depth_unit_m: float = 0.0001) -> None:
+    """Write `frame` as a frame folder, over an earlier one; what the format has no place for is left out.
+
+    Depth is rounded to `depth_unit_m` (metres); beyond 65535 steps of it, it is written as no reading.
+    """
+    folder = Path(folder)
+    if frame.labels.min() < 0 or frame.labels.max() > MAX_LABEL:
+        raise ValueError(f"instance labels must lie in 0..{MAX_LABEL}")
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(frame.colour).save(folder / "color.png")
+    Image.fromarray(frame.labels.astype(np.uint16)).save(folder / "masks.png")
+    camera = {key: getattr(frame.intrinsics, key) for key in INTRINSICS_KEYS}
+    if frame.depth is None:
+        (folder / "depth.png").unlink(missing_ok=True)
+    else:
+        steps = np.rint(frame.depth / depth_unit_m)
+        steps[steps > np.iinfo(np.uint16).max] = 0
+        Image.fromarray(steps.astype(np.uint16)).save(folder / "depth.png")
+        camera[DEPTH_UNIT_KEY] = depth_unit_m
+    _write_json(folder / "camera.json", camera)
+    _write_json(folder / "labels.json", {str(instance.label): instance.class_id for instance in frame.instances})
+
+
+def clear_objects(folder: Path) -> None:
+    """Remove what an earlier `write_objects` left in `folder`, and nothing else."""
+    folder = Path(folder)
+    (folder / "objects.json").unlink(missing_ok=True)
+    for mesh in folder.glob("object_*.ply"):
+        mesh.unlink()
+
+
+def write_objects(folder: Path, objects: Sequence[ReconstructedObject], ids: Sequence[str], latency_ms: float) -> None:
+    """Write `objects.json` and one `object_<label>.ply` per object into `folder`, in place of an earlier result.
+
+    ids: one per object. latency_ms: from the frame in memory to all its objects, milliseconds.
+    Poses are object frame -> camera (optical) frame, lengths are metres. objects.json is written last: where it
+    exists, every mesh that it names does too.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    clear_objects(folder)
+    entries = []
+    for item, item_id in zip(objects, ids, strict=True):
+        mesh = f"object_{item.label}.ply"
+        write_ply(folder / mesh, item.vertices, item.triangles, item.vertex_rgba)
+        entries.append({
+            "label": item.label,
+            "id": item_id,
+            "class_id": item.class_id,
+            "score": float(item.score),
+            "pose_object_to_camera": np.asarray(item.camera_from_object, np.float64).tolist(),
+            "size": np.asarray(item.size, np.float64).tolist(),
+            "scale_source": item.scale_source.name,
+            "scale_std": float(item.scale_std),
+            "visible_fraction": float(item.visible_fraction),
+            "mesh": mesh,
+            "latency_ms": float(latency_ms),
+        })
+    _write_json(folder / "objects.json", entries)
+
+
+def write_ply(path: Path, vertices: np.ndarray, triangles: np.ndarray, vertex_rgba: np.ndarray) -> None:
+    """Write a coloured triangle mesh as binary little-endian PLY.
+
+    vertices: (N, 3) metres; triangles: (M, 3) vertex indices; vertex_rgba: (N, 4) uint8
+    """
+    vertex_type = [("xyz", "<f4", 3), ("rgba", "u1", 4)]
+    face_type = [("corners", "u1"), ("indices", "<i4", 3)]
+    vertex_rows = np.empty(len(vertices), vertex_type)
+    vertex_rows["xyz"], vertex_rows["rgba"] = vertices, vertex_rgba
+    face_rows = np.empty(len(triangles), face_type)
+    face_rows["corners"], face_rows["indices"] = 3, triangles
+    header = "\n".join([
+        "ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}",
+        *(f"property float {axis}" for axis in "xyz"),
+        *(f"property uchar {channel}" for channel in ("red", "green", "blue", "alpha")),
+        f"element face {len(triangles)}", "property list uchar int vertex_indices", "end_header", "",
+    ])
+    with open(path, "wb") as file:
+        file.write(header.encode("ascii"))
+        file.write(vertex_rows.tobytes())
+        file.write(face_rows.tobytes())
+
+
+def _invalid(path: Path, reason: str) -> Fault:
+    return Fault(FaultCode.FRAME_FOLDER_INVALID, f"{path} {reason}")
+
+
+def _read_camera(path: Path, has_depth: bool) -> tuple[Intrinsics, float]:
+    """Intrinsics and metres per depth step (1 without depth)."""
+    camera = _read_json(path)
+    allowed = {*INTRINSICS_KEYS, DEPTH_UNIT_KEY}
+    needed = allowed if has_depth else set(INTRINSICS_KEYS)
+    if missing := needed - camera.keys():
+        raise _invalid(path, f"lacks {', '.join(sorted(missing))}")
+    for key, value in ((key, camera[key]) for key in sorted(allowed & camera.keys())):
+        if not isinstance(value, float) or not math.isfinite(value):
+            raise _invalid(path, f"has {key} that is not a finite number")
+        if value <= 0 and key not in ("cx", "cy"):
+            raise _invalid(path, f"has {key} = {value:g}, which must be positive")
+    width, height = camera["width"], camera["height"]
+    if not (width.is_integer() and height.is_integer()):
+        raise _invalid(path, "has a width or height that is not a whole number")
+    if width * height > MAX_PIXELS:
+        raise _invalid(path, f"has {width:.0f} x {height:.0f} pixels; at most {MAX_PIXELS} are read")
+    focal_and_centre = (camera[key] for key in INTRINSICS_KEYS[2:])
+    return Intrinsics(int(width), int(height), *focal_and_centre), camera.get(DEPTH_UNIT_KEY, 1.0)
+
+
+def _read_class_ids(path: Path) -> dict[int, str]:
+    """Instance label -> class name."""
+    class_ids = {}
+    for key, name in _read_json(path).items():
+        if not (key.isascii() and key.isdigit() and len(key) <= 5 and 0 < int(key) <= MAX_LABEL):
+            raise _invalid(path, f"has the key {key[:40]!r}, which is not an instance label (1 to {MAX_LABEL})")
+        if not isinstance(name, str):
+            raise _invalid(path, f"has a class name for label {key} that is not a string")
+        class_ids[int(key)] = name
+    return class_ids
+
+
+def _read_json(path: Path) -> dict:
+    """The object in a JSON file, whole numbers as float (a number of any length stays a float, if need be inf)."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_JSON_BYTES + 1)
+        if len(text) > MAX_JSON_BYTES:
+            raise _invalid(path, f"is larger than {MAX_JSON_BYTES} bytes")
+        content = json.loads(text, parse_int=float)
+    except FileNotFoundError:
+        raise _invalid(path, "is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _invalid(path, f"cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise _invalid(path, "does not hold a JSON object")
+    return content
+
+
+def _read_png(path: Path, modes: tuple[str, ...], size: tuple[int, int]) -> np.ndarray:
+    """Pixels of a PNG file that must have one of Pillow's `modes` and `size` (width, height); its size is known, and
+    so bounded, before anything is decompressed."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.size != size:
+                raise _invalid(path, f"is {image.width} x {image.height}, but camera.json says {size[0]} x {size[1]}")
+            if image.mode not in modes:
+                raise _invalid(path, f"has Pillow mode {image.mode}, wanted {' or '.join(modes)}")
+            return np.array(image)
+    except FileNotFoundError:
+        raise _invalid(path, "is missing") from None
+    except PNG_ERRORS as error:
+        raise _invalid(path, f"cannot be read: {error}") from error
+
+
+def _write_json(path: Path, content: dict | list) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,101 @@
+"""`sam3d reconstruct`: frame folders in, object meshes and poses out."""
+from __future__ import annotations
+
+import argparse
+import collections
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sam3d_ros.perception.association import Associator
+from sam3d_ros.perception.faults import Fault, FaultCode
+from sam3d_ros.perception.folder import clear_objects, read_frame_folder, write_objects
+from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig, PipelineResult
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the subcommand."""
+    parser.add_argument("folders", metavar="FRAME_DIR", nargs="+", type=Path, help="frame folder")
+    parser.add_argument("-o", "--out", type=Path, default=Path("sam3d_out"),
+                        help="results go to OUT/<name of FRAME_DIR>/ (default: %(default)s)")
+    add_pipeline_arguments(parser)
+
+
+def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that `pipeline_config` reads; other subcommands that reconstruct take them too."""
+    default = PipelineConfig()
+    group = parser.add_argument_group("reconstruction")
+    group.add_argument("--model", default=default.model, help="ONNX student (default: the one that is shipped)")
+    group.add_argument("--engine", choices=("auto", "openvino", "onnxruntime"), default=default.engine,
+                       help="what runs the student (default: %(default)s)")
+    group.add_argument("--precision", choices=("auto", "fp32", "bf16"), default=default.precision,
+                       help="arithmetic of the engine (default: %(default)s)")
+    group.add_argument("--threads", type=int, default=default.threads, metavar="N",
+                       help="CPU threads of the engine, 0 for all cores (default: %(default)s)")
+    group.add_argument("--max-objects", type=int, default=default.max_objects, metavar="N",
+                       help="objects per frame, the largest masks first (default: %(default)s)")
+    group.add_argument("--max-faces", type=int, default=default.max_faces, metavar="N",
+                       help="triangles per mesh (default: %(default)s)")
+
+
+def pipeline_config(args: argparse.Namespace) -> PipelineConfig:
+    """The configuration that the options of `add_pipeline_arguments` describe."""
+    return PipelineConfig(model=args.model, engine=args.engine, precision=args.precision, threads=args.threads,
+                          max_objects=args.max_objects, max_faces=args.max_faces)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Reconstruct every folder; a bad one does not stop the others, but makes the exit status 1."""
+    outputs = output_folders(args.folders, args.out)
+    pipeline = Pipeline.from_config(pipeline_config(args))
+    faults = {}
+    try:
+        pipeline.warm_up()          # so that the first frame's latency is not the compiler's
+        for folder, output in tqdm(outputs.items(), unit="frame", disable=not sys.stderr.isatty()):
+            clear_objects(output)
+            try:
+                tqdm.write(reconstruct_folder(pipeline, folder, output))
+            except Fault as fault:
+                faults[folder] = fault
+    finally:
+        pipeline.close()
+    for folder, fault in faults.items():
+        print(f"sam3d: error: {folder}: {fault}", file=sys.stderr)
+    return 1 if faults else 0
+
+
+def output_folders(folders: list[Path], out: Path) -> dict[Path, Path]:
+    """Frame folder -> folder for its results.
+
+    Raises Fault(FRAME_FOLDER_INVALID) where two frame folders of one name would overwrite each other's results.
+    """
+    outputs = {folder: out / folder.resolve().name for folder in folders}
+    counts = collections.Counter(outputs.values())
+    clashing = [str(folder) for folder, output in outputs.items() if counts[output] > 1]
+    if clashing:
+        raise Fault(FaultCode.FRAME_FOLDER_INVALID, f"these folders have the same name: {', '.join(clashing)}")
+    return outputs
+
+
+def reconstruct_folder(pipeline: Pipeline, folder: Path, output: Path) -> str:
+    """Reconstruct one frame folder into `output`; objects that were rejected are named on stderr.
+
+    Returns a line for the user. Raises Fault for a bad folder or frame.
+    """
+    frame = read_frame_folder(folder)
+    start = time.perf_counter()
+    result = pipeline.run(frame)
+    latency_ms = (time.perf_counter() - start) * 1e3
+    write_objects(output, result.objects, Associator().assign(result.objects, frame.world_from_camera), latency_ms)
+    for rejection in result.rejections:
+        tqdm.write(f"sam3d: {folder}: object {rejection.label} rejected: {rejection.fault}", file=sys.stderr)
+    return summary(folder, result, latency_ms)
+
+
+def summary(folder: Path, result: PipelineResult, latency_ms: float) -> str:
+    """One line on a frame: how many objects, how long, and the name and largest extent of each."""
+    names = [f"{item.class_id or 'object'} {item.size.max() * 100:.1f} cm" for item in result.objects]
+    tried = len(result.objects) + len(result.rejections)
+    return f"{folder}: {len(result.objects)} of {tried} objects in {latency_ms:.0f} ms: {', '.join(names) or 'none'}"

@@ -1,0 +1,253 @@
+"""`sam3d replay`: every complete set of images and masks in a recorded bag, reconstructed offline into a new bag."""
+from __future__ import annotations
+
+import argparse
+import collections
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from sensor_msgs.msg import CameraInfo, Image
+from tqdm import tqdm
+
+from sam3d_ros.perception.association import Associator
+from sam3d_ros.perception.faults import Fault, FaultCode
+from sam3d_ros.perception.masks import Segmentation
+from sam3d_ros.perception.pipeline import Pipeline
+from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
+from sam3d_ros.ros.bags import STORAGES, BagMessage, BagReader, BagWriter
+from sam3d_ros.ros.frames import decode_frame, decode_masks, message_bytes
+from sam3d_ros.ros.images import DEPTH_ENCODINGS, stamp_ns
+from sam3d_ros.ros.messages import PlacedObject, object_mesh_array, pose_array
+from sam3d_ros.ros.optional import optional
+from sam3d_ros.ros.parameters import MASK_FORMATS, Settings
+from sam3d_ros.ros.segmentation import segmentation_type
+from sam3d_ros.ros.synchroniser import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, MASKS, Match, Synchroniser
+
+OBJECTS_TOPIC, OBJECTS_TYPE = "/objects", "sam3d_ros/msg/ObjectMeshArray"
+POSES_TOPIC, POSES_TYPE = "/poses", "geometry_msgs/msg/PoseArray"
+COLOUR_ENCODINGS = ("rgb8", "bgr8", "rgba8", "bgra8")
+# Stream -> option that names its topic
+OPTIONS = {IMAGE: "--image", DEPTH: "--depth", CAMERA_INFO: "--camera-info", MASKS: "--segmentation",
+           DETECTIONS: "--detections"}
+HISTORY_NS = 10_000_000_000       # a recording can wait for a slow detector longer than a robot can
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the subcommand."""
+    default = Settings()
+    parser.add_argument("bag", metavar="BAG", type=Path, help="folder of a recording, or its .db3 or .mcap file")
+    parser.add_argument("-o", "--out", type=Path, help="folder of the new bag (default: <name of BAG>_sam3d)")
+    parser.add_argument("--storage", choices=tuple(STORAGES), help="of the new bag (default: as BAG)")
+    parser.add_argument("--keep-input", action="store_true", help="copy all messages of BAG into the new bag too")
+    topics = parser.add_argument_group("topics", "found by type, encoding and name where that leaves one choice")
+    for stream, option in OPTIONS.items():
+        topics.add_argument(option, dest=stream, metavar="TOPIC")
+    topics.add_argument("--mask-format", choices=MASK_FORMATS, default=default.mask_format,
+                        help="what the segmentation topic holds (default: %(default)s)")
+    topics.add_argument("--raw-image", action="store_true", help="the image is not rectified: use K of camera_info")
+    topics.add_argument("--slop", type=float, default=default.sync_slop, metavar="SECONDS",
+                        help="largest difference between the stamps of a set (default: %(default)s)")
+    add_pipeline_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Reconstruct the bag; raises Fault where it cannot be read, or holds no complete set."""
+    settings = Settings(mask_format=args.mask_format, image_is_rectified=not args.raw_image, sync_slop=args.slop,
+                        max_objects=args.max_objects)
+    given = {stream: topic for stream in OPTIONS if (topic := getattr(args, stream))}
+    out = args.out or Path(f"{args.bag.resolve().stem}_sam3d")
+    with BagReader(args.bag) as reader:
+        streams = message_classes(settings, with_detections=DETECTIONS in given)
+        topics = choose_topics(describe_topics(reader), streams, given)
+        with BagWriter(out, args.storage or reader.storage) as writer:
+            replay = Replay(Pipeline.from_config(pipeline_config(args)), settings, streams, writer)
+            try:
+                replay.run(reader, topics, args.keep_input)
+            finally:
+                replay.pipeline.close()
+    for line in replay.problems():
+        print(f"sam3d: {line}", file=sys.stderr)
+    print(f"{out}: {replay.object_count} objects in {replay.set_count} images")
+    return 0
+
+
+def message_classes(settings: Settings, with_detections: bool) -> dict[str, type]:
+    """Stream -> message class of what a set must hold.
+
+    Raises Fault(PARAMETER_INVALID) if a message package is not installed.
+    """
+    classes = {IMAGE: Image, CAMERA_INFO: CameraInfo, DEPTH: Image}
+    if settings.mask_format != "boxes":
+        classes[MASKS] = segmentation_type(settings.mask_format)
+    if settings.mask_format == "boxes" or with_detections:
+        vision_msgs = optional("vision_msgs.msg")
+        if vision_msgs is None:
+            raise Fault(FaultCode.PARAMETER_INVALID, "detections need the package vision_msgs")
+        classes[DETECTIONS] = vision_msgs.Detection2DArray
+    return classes
+
+
+class Topic(NamedTuple):
+    """A topic of a bag; encoding: of its first message if it holds images, else empty."""
+
+    name: str
+    type: str
+    encoding: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.type}{', ' * bool(self.encoding)}{self.encoding})"
+
+
+def describe_topics(reader: BagReader) -> list[Topic]:
+    """The topics of a bag that hold messages."""
+    described = []
+    for name, kind in sorted(reader.topics.items()):
+        first = next(reader.messages([name]), None)
+        if first is not None:
+            encoding = reader.decode(first, Image).encoding if kind == type_name(Image) else ""
+            described.append(Topic(name, kind, encoding))
+    return described
+
+
+def choose_topics(topics: Sequence[Topic], classes: Mapping[str, type], given: Mapping[str, str]) -> dict[str, str]:
+    """Stream -> name of its topic: as given, else the only one that fits.
+
+    Raises Fault(BAG_TOPICS_UNCLEAR) where none or several fit; its detail lists the topics.
+    """
+    known = f"; the bag holds {', '.join(map(str, topics)) or 'no message'}"
+    chosen = {}
+    for stream, message_class in classes.items():
+        fitting = [topic for topic in topics if topic.type == type_name(message_class)]
+        if stream in given:
+            fitting = [topic for topic in fitting if topic.name == given[stream]]
+        else:
+            free = [topic for topic in fitting if topic.name not in given.values()]
+            fitting = _narrow(stream, free, chosen.get(IMAGE))
+        if len(fitting) != 1:
+            wanted = f"{given[stream]} of type {type_name(message_class)}" if stream in given else f"topic for {stream}"
+            raise Fault(FaultCode.BAG_TOPICS_UNCLEAR, f"{'several fit as' if fitting else 'no'} {wanted}{known}")
+        chosen[stream] = fitting[0].name
+    return chosen
+
+
+def type_name(message_class: type) -> str:
+    """Name of a message class as in a bag, such as sensor_msgs/msg/Image."""
+    return f"{message_class.__module__.split('.')[0]}/msg/{message_class.__name__}"
+
+
+def _narrow(stream: str, topics: list[Topic], image_topic: str | None) -> list[Topic]:
+    """The likely ones among topics of the right type: by encoding, and, as long as several are left, by name."""
+    if stream == IMAGE:
+        topics = [topic for topic in topics if topic.encoding in COLOUR_ENCODINGS]
+    if stream == DEPTH:
+        topics = [topic for topic in topics if topic.encoding in DEPTH_ENCODINGS]
+    if stream == MASKS:
+        topics = [topic for topic in topics if topic.name != image_topic and topic.encoding != "32FC1"]
+    hints = [lambda name: name.rpartition("/")[2] == stream]
+    if stream == DEPTH:
+        hints.append(lambda name: "depth" in name)
+    elif stream == CAMERA_INFO:
+        hints.append(lambda name: name.rpartition("/")[0] == image_topic.rpartition("/")[0])
+    else:
+        hints.append(lambda name: "depth" not in name)
+    for hint in hints:
+        likely = [topic for topic in topics if hint(topic.name)]
+        if len(topics) > 1 and likely:
+            topics = likely
+    return topics
+
+
+class Replay:
+    """Feeds a bag through synchroniser and pipeline and writes the results.
+
+    set_count, object_count: complete sets that were reconstructed, and objects in them
+    """
+
+    def __init__(self, pipeline: Pipeline, settings: Settings, classes: Mapping[str, type], writer: BagWriter):
+        self.pipeline = pipeline
+        self.set_count = self.object_count = 0
+        self._settings = settings
+        self._classes = classes
+        self._writer = writer
+        self._associator = Associator()
+        self._first_faults: dict[FaultCode, Fault] = {}
+        self._fault_counts: collections.Counter[FaultCode] = collections.Counter()
+        self._synchroniser = Synchroniser(list(classes), slop_ns=int(settings.sync_slop * 1e9), history_ns=HISTORY_NS,
+                                          max_bytes=settings.history_bytes)
+
+    def run(self, reader: BagReader, topics: Mapping[str, str], keep_input: bool) -> None:
+        """Reconstruct the sets that `topics`, stream -> name, hold, each at the time when it was complete.
+
+        Raises Fault: the bag cannot be read, or not one set could be reconstructed.
+        """
+        self._writer.add_topic(OBJECTS_TOPIC, OBJECTS_TYPE)
+        self._writer.add_topic(POSES_TOPIC, POSES_TYPE)
+        streams = {topic: stream for stream, topic in topics.items()}
+        wanted = list(streams)
+        if keep_input:
+            wanted = [topic for topic in reader.topics if topic not in (OBJECTS_TOPIC, POSES_TOPIC)]
+            for topic in wanted:
+                self._writer.add_copied_topic(reader.connection(topic))
+        # Images that come before the first camera_info are as good as later ones.
+        self._add(reader, CAMERA_INFO, next(reader.messages([topics[CAMERA_INFO]])))
+        end = 0.0
+        total = sum(reader.counts[topic] for topic in wanted)
+        for message in tqdm(reader.messages(wanted), total=total, unit="message", disable=not sys.stderr.isatty()):
+            if keep_input:
+                self._writer.copy(message)
+            if message.topic in streams:
+                self._add(reader, streams[message.topic], message)
+                end = message.time_ns / 1e9
+        if not self.set_count:
+            unmatched = Fault(FaultCode.STAMPS_DO_NOT_MATCH, self._synchroniser.describe(end))
+            raise next(iter(self._first_faults.values()), unmatched)
+
+    def problems(self) -> list[str]:
+        """A line on each kind of fault that a part of the bag had."""
+        return [f"{self._fault_counts[code]} times, first: {fault}" for code, fault in self._first_faults.items()]
+
+    def _add(self, reader: BagReader, stream: str, message: BagMessage) -> None:
+        decoded = reader.decode(message, self._classes[stream])
+        try:
+            match = self._synchroniser.add(stream, stamp_ns(decoded.header.stamp), decoded,
+                                           message_bytes(decoded), now=message.time_ns / 1e9)
+            if match:
+                self._reconstruct(match, message.time_ns)
+        except Fault as fault:
+            self._note(fault)
+            if fault.code is FaultCode.CLOCK_JUMPED_BACK:
+                self._associator.clear()
+
+    def _reconstruct(self, match: Match, time_ns: int) -> None:
+        """Write the objects of a set; an image without masks has none."""
+        segmentation = self._segmentation(match)
+        frame = replace(decode_frame(match, self._settings), labels=segmentation.labels,
+                        instances=segmentation.instances)
+        result = self.pipeline.run(frame)
+        for fault in (*segmentation.warnings, *(rejection.fault for rejection in result.rejections)):
+            self._note(fault)
+        self.set_count += 1
+        ids = self._associator.assign(result.objects, frame.world_from_camera)
+        placed = [PlacedObject(item_id, self.set_count, item, np.eye(4))
+                  for item_id, item in zip(ids, result.objects, strict=True)]
+        header = match.messages[IMAGE].header
+        self._writer.write(OBJECTS_TOPIC, time_ns, object_mesh_array(placed, header))
+        self._writer.write(POSES_TOPIC, time_ns, pose_array(placed, header))
+        self.object_count += len(placed)
+
+    def _segmentation(self, match: Match) -> Segmentation:
+        try:
+            return decode_masks(match, self._settings)
+        except Fault as fault:
+            if fault.code is not FaultCode.MASK_EMPTY:
+                raise
+            image = match.messages[IMAGE]
+            return Segmentation(np.zeros((image.height, image.width), np.int32), ())
+
+    def _note(self, fault: Fault) -> None:
+        self._first_faults.setdefault(fault.code, fault)
+        self._fault_counts[fault.code] += 1

@@ -1,0 +1,237 @@
+"""The benchmarks' own arithmetic, and each of them once on something small."""
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+
+from benchmarks import latency, message_cost, soak
+from benchmarks.harness import read_records, statistics, wait_until
+from benchmarks.node_run import Result
+from benchmarks.scenes import tabletop
+from sam3d_ros import cli
+from sam3d_ros.evaluation import baselines, frames
+from sam3d_ros.evaluation.environment import describe_environment
+from sam3d_ros.perception.faults import Fault, FaultCode
+from sam3d_ros.perception.folder import write_frame_folder
+from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, back_project
+from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
+from sam3d_ros.perception.pipeline import PipelineResult, Rejection
+from sam3d_ros.synth.raycaster import Body, Lamp, Raycaster, vertex_paint
+
+CAMERA = Intrinsics(160, 120, 150.0, 150.0, 79.5, 59.5)
+DATA = Path(os.environ.get("SAM3D_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+# ------------------------------------------------------------------------------------------------- statistics
+
+def test_statistics():
+    figures = statistics(np.arange(101.0))
+    assert (figures["p50"], figures["p95"], figures["p99"], figures["max"], figures["count"]) == (50, 95, 99, 100, 101)
+
+
+def test_half_written_record_is_left_for_later(tmp_path):
+    (tmp_path / "r.jsonl").write_text('{"a": 1}\n{"a":')
+    assert read_records(tmp_path / "r.jsonl") == [{"a": 1}]
+    assert read_records(tmp_path / "absent.jsonl") == []
+
+
+def test_waiting_ends():
+    with pytest.raises(TimeoutError, match="no rain within 0.1 s"):
+        wait_until(lambda: False, [], 0.1, "rain")
+
+
+def test_stages_add_up_to_the_latency():
+    stages = latency.stage_shares(100.0, 80.0, {"evidence": 10.0, "inference": 50.0})
+    assert {name: stage["ms"] for name, stage in stages.items()} == {
+        "evidence": 10, "inference": 50, "node": 20, "transport": 20}
+    assert sum(stage["share"] for stage in stages.values()) == pytest.approx(1)
+
+
+def test_environment_names_the_device():
+    environment = describe_environment()
+    assert environment["cpu"] and environment["cores"] >= 1 and environment["packages"]["numpy"] == np.__version__
+
+
+# ------------------------------------------------------------------------------------------------- soak verdict
+
+def samples(growth_per_minute: float = 0.0, threads: int = 20, files: int = 15) -> list[soak.Sample]:
+    """Ten minutes; the first two warm up by 100 MiB, 5 threads and 4 files."""
+    return [soak.Sample(2.0 * i, 400 + min(i, 60) / 60 * 100 + growth_per_minute * i / 30,
+                        min(threads, 15 + i), min(files, 11 + i)) for i in range(300)]
+
+
+def result(age_ms: float, processing_ms: float = 100.0) -> Result:
+    return Result(stamp_ns=0, latency_ms=age_ms, processing_ms=processing_ms, objects=1, vertices=100)
+
+
+def failed(bars: dict) -> list[str]:
+    return [name for name, bar in bars.items() if not bar["passed"]]
+
+
+def test_steady_process_passes_whatever_its_start():
+    assert failed(soak.judge(samples(), [result(140), result(290)])) == []
+
+
+def test_leaks_and_lag_fail_by_name():
+    assert failed(soak.judge(samples(growth_per_minute=1.5), [result(140)])) == ["memory_growth_mib_per_minute"]
+    assert failed(soak.judge(samples(threads=10_000), [result(140)])) == ["threads"]
+    assert failed(soak.judge(samples(files=10_000), [result(140)])) == ["open_files"]
+    assert failed(soak.judge(samples(), [result(140), result(301), result(140)])) == ["age_per_processing_time"]
+
+
+def test_sample_of_this_process():
+    sample = soak.take_sample(os.getpid(), elapsed_s=1.0)
+    with open("/dev/null") as held:
+        assert soak.take_sample(os.getpid(), 1.0).open_files == sample.open_files + 1, held
+    assert sample.memory_mib > 20 and sample.threads >= 1
+
+
+# ------------------------------------------------------------------------------------------------- scene, messages
+
+def test_scene_has_the_objects_asked_for():
+    frame = tabletop(5)
+    labels, pixels = np.unique(frame.labels, return_counts=True)
+    assert labels.tolist() == [0, 1, 2, 3, 4, 5] and pixels[1:].min() > 1000
+    assert [instance.label for instance in frame.instances] == [1, 2, 3, 4, 5]
+    assert (frame.depth.dtype, frame.depth.shape) == (np.float32, (480, 640))
+
+
+@pytest.mark.timeout(120)
+def test_mesh_travels_between_processes():
+    costs = message_cost.measure(count=3, cores=os.cpu_count())
+    assert {figures["count"] for figures in costs.values()} == {3}
+    assert 0 < costs["publish_to_callback_ms"]["p50"] < 1000
+
+
+# ------------------------------------------------------------------------------------------------- frames
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A data folder with one frame, `desk`: a box (1) and a ball (2) on a table, and a label without a pixel (3)."""
+    root = tmp_path_factory.mktemp("data")
+    shapes = {1: trimesh.creation.box(extents=(0.10, 0.06, 0.08)), 2: trimesh.creation.icosphere(radius=0.04)}
+    poses = {1: trimesh.transformations.translation_matrix([-0.08, 0, 0.04]),
+             2: trimesh.transformations.translation_matrix([0.08, 0, 0.04])}
+    table = trimesh.creation.box(bounds=[[-0.6, -0.6, -0.02], [0.6, 0.6, 0]])
+    bodies = [Body(mesh, vertex_paint(np.full((len(mesh.vertices), 3), 120, np.uint8)), pose, label)
+              for label, mesh, pose in [(0, table, np.eye(4)), *((n, shapes[n], poses[n]) for n in shapes)]]
+    world_from_camera = trimesh.transformations.rotation_matrix(np.deg2rad(-125), [1, 0, 0])
+    world_from_camera[:3, 3] = [0, -0.5, 0.4]
+    view = Raycaster(bodies, Lamp(samples=0)).render(CAMERA, world_from_camera)
+    write_frame_folder(root / "frames" / "desk", Frame(
+        view.colour, view.depth, view.labels.astype(np.int32), CAMERA,
+        (Instance(1, "box"), Instance(2, "ball"), Instance(3, "mug"))))
+    (root / "meshes").mkdir()
+    for label, name in ((1, "box"), (2, "ball"), (3, "b_cups")):
+        shapes.get(label, shapes[1]).export(root / "meshes" / f"{name}.ply")
+    camera_from_world = np.linalg.inv(world_from_camera)
+    objects = [{"label": label, "mesh": f"meshes/{name}.ply", "visible_fraction": 1.0,
+                "pose_object_to_camera": (camera_from_world @ poses.get(label, np.eye(4))).tolist()}
+               for label, name in ((1, "box"), (2, "ball"), (3, "b_cups"))]
+    (root / "frames" / "desk" / "gt.json").write_text(json.dumps({"objects": objects}))
+    return root
+
+
+def scores_of(data: Path, method: frames.Method) -> dict[str, frames.Score]:
+    scores = frames.judge(frames.frame_folders(data / "frames"), data, {"method": method})
+    return {score.true.name: score for score in scores}
+
+
+def test_the_truth_itself_has_no_error_and_what_is_not_found_is_counted(data):
+    scores = scores_of(data, lambda true: {item.label: item.posed for item in true.objects if item.label != 3})
+    assert scores["box"].errors.chamfer_mm < 1e-3 and scores["ball"].errors.chamfer_mm < 1e-3
+    assert scores["b_cups"].errors is None
+    report = frames.report(list(scores.values()))["method"]
+    assert (report["all"]["objects"], report["all"]["found"], report["all"]["watertight"]) == (3, 2, 2)
+    assert (report["thin-walled"]["objects"], report["thin-walled"]["mean"]) == (1, None)
+    assert "missing" in frames.table(list(scores.values()))
+
+
+def test_thin_walled_containers_are_known_by_their_name():
+    def is_thin_walled(name: str) -> bool:
+        return frames.TrueObject(1, name, trimesh.Trimesh(), np.eye(4), 1.0).is_thin_walled
+    assert all(map(is_thin_walled, ["b_cups", "mug", "wine_glass", "pitcher_base", "bowl"]))
+    assert not any(map(is_thin_walled, ["potted_meat_can", "cupboard", "mustard_bottle"]))
+
+
+def test_baselines_on_a_clean_scene(data):
+    """Noise-free: a box that stands on the table is found exactly, and the oracle finds every pose."""
+    box = scores_of(data, frames.BASELINES["oriented box"])["box"].errors
+    assert box.chamfer_mm < 2 and box.volume_iou > 0.9
+    seen, extruded = (scores_of(data, frames.BASELINES[name]) for name in ("convex hull", "extruded hull"))
+    for name in ("box", "ball"):
+        assert extruded[name].errors.completeness_mm < seen[name].errors.completeness_mm
+    oracle = scores_of(data, frames.BASELINES["oracle"])
+    assert oracle["box"].errors.chamfer_mm < 1.5 and oracle["ball"].errors.chamfer_mm < 1.5
+    assert oracle["b_cups"].errors is None
+
+
+def test_mask_without_enough_depth_has_no_baseline(data):
+    true = frames.read_true_frame(data / "frames" / "desk", data)
+    assert set(baselines.convex_hulls(true.frame)) == {1, 2}
+
+
+class PipelineOfBoxes:
+    """Stands in for the pipeline: a box of 10 x 6 x 8 cm in the place of label 1, and a rejection of label 2."""
+
+    def run(self, frame: Frame) -> PipelineResult:
+        box = trimesh.creation.box(extents=(0.10, 0.06, 0.08))
+        pose = np.eye(4)
+        pose[:3, 3] = np.median(back_project(frame.depth, frame.intrinsics, *np.nonzero(frame.labels == 1)), axis=0)
+        vertices, none = len(box.vertices), np.empty((0, 3), np.float32)
+        item = ReconstructedObject(
+            label=1, class_id="box", score=1.0, detector_id="", camera_from_object=pose, pose_covariance=np.eye(6),
+            size=box.extents, vertices=box.vertices.astype(np.float32), triangles=box.faces.astype(np.uint32),
+            vertex_rgba=np.zeros((vertices, 4), np.uint8), vertex_std=np.zeros(vertices, np.float32),
+            scale_source=ScaleSource.DEPTH, scale_std=0.0, visible_fraction=0.5, watertight=True, status=Status.OK,
+            observed_points=none, observed_rgb=none.astype(np.uint8))
+        return PipelineResult([item], (Rejection(2, Fault(FaultCode.SHAPE_NOT_FOUND)),), {})
+
+
+def test_live_product_is_judged_where_it_puts_the_object(data, capsys):
+    scores = scores_of(data, frames.live(PipelineOfBoxes()))
+    assert scores["box"].watertight and 5 < scores["box"].errors.chamfer_mm < 50
+    assert scores["ball"].errors is None
+    assert "desk: object 2 rejected: SHAPE_NOT_FOUND" in capsys.readouterr().err
+
+
+def test_bench_frames_judges_what_reconstruct_wrote(data, tmp_path, capsys):
+    """A ball of 3 cm in place of the true one of 4 cm, at the right place."""
+    true = {item.label: item for item in frames.read_true_frame(data / "frames" / "desk", data).objects}
+    results = tmp_path / "out" / "desk"
+    results.mkdir(parents=True)
+    trimesh.creation.icosphere(radius=0.03).export(results / "object_2.ply")
+    (results / "objects.json").write_text(json.dumps([{
+        "label": 2, "mesh": "object_2.ply", "pose_object_to_camera": true[2].camera_from_object.tolist()}]))
+    report = tmp_path / "report" / "frames.json"
+    assert cli.main(["bench", "frames", "--frames", str(data / "frames"), "--meshes", str(data),
+                     "--results", str(results.parent), "-o", str(report)]) == 0
+    methods = json.loads(report.read_text())["methods"]
+    assert set(methods) == {"sam3d", *frames.BASELINES}
+    assert (methods["sam3d"]["all"]["objects"], methods["sam3d"]["all"]["found"]) == (3, 1)
+    assert methods["sam3d"]["all"]["mean"]["chamfer_mm"] == pytest.approx(10, abs=0.2)
+    assert "convex hull" in capsys.readouterr().out
+
+
+def test_folder_without_frames_is_one_clear_line(tmp_path, capsys):
+    folder = str(tmp_path)
+    assert cli.main(["bench", "frames", "--frames", folder, "--results", folder, "-o", f"{folder}/r.json"]) == 1
+    assert "holds no frame folder with a gt.json" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not (DATA / "frames").is_dir(), reason="third-party data not found; set SAM3D_DATA")
+def test_hulls_of_the_real_frames_have_the_known_errors():
+    methods = {name: frames.BASELINES[name] for name in ("convex hull", "extruded hull")}
+    report = frames.report(frames.judge(frames.frame_folders(DATA / "frames"), DATA, methods))
+    known = {"convex hull": (7.49, 0.58, 0.57), "extruded hull": (7.75, 0.59, 0.57)}
+    for name, (chamfer_mm, f_score, volume_iou) in known.items():
+        mean = report[name]["all"]["mean"]
+        assert mean["objects"] == 13
+        assert mean["chamfer_mm"] == pytest.approx(chamfer_mm, abs=0.1)
+        assert mean["f_score_5mm"] == pytest.approx(f_score, abs=0.01)
+        assert mean["volume_iou"] == pytest.approx(volume_iou, abs=0.01)

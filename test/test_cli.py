@@ -1,0 +1,213 @@
+"""The `sam3d` command: dispatch, exit status, and `sam3d reconstruct`."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import trimesh
+
+import sam3d_ros
+from sam3d_ros import cli, reconstruct
+from sam3d_ros.perception.faults import Fault, FaultCode
+from sam3d_ros.perception.folder import write_frame_folder
+from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
+from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
+from sam3d_ros.perception.pipeline import PipelineConfig, PipelineResult, Rejection, check_frame
+
+DATA = Path(os.environ.get("SAM3D_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+class FakePipeline:
+    """Gives each instance a box, but rejects the class `ghost`."""
+
+    def __init__(self):
+        self.config: PipelineConfig | None = None
+        self.closed = False
+
+    def run(self, frame: Frame) -> PipelineResult:
+        check_frame(frame)
+        ghosts = [instance for instance in frame.instances if instance.class_id == "ghost"]
+        rejections = tuple(Rejection(ghost.label, Fault(FaultCode.TOO_FEW_POINTS, "3 readings")) for ghost in ghosts)
+        return PipelineResult([box(instance) for instance in frame.instances if instance not in ghosts], rejections, {})
+
+    def warm_up(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def box(instance: Instance) -> ReconstructedObject:
+    mesh = trimesh.creation.box((0.1, 0.2, 0.3))
+    pose = np.eye(4)
+    pose[:3, 3] = 0.2 * instance.label, 0, 0.8
+    return ReconstructedObject(
+        label=instance.label, class_id=instance.class_id, score=1.0, detector_id="", camera_from_object=pose,
+        pose_covariance=np.eye(6), size=np.array([0.1, 0.2, 0.3]), vertices=mesh.vertices.astype(np.float32),
+        triangles=mesh.faces.astype(np.uint32), vertex_rgba=np.full((8, 4), 255, np.uint8),
+        vertex_std=np.zeros(8, np.float32), scale_source=ScaleSource.DEPTH, scale_std=0.02, visible_fraction=0.4,
+        watertight=True, status=Status.OK, observed_points=np.zeros((0, 3), np.float32),
+        observed_rgb=np.zeros((0, 3), np.uint8))
+
+
+@pytest.fixture
+def pipeline(monkeypatch) -> FakePipeline:
+    fake = FakePipeline()
+
+    def load(config):
+        fake.config = config
+        return fake
+
+    monkeypatch.setattr(reconstruct, "Pipeline", SimpleNamespace(from_config=load))
+    return fake
+
+
+def make_folder(path: Path, *class_ids: str, depth: float = 0.7) -> Path:
+    labels = np.zeros((6, 8), np.int32)
+    for label in range(1, len(class_ids) + 1):
+        labels[label] = label
+    instances = tuple(Instance(label, class_id) for label, class_id in enumerate(class_ids, 1))
+    write_frame_folder(path, Frame(np.zeros((6, 8, 3), np.uint8), np.full((6, 8), depth, np.float32), labels,
+                                   Intrinsics(8, 6, 10.0, 10.0, 3.5, 2.5), instances))
+    return path
+
+
+def test_every_folder_gets_its_objects(tmp_path, pipeline, capsys):
+    folders = [make_folder(tmp_path / "a", "mug", "bowl"), make_folder(tmp_path / "b", "can")]
+    assert cli.main(["reconstruct", *map(str, folders), "-o", str(tmp_path / "out")]) == 0
+    entries = json.loads((tmp_path / "out" / "a" / "objects.json").read_text())
+    assert [(entry["label"], entry["class_id"], entry["id"]) for entry in entries] == \
+        [(1, "mug", "object_1"), (2, "bowl", "object_2")]
+    assert entries[1]["pose_object_to_camera"][0][3] == pytest.approx(0.4)
+    assert trimesh.load(tmp_path / "out" / "b" / "object_1.ply", force="mesh").is_watertight
+    output = capsys.readouterr()
+    assert len(output.out.splitlines()) == 2
+    assert "2 of 2 objects" in output.out
+    assert "mug 30.0 cm" in output.out
+    assert output.err == ""
+    assert pipeline.closed
+
+
+def test_out_defaults_to_sam3d_out(tmp_path, pipeline, monkeypatch):
+    monkeypatch.chdir(make_folder(tmp_path / "scene", "mug"))
+    assert cli.main(["reconstruct", "."]) == 0
+    assert (tmp_path / "scene" / "sam3d_out" / "scene" / "objects.json").exists()
+
+
+def test_options_reach_the_pipeline(tmp_path, pipeline):
+    folder = make_folder(tmp_path / "a", "mug")
+    options = "--engine onnxruntime --precision fp32 --threads 2 --max-faces 900 --max-objects 3 --model m.onnx".split()
+    assert cli.main(["reconstruct", str(folder), "-o", str(tmp_path / "out"), *options]) == 0
+    assert pipeline.config == PipelineConfig("m.onnx", "onnxruntime", "fp32", 2, max_objects=3, max_faces=900)
+
+
+def test_a_rejected_object_is_named_and_the_others_are_written(tmp_path, pipeline, capsys):
+    folder = make_folder(tmp_path / "a", "mug", "ghost")
+    assert cli.main(["reconstruct", str(folder), "-o", str(tmp_path / "out")]) == 0
+    output = capsys.readouterr()
+    assert "1 of 2 objects" in output.out
+    assert "object 2 rejected: TOO_FEW_POINTS: 3 readings" in output.err
+    assert len(json.loads((tmp_path / "out" / "a" / "objects.json").read_text())) == 1
+
+
+def test_a_bad_folder_does_not_stop_the_others(tmp_path, pipeline, capsys):
+    good, bad = make_folder(tmp_path / "good", "mug"), make_folder(tmp_path / "bad", "mug")
+    assert cli.main(["reconstruct", str(bad), "-o", str(tmp_path / "out")]) == 0
+    (bad / "masks.png").unlink()
+    capsys.readouterr()
+    assert cli.main(["reconstruct", str(bad), str(good), "-o", str(tmp_path / "out")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"sam3d: error: {bad}: FRAME_FOLDER_INVALID: ")
+    assert "masks.png is missing" in line
+    assert (tmp_path / "out" / "good" / "objects.json").exists()
+    assert list((tmp_path / "out" / "bad").iterdir()) == []       # what the earlier run left there is gone
+
+
+def test_a_frame_without_depth_is_a_named_fault(tmp_path, pipeline, capsys):
+    folder = make_folder(tmp_path / "a", "mug", depth=0.0)
+    assert cli.main(["reconstruct", str(folder), "-o", str(tmp_path / "out")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "DEPTH_EMPTY" in line
+
+
+def test_folders_of_one_name_are_refused(tmp_path, pipeline, capsys):
+    folders = [make_folder(tmp_path / "x" / "a", "mug"), make_folder(tmp_path / "y" / "a", "mug")]
+    assert cli.main(["reconstruct", *map(str, folders), "-o", str(tmp_path / "out")]) == 1
+    assert "have the same name" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fault_is_one_line(tmp_path, monkeypatch, capsys):
+    def load(config):
+        raise Fault(FaultCode.MODEL_MISSING, "m.onnx")
+
+    monkeypatch.setattr(reconstruct, "Pipeline", SimpleNamespace(from_config=load))
+    assert cli.main(["reconstruct", str(make_folder(tmp_path / "a", "mug")), "-o", str(tmp_path / "out")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sam3d: error: MODEL_MISSING: m.onnx")
+
+
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path, pipeline, capsys):
+    (tmp_path / "out").write_text("a file")
+    assert cli.main(["reconstruct", str(make_folder(tmp_path / "a", "mug")), "-o", str(tmp_path / "out")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "out" in line
+
+
+def test_ctrl_c_is_quiet(tmp_path, pipeline, monkeypatch, capsys):
+    def interrupt(frame):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run", interrupt)
+    assert cli.main(["reconstruct", str(make_folder(tmp_path / "a", "mug")), "-o", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err == ""
+    assert pipeline.closed
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["--version"])
+    assert exit_info.value.code == 0
+    assert capsys.readouterr().out == f"sam3d_ros {sam3d_ros.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["rebuild"], ["reconstruct"], ["reconstruct", "a", "--engine", "cuda"]])
+def test_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(arguments)
+    assert exit_info.value.code == 2
+    assert "usage: sam3d" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_subcommand_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main([command, "--help"])
+    assert exit_info.value.code == 0
+    assert f"usage: sam3d {command}" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy():
+    code = ("import sys\nfrom sam3d_ros import cli\n"
+            "try:\n    cli.main(['--help'])\nexcept SystemExit:\n    pass\n"
+            "print(sorted({'numpy', 'rclpy', 'open3d', 'tqdm', 'numba'} & set(sys.modules)))")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                            cwd=Path(sam3d_ros.__file__).parents[1])
+    assert result.stdout.endswith("[]\n")
+    assert all(command in result.stdout for command in cli.COMMANDS)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not (DATA / "frames").is_dir(), reason=f"no frames in {DATA} (set SAM3D_DATA)")
+def test_real_frames_with_the_shipped_model(tmp_path):
+    folders = sorted((DATA / "frames").iterdir())
+    assert cli.main(["reconstruct", *map(str, folders), "-o", str(tmp_path)]) == 0
+    meshes = sorted(tmp_path.glob("*/object_*.ply"))
+    assert len(meshes) == 13
+    assert all(trimesh.load(mesh, force="mesh").is_watertight for mesh in meshes)

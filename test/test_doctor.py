@@ -1,0 +1,166 @@
+"""`sam3d doctor`: what it finds, what it advises, and its exit status."""
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from sam3d_ros import cli, doctor
+from sam3d_ros.doctor import BROKEN, GAP, OK, Check
+from sam3d_ros.perception import pipeline
+from sam3d_ros.perception.faults import Fault, FaultCode
+from sam3d_ros.perception.pipeline import PipelineResult
+
+
+class FakePipeline:
+    """An engine that rebuilds one object from every frame."""
+
+    engine_name = "fake fp32"
+
+    def run(self, frame):
+        return PipelineResult([object()], (), {})
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def engines(monkeypatch) -> dict:
+    """Engine -> what loading it gives: a pipeline, or a fault that is raised."""
+    found = {"openvino": FakePipeline(), "onnxruntime": FakePipeline()}
+
+    def load(config):
+        if isinstance(found[config.engine], Exception):
+            raise found[config.engine]
+        return found[config.engine]
+
+    monkeypatch.setattr(pipeline, "Pipeline", SimpleNamespace(from_config=load))
+    monkeypatch.setattr(doctor, "DISCOVERY_SECONDS", 0.1)
+    return found
+
+
+def named(checks: list[Check], name: str) -> Check:
+    (check,) = [check for check in checks if check.name == name]
+    return check
+
+
+@pytest.mark.timeout(60)
+def test_a_good_machine(engines, capsys):
+    assert cli.main(["doctor"]) == 0
+    report = capsys.readouterr().out
+    assert "fake fp32: one object, frame to mesh" in report
+    assert report.endswith("sam3d can do its job here.\n")
+    assert all(len(line) < 250 for line in report.splitlines())
+
+
+@pytest.mark.timeout(60)
+def test_json(engines, capsys):
+    assert cli.main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["ready"] is True
+    assert {check["group"] for check in report["checks"]} >= {"python", "ros", "libraries", "engine", "hardware", "dds"}
+    assert all(check["state"] in (OK, GAP, BROKEN) for check in report["checks"])
+
+
+@pytest.mark.timeout(60)
+def test_no_engine_works(engines, capsys):
+    engines["openvino"] = engines["onnxruntime"] = Fault(FaultCode.MODEL_MISSING, "student.onnx")
+    assert cli.main(["doctor"]) == 1
+    report = capsys.readouterr().out
+    assert "MODEL_MISSING: student.onnx" in report
+    assert report.endswith("sam3d cannot do its job here, for want of: a working engine\n")
+
+
+def test_one_engine_is_enough(engines):
+    engines["openvino"] = ImportError("libopenvino.so: cannot open shared object file")
+    checks = doctor.engine_checks()
+    assert named(checks, "openvino").state == BROKEN
+    assert "reinstall openvino" in named(checks, "openvino").advice
+    assert doctor.main_job_obstacles(checks) == []
+
+
+def test_an_engine_that_finds_nothing_is_broken(engines):
+    engines["openvino"] = SimpleNamespace(run=lambda frame: PipelineResult([], (), {}), close=lambda: None)
+    assert named(doctor.engine_checks(), "openvino").detail.startswith("SHAPE_NOT_FOUND")
+
+
+def test_what_is_needed_and_not_in_order_is_named():
+    checks = [Check("ros", "rclpy", BROKEN, "", needed=True), Check("ros", "tf2_ros", GAP, ""),
+              Check("engine", "openvino", OK, "")]
+    assert doctor.main_job_obstacles(checks) == ["rclpy"]
+
+
+def test_a_needed_library_that_does_not_load(monkeypatch):
+    def fail(module):
+        raise OSError("libusb-1.0.so.0: cannot open shared object file")
+
+    monkeypatch.setattr(doctor, "LIBRARIES", [library for library in doctor.LIBRARIES if library.module == "open3d"])
+    monkeypatch.setattr(doctor.importlib, "import_module", fail)
+    (check,) = doctor.library_checks()
+    assert check.state == BROKEN
+    assert check.needed
+    assert "libusb" in check.detail
+    assert "apt install libusb-1.0-0" in check.advice
+
+
+@pytest.mark.parametrize(("content", "state", "detail"), [
+    (None, GAP, "Fast DDS defaults"),
+    ("absent", BROKEN, "does not exist"),
+    ("<dds", BROKEN, "not XML"),
+    ("<dds xmlns='x'/>", GAP, "no shared memory"),
+    ("<dds xmlns='x'><t><type>SHM</type><segment_size>67108864</segment_size></t></dds>", OK, "64 MiB"),
+])
+def test_dds_profile(monkeypatch, tmp_path, content, state, detail):
+    for name in ("RMW_IMPLEMENTATION", "FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    if content is not None:
+        profile = tmp_path / "profile.xml"
+        if content != "absent":
+            profile.write_text(content)
+        monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", str(profile))
+    (check,) = doctor.dds_checks()
+    assert check.state == state
+    assert detail in check.detail
+    assert state == OK or "fastdds_shm.xml" in check.advice
+
+
+def test_topics(monkeypatch):
+    from sam3d_ros.ros import graph
+    topics = {"/camera/image_raw/compressed": ["sensor_msgs/msg/CompressedImage"],
+              "/camera/camera_info": ["sensor_msgs/msg/CameraInfo"], "/rosout": ["rcl_interfaces/msg/Log"]}
+    monkeypatch.setattr(graph, "visible_topics", lambda seconds: topics)
+    checks = doctor.topic_checks()
+    assert named(checks, "/camera/camera_info").state == OK
+    assert "image_transport republish" in named(checks, "sensor_msgs/msg/Image").advice
+    assert len(checks) == 2
+    monkeypatch.setattr(graph, "visible_topics", lambda seconds: {"/image": ["sensor_msgs/msg/Image"]})
+    assert named(doctor.topic_checks(), "sensor_msgs/msg/CameraInfo").state == GAP
+
+
+@pytest.mark.timeout(60)
+def test_a_published_topic_is_visible():
+    import rclpy
+    from sensor_msgs.msg import Image
+
+    from sam3d_ros.ros.graph import visible_topics
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("camera", context=context)
+    node.create_publisher(Image, "/front/image", 1)
+    try:
+        assert visible_topics(1.5)["/front/image"] == ["sensor_msgs/msg/Image"]
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_the_sample_frame_is_a_ball():
+    frame = doctor.sample_frame()
+    assert frame.depth.min() == pytest.approx(0.55, abs=1e-4)
+    rows, columns = np.nonzero(frame.labels)
+    # The silhouette of a ball: a cone of half angle asin(r / d).
+    radius = frame.intrinsics.fx * np.tan(np.arcsin(0.05 / 0.6))
+    assert np.ptp(columns) == pytest.approx(2 * radius, abs=2)
+    assert np.ptp(rows) == pytest.approx(2 * radius, abs=2)
