@@ -1,0 +1,49 @@
+"""From a matched set of messages to a Frame."""
+from __future__ import annotations
+
+import numpy as np
+
+from ..perception.faults import Fault, FaultCode
+from ..perception.frame import Frame
+from ..perception.masks import Segmentation
+from .images import decode_camera_info, decode_colour, decode_depth
+from .parameters import Settings
+from .segmentation import decode_segmentation
+from .synchroniser import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, MASKS, Match
+
+
+def decode_frame(match: Match, settings: Settings) -> Frame:
+    """Frame without masks (labels all 0, no instances) of a matched set.
+
+    Raises Fault IMAGE_*, CAMERA_INFO_*, DEPTH_*.
+    """
+    image = match.messages[IMAGE]
+    colour = decode_colour(image)
+    intrinsics = decode_camera_info(match.messages[CAMERA_INFO], image.width, image.height, settings.image_is_rectified)
+    depth = None
+    if DEPTH in match.messages:
+        message = match.messages[DEPTH]
+        if (message.width, message.height) != (image.width, image.height):
+            raise Fault(FaultCode.DEPTH_SIZE_MISMATCH,
+                        f"depth {message.width} x {message.height}, image {image.width} x {image.height}")
+        if message.header.frame_id != image.header.frame_id:
+            raise Fault(FaultCode.DEPTH_FRAME_MISMATCH,
+                        f"depth '{message.header.frame_id}', image '{image.header.frame_id}'")
+        depth = decode_depth(message)
+    return Frame(colour, depth, np.zeros(colour.shape[:2], np.int32), intrinsics, stamp_ns=match.stamp_ns,
+                 frame_id=image.header.frame_id)
+
+
+def decode_masks(match: Match, settings: Settings) -> Segmentation:
+    """Masks of a matched set.
+
+    Raises Fault MASK_*.
+    """
+    image = match.messages[IMAGE]
+    return decode_segmentation(match.messages.get(MASKS), match.messages.get(DETECTIONS), image.height, image.width,
+                               settings)
+
+
+def message_bytes(message: object) -> int:
+    """Memory of a message's bulk data; small messages count as nothing."""
+    return len(getattr(message, "data", ()))

@@ -1,0 +1,185 @@
+"""The node's parameters, each declared once: here.
+
+`Settings` is the table; the ROS descriptors, the checks and the documentation are made from it.
+"""
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from ..perception.faults import Fault, FaultCode
+
+if TYPE_CHECKING:
+    from ..perception.pipeline import PipelineConfig
+
+MASK_FORMATS = ("binary", "labels", "gz_semantic", "gz_panoptic", "yolo_msgs", "isaac_tensor", "boxes")
+
+
+def _parameter(default: bool | int | float | str, description: str, *, unit: str = "", choices: tuple[str, ...] = (),
+               low: float | None = None, high: float | None = None, live: bool = False) -> Any:
+    """One parameter; `live`: can be changed while the node is configured or active."""
+    return dataclasses.field(default=default, metadata={
+        "description": description, "unit": unit, "choices": choices, "low": low, "high": high, "live": live})
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Values of all parameters at one moment."""
+
+    # Model
+    model: str = _parameter("", "path of the ONNX model; empty: the one that is shipped")
+    engine: str = _parameter("auto", "inference engine; auto: the fastest that is installed",
+                             choices=("auto", "openvino", "onnxruntime"))
+    precision: str = _parameter("auto", "arithmetic of the engine; auto: bf16 where the CPU has it",
+                                choices=("auto", "fp32", "bf16"))
+    threads: int = _parameter(0, "CPU threads for inference; 0: all cores", low=0, high=256)
+    max_objects: int = _parameter(16, "objects reconstructed per image, the largest masks first", low=1, high=256)
+    max_faces: int = _parameter(5000, "triangles of each mesh at most", low=100, high=200_000)
+    min_points: int = _parameter(50, "depth readings that an object's mask must hold", low=10, high=100_000)
+    # Input
+    mask_format: str = _parameter("labels", "what is published on `segmentation`; boxes: only `detections` are used",
+                                  choices=MASK_FORMATS)
+    classes: str = _parameter("", "class ids to reconstruct, separated by commas; empty: all", live=True)
+    use_depth: bool = _parameter(True, "wait for `depth_image` (the shipped model needs it)")
+    image_is_rectified: bool = _parameter(
+        True, "`image` is rectified: P of camera_info describes it; false: K does, and D must be zero")
+    sync_slop: float = _parameter(0.02, "largest difference between the stamps of the image and of its depth and "
+                                        "masks; keep it below half the camera's period", unit="s", low=0.0, high=1.0)
+    history: float = _parameter(2.0, "how long images wait for their masks: at least the detector's lag",
+                                unit="s", low=0.1, high=60.0)
+    history_bytes: int = _parameter(512 * 1024 * 1024, "memory for waiting messages at most",
+                                    unit="bytes", low=1024 * 1024, high=1 << 40)
+    input_timeout: float = _parameter(5.0, "silence of an input, or time without a matching set, until a fault is "
+                                           "reported", unit="s", low=0.1, high=3600.0, live=True)
+    reliability: str = _parameter("auto", "QoS of the image subscriptions; auto: what the publisher offers",
+                                  choices=("auto", "reliable", "best_effort"))
+    # Transforms
+    target_frame: str = _parameter("", "frame of all poses, its +Z pointing up; empty: the camera's frame. Needs "
+                                       "tf2_ros", live=True)
+    tf_timeout: float = _parameter(0.1, "how long to wait for the transform at the image's stamp",
+                                   unit="s", low=0.0, high=10.0, live=True)
+    # Output
+    enabled: bool = _parameter(True, "reconstruct every image; false: only on the action's request", live=True)
+    max_rate: float = _parameter(0.0, "images reconstructed per second at most; 0: as many as possible",
+                                 unit="Hz", low=0.0, high=1000.0, live=True)
+    publish_markers: bool = _parameter(
+        True, "publish `markers` for RViz and Foxglove (only while somebody listens)", live=True)
+    publish_object_points: bool = _parameter(
+        True, "publish `object_points`, the points seen (only while somebody listens)", live=True)
+    publish_debug_image: bool = _parameter(True, "publish `debug/image` (only while somebody listens)", live=True)
+    publish_planning_scene: bool = _parameter(False, "publish `planning_scene` diffs for MoveIt. Needs moveit_msgs")
+    publish_tf: bool = _parameter(False, "broadcast each object's pose as frame sam3d/<id>. Needs tf2_ros")
+    diagnostics_period: float = _parameter(1.0, "time between messages on /diagnostics; a new fault is sent at once",
+                                           unit="s", low=0.05, high=60.0)
+    # Start
+    autostart: bool = _parameter(True, "configure and activate by itself when run as an executable; set it false for a "
+                                       "lifecycle manager")
+
+    @property
+    def wanted_classes(self) -> frozenset[str]:
+        """`classes` as a set, empty: all."""
+        return frozenset(name.strip() for name in self.classes.split(",") if name.strip())
+
+
+def pipeline_config(settings: Settings) -> PipelineConfig:
+    """The pipeline's part of the settings."""
+    from ..perception.pipeline import PipelineConfig  # slow to import, and not needed for the table
+    return PipelineConfig(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(PipelineConfig)})
+
+
+def markdown_table() -> str:
+    """The parameters as a Markdown table."""
+    lines = ["| parameter | type | default | range | unit | at run time | meaning |", "|---|---|---|---|---|---|---|"]
+    for field in dataclasses.fields(Settings):
+        data = field.metadata
+        default = f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`" \
+            if field.default != "" else "empty"
+        allowed = ", ".join(data["choices"])
+        if data["low"] is not None:
+            allowed = f"{data['low']:g} to {data['high']:g}"
+        lines.append(f"| `{field.name}` | {type(field.default).__name__} | {default} | {allowed} | {data['unit']} | "
+                     f"{'yes' if data['live'] else 'no'} | {data['description']} |")
+    return "\n".join(lines) + "\n"
+
+
+def descriptor(field: dataclasses.Field) -> ParameterDescriptor:
+    """ROS descriptor of a field of Settings."""
+    data = field.metadata
+    unit = f" [{data['unit']}]" if data["unit"] else ""
+    result = ParameterDescriptor(name=field.name, description=data["description"] + unit,
+                                 type=Parameter.Type.from_parameter_value(field.default).value)
+    if data["choices"]:
+        result.additional_constraints = "one of: " + ", ".join(data["choices"])
+    elif not data["live"]:
+        result.additional_constraints = "can be set only while the node is unconfigured"
+    if data["low"] is not None and isinstance(field.default, int):
+        result.integer_range = [IntegerRange(from_value=data["low"], to_value=data["high"], step=1)]
+    elif data["low"] is not None:
+        result.floating_point_range = [FloatingPointRange(from_value=data["low"], to_value=data["high"], step=0.0)]
+    return result
+
+
+class Parameters:
+    """Declares the parameters on a node, refuses wrong values by name, and holds the present ones.
+
+    A wrong value given at start (YAML, command line) does not stop the node: it is kept in mind, `check` raises it, and
+    setting the parameter again mends it.
+
+    is_unconfigured: whether parameters that are not live may change now
+    on_change: called after a change with the settings before and after it
+    """
+
+    def __init__(self, node: Node, is_unconfigured: Callable[[], bool],
+                 on_change: Callable[[Settings, Settings], None]):
+        self._node = node
+        self._fields = {field.name: field for field in dataclasses.fields(Settings)}
+        self._refused: dict[str, str] = {}
+        self._is_unconfigured = is_unconfigured
+        self._on_change = on_change
+        node.add_on_set_parameters_callback(self._check_values)
+        for field in self._fields.values():
+            self._declare(field)
+        self.settings = self._read()
+        node.add_post_set_parameters_callback(self._changed)
+
+    def check(self) -> None:
+        """Raise Fault PARAMETER_INVALID if a value given at start was refused."""
+        if self._refused:
+            raise Fault(FaultCode.PARAMETER_INVALID, "; ".join(self._refused.values()))
+
+    def _declare(self, field: dataclasses.Field) -> None:
+        try:
+            self._node.declare_parameter(field.name, field.default, descriptor(field))
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            self._refused[field.name] = f"parameter {field.name}: {error}"
+            self._node.declare_parameter(field.name, field.default, descriptor(field), ignore_override=True)
+
+    def _check_values(self, parameters: list[Parameter]) -> SetParametersResult:
+        for parameter in parameters:
+            field = self._fields.get(parameter.name)
+            if field is None:
+                continue
+            choices = field.metadata["choices"]
+            if choices and parameter.value not in choices:
+                return SetParametersResult(reason=f"parameter {field.name}: '{parameter.value}' is not one of "
+                                                  + ", ".join(choices))
+            if not field.metadata["live"] and not self._is_unconfigured():
+                return SetParametersResult(reason=f"parameter {field.name}: can be set only while the node is "
+                                                  "unconfigured (clean it up first)")
+        return SetParametersResult(successful=True)
+
+    def _changed(self, parameters: list[Parameter]) -> None:
+        for parameter in parameters:
+            self._refused.pop(parameter.name, None)
+        before, self.settings = self.settings, self._read()
+        if before != self.settings:
+            self._on_change(before, self.settings)
+
+    def _read(self) -> Settings:
+        return Settings(**{name: self._node.get_parameter(name).value for name in self._fields})

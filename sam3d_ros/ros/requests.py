@@ -1,0 +1,72 @@
+"""Goals of the action `reconstruct`: which objects of an image they mean."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from geometry_msgs.msg import Point
+from sensor_msgs.msg import RegionOfInterest
+
+from sam3d_ros.action import Reconstruct
+
+from ..perception import masks
+from ..perception.faults import Fault, FaultCode
+from ..perception.frame import Instance
+from ..perception.masks import Detection, Segmentation
+from .segmentation import box_labels
+
+PROGRESS = {"WAITING": 0.0, "EVIDENCE": 0.1, "INFERENCE": 0.3, "SURFACE": 0.7, "DONE": 1.0}
+
+
+def needs_masks(goal: Reconstruct.Goal) -> bool:
+    """Whether the goal refers to the segmentation; boxes alone do not."""
+    return bool(len(goal.labels) or goal.points) or not goal.boxes
+
+
+def choose(goal: Reconstruct.Goal, segmentation: Segmentation | None, height: int, width: int,
+           max_objects: int) -> Segmentation:
+    """Masks of the objects that the goal means.
+
+    segmentation: of the image, (height, width); None where the goal does not need it.
+    Raises Fault MASK_EMPTY (nothing there), MASK_ALL_FOREGROUND.
+    """
+    if not goal.boxes:
+        return _chosen(goal, segmentation) if len(goal.labels) or goal.points else segmentation
+    boxes = [Detection(_box(region)) for region in goal.boxes]
+    labels, instances = box_labels(boxes, height, width)
+    if needs_masks(goal):
+        chosen = _chosen(goal, segmentation)
+        offset = int(chosen.labels.max())
+        mine = np.isin(chosen.labels, [i.label for i in chosen.instances])
+        # The masks lie on top of the boxes: they are finer.
+        labels = np.where(mine, chosen.labels, np.where(labels > 0, labels + offset, 0)).astype(np.int32)
+        instances = (*chosen.instances, *(replace(i, label=i.label + offset) for i in instances))
+    return masks.select(labels, instances, max_objects)
+
+
+def _chosen(goal: Reconstruct.Goal, segmentation: Segmentation) -> Segmentation:
+    by_label = {instance.label: instance for instance in segmentation.instances}
+    wanted = [*goal.labels, *(_label_at(segmentation.labels, point) for point in goal.points)]
+    return replace(segmentation, instances=_look_up(wanted, by_label))
+
+
+def _look_up(wanted: Sequence[int], by_label: dict[int, Instance]) -> tuple[Instance, ...]:
+    missing = [label for label in wanted if label not in by_label]
+    if missing:
+        raise Fault(FaultCode.MASK_EMPTY, f"no object with label {', '.join(map(str, missing))} in this image; "
+                                          f"there are {', '.join(map(str, by_label))}")
+    return tuple(by_label[label] for label in dict.fromkeys(wanted))
+
+
+def _label_at(labels: np.ndarray, point: Point) -> int:
+    row, column = round(point.y), round(point.x)
+    height, width = labels.shape
+    if not (0 <= row < height and 0 <= column < width) or labels[row, column] == 0:
+        raise Fault(FaultCode.MASK_EMPTY, f"no object at pixel ({point.x:g}, {point.y:g}) of this image")
+    return int(labels[row, column])
+
+
+def _box(region: RegionOfInterest) -> np.ndarray:
+    x, y = region.x_offset, region.y_offset
+    return np.array([x, y, x + region.width, y + region.height], float)

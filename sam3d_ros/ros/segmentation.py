@@ -1,0 +1,131 @@
+"""Segmentation and detection messages to instance masks."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sensor_msgs.msg import Image
+
+from ..perception import masks
+from ..perception.faults import Fault, FaultCode
+from ..perception.frame import Instance
+from ..perception.masks import Detection
+from .images import decode_pixels
+from .optional import optional
+from .parameters import Settings
+
+_LABEL_ENCODINGS = ("mono8", "8UC1", "mono16", "16UC1", "32SC1")
+# mask_format of an Image -> accepted encodings and the decoder
+_IMAGE_FORMATS = {
+    "binary": (("mono8", "8UC1"), masks.binary_labels),
+    "labels": (_LABEL_ENCODINGS, masks.integer_labels),
+    "gz_semantic": (("rgb8",), masks.gz_semantic_labels),
+    "gz_panoptic": (("rgb8",), masks.gz_panoptic_labels),
+}
+# mask_format -> class id of a label, where labels say it
+_CLASS_OF = {"gz_semantic": str, "gz_panoptic": lambda label: str(label >> 16)}
+# mask_format -> module and class of the messages on `segmentation`
+_OPTIONAL_TYPES = {
+    "yolo_msgs": ("yolo_msgs.msg", "DetectionArray"),
+    "isaac_tensor": ("isaac_ros_tensor_list_interfaces.msg", "TensorList"),
+}
+_ISAAC_UINT8 = 2  # Tensor.data_type
+
+
+def segmentation_type(mask_format: str) -> type:
+    """Message class of the `segmentation` topic.
+
+    Raises Fault PARAMETER_INVALID if its package is not installed.
+    """
+    if mask_format in _IMAGE_FORMATS:
+        return Image
+    module, name = _OPTIONAL_TYPES[mask_format]
+    package = optional(module)
+    if package is None:
+        raise Fault(FaultCode.PARAMETER_INVALID,
+                    f"parameter mask_format: '{mask_format}' needs the package {module.split('.')[0]}")
+    return getattr(package, name)
+
+
+def decode_segmentation(message: Any, detections: Any | None, height: int, width: int,
+                        settings: Settings) -> masks.Segmentation:
+    """Masks for an image of `height` x `width` pixels.
+
+    message: of `segmentation_type`, or None for mask_format boxes; detections: vision_msgs/Detection2DArray or None.
+    Raises Fault MASK_* .
+    """
+    found = detections_2d(detections) if detections is not None else []
+    if settings.mask_format == "boxes":
+        labels, instances = box_labels(found, height, width)
+    elif settings.mask_format == "yolo_msgs":
+        labels, instances = _yolo(message, height, width)
+    elif settings.mask_format == "isaac_tensor":
+        labels, instances = _isaac(message, height, width)
+    else:
+        labels, instances = _image(message, height, width, settings.mask_format)
+    if found and settings.mask_format != "boxes":
+        instances = masks.with_detections(labels, instances, found)
+    return masks.select(labels, instances, settings.max_objects, settings.wanted_classes)
+
+
+def detections_2d(message: Any) -> list[Detection]:
+    """Detections of a vision_msgs/Detection2DArray, each with its best hypothesis."""
+    return [_detection(d) for d in message.detections]
+
+
+def box_labels(detections: Sequence[Detection], height: int, width: int) -> tuple[np.ndarray, tuple[Instance, ...]]:
+    """Label image, (height, width) int32, of filled boxes, and their instances, marked as boxes."""
+    filled = [masks.fill_box(d.box, height, width) for d in detections]
+    instances = tuple(Instance(label, d.class_id, d.score, d.detector_id, is_box=True)
+                      for label, d in enumerate(detections, start=1))
+    return masks.stack_labels(filled, height, width), instances
+
+
+def _detection(detection: Any) -> Detection:
+    centre, size = detection.bbox.center.position, np.array([detection.bbox.size_x, detection.bbox.size_y])
+    low = np.array([centre.x, centre.y]) - size / 2
+    best = max((r.hypothesis for r in detection.results), key=lambda h: h.score, default=None)
+    return Detection(np.concatenate([low, low + size]), best.class_id if best else "", best.score if best else 1.0,
+                     detection.id)
+
+
+def _image(message: Image, height: int, width: int, mask_format: str) -> tuple[np.ndarray, tuple[Instance, ...]]:
+    encodings, decode = _IMAGE_FORMATS[mask_format]
+    if message.encoding not in encodings:
+        raise Fault(FaultCode.MASK_ENCODING_UNKNOWN,
+                    f"got '{message.encoding}', mask_format {mask_format} takes {', '.join(encodings)}")
+    pixels = decode_pixels(message, FaultCode.MASK_ENCODING_UNKNOWN, FaultCode.MASK_TRUNCATED,
+                           FaultCode.MASK_BIG_ENDIAN)
+    labels = masks.resize_nearest(decode(pixels), height, width)
+    numbers: dict[int, int] = {}  # label -> the publisher's number, where they differ
+    if labels.max() > masks.LARGEST_LABEL:
+        labels, old = masks.renumber(labels)
+        numbers = dict(enumerate(old, start=1))
+    class_of = _CLASS_OF.get(mask_format, lambda number: "")
+    return labels, tuple(Instance(label, class_of(numbers.get(label, label)), detector_id=str(numbers.get(label, "")))
+                         for label in masks.label_areas(labels))
+
+
+def _yolo(message: Any, height: int, width: int) -> tuple[np.ndarray, tuple[Instance, ...]]:
+    detections = [d for d in message.detections if d.mask.data]
+    filled = [masks.resize_nearest(
+        masks.fill_polygon(np.array([[p.x, p.y] for p in d.mask.data]), d.mask.height, d.mask.width), height, width)
+        for d in detections]
+    instances = tuple(Instance(label, d.class_name, d.score, d.id) for label, d in enumerate(detections, start=1))
+    return masks.stack_labels(filled, height, width), instances
+
+
+def _isaac(message: Any, height: int, width: int) -> tuple[np.ndarray, tuple[Instance, ...]]:
+    if not message.tensors:
+        raise Fault(FaultCode.MASK_TRUNCATED, "the list holds no tensor")
+    tensor = message.tensors[0]
+    shape = tuple(tensor.shape.dims)
+    if tensor.data_type != _ISAAC_UINT8 or len(shape) != 4 or shape[1] != 1:
+        raise Fault(FaultCode.MASK_ENCODING_UNKNOWN, f"tensor of type {tensor.data_type} and shape {shape}, "
+                                                     f"expected uint8 ({_ISAAC_UINT8}) and (N, 1, height, width)")
+    if len(tensor.data) < int(np.prod(shape)):
+        raise Fault(FaultCode.MASK_TRUNCATED, f"{len(tensor.data)} bytes, expected {int(np.prod(shape))}")
+    stack = np.frombuffer(tensor.data, np.uint8, int(np.prod(shape))).reshape(shape)[:, 0]
+    filled = [masks.resize_nearest(mask, height, width) for mask in stack]
+    return masks.stack_labels(filled, height, width), tuple(Instance(i + 1) for i in range(len(filled)))

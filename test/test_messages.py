@@ -1,0 +1,175 @@
+"""Objects to messages and back."""
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+from geometry_msgs.msg import Point, Pose  # noqa: E402
+from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
+from std_msgs.msg import Header  # noqa: E402
+from visualization_msgs.msg import Marker  # noqa: E402
+
+from sam3d_ros.msg import ObjectMesh, ObjectMeshArray  # noqa: E402
+from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status  # noqa: E402
+from sam3d_ros.ros.images import stamp_message  # noqa: E402
+from sam3d_ros.ros.messages import (  # noqa: E402
+    MarkerTracker,
+    PlacedObject,
+    PlanningSceneTracker,
+    detection_3d_array,
+    mesh_arrays,
+    object_mesh_array,
+    object_points,
+    pose_array,
+    vertex_normals,
+)
+from sam3d_ros.ros.optional import optional  # noqa: E402
+from sam3d_ros.ros.transforms import matrix_from_pose  # noqa: E402
+
+HEADER = Header(stamp=stamp_message(5_000_000_007), frame_id="base")
+VERTICES = np.array([[0, 0, 0], [0.3, 0, 0], [0, 0.2, 0], [0, 0, 0.1]], np.float32) - np.float32([0.15, 0.1, 0.05])
+TRIANGLES = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], np.uint32)
+# A camera 1 m above the base's origin, looking down, its x along the base's x.
+BASE_FROM_CAMERA = np.array([[1.0, 0, 0, 0], [0, -1, 0, 0], [0, 0, -1, 1], [0, 0, 0, 1]])
+CAMERA_FROM_OBJECT = np.array([[0.0, -1, 0, 0.1], [1, 0, 0, 0.2], [0, 0, 1, 0.8], [0, 0, 0, 1]])
+
+
+def tetrahedron(**fields: Any) -> ReconstructedObject:
+    obj = ReconstructedObject(
+        label=3, class_id="cup", score=0.75, detector_id="t1", camera_from_object=CAMERA_FROM_OBJECT,
+        pose_covariance=np.diag([1.0, 2, 3, 4, 5, 6]), size=np.array([0.3, 0.2, 0.1]), vertices=VERTICES,
+        triangles=TRIANGLES, vertex_rgba=np.tile(np.uint8([255, 128, 0, 255]), (4, 1)),
+        vertex_std=np.float32([0.001, 0.002, 0.003, 0.004]), scale_source=ScaleSource.DEPTH, scale_std=0.02,
+        visible_fraction=0.5, watertight=True, status=Status.LOW_QUALITY,
+        observed_points=np.float32([[0.1, 0.2, 0.8], [0.0, 0.0, 1.0]]), observed_rgb=np.uint8([[255, 0, 0], [1, 2, 3]]))
+    return replace(obj, **fields)
+
+
+def placed(identity: str = "object_1", **fields: Any) -> PlacedObject:
+    return PlacedObject(identity, 9, tetrahedron(**fields), BASE_FROM_CAMERA)
+
+
+def test_object_mesh_there_and_back_over_the_wire():
+    sent = object_mesh_array([placed()], HEADER)
+    [found] = deserialize_message(serialize_message(sent), ObjectMeshArray).objects
+    arrays = mesh_arrays(found)
+    np.testing.assert_array_equal(arrays.vertices, VERTICES)
+    np.testing.assert_array_equal(arrays.triangles, TRIANGLES)
+    np.testing.assert_array_equal(arrays.vertex_rgba, tetrahedron().vertex_rgba)
+    np.testing.assert_array_equal(arrays.vertex_std, tetrahedron().vertex_std)
+    assert (found.id, found.class_id, found.score, found.mesh_revision) == ("object_1", "cup", 0.75, 9)
+    assert (found.scale_source, found.status) == (ObjectMesh.SCALE_DEPTH, ObjectMesh.STATUS_LOW_QUALITY)
+    assert found.watertight
+    assert found.scale_std == pytest.approx(0.02)
+    assert (found.size.x, found.size.y, found.size.z) == (0.3, 0.2, 0.1)
+    assert found.header == HEADER
+
+
+def test_an_off_centre_vertex_lands_where_the_camera_saw_it():
+    """The tetrahedron's tip along the object's x: by hand, through the camera, to the base."""
+    [mesh] = object_mesh_array([placed()], HEADER).objects
+    tip = matrix_from_pose(mesh.pose.pose) @ [*mesh_arrays(mesh).vertices[1], 1]
+    # object (0.15, -0.1, -0.05) -> camera (0.1 + 0.1, 0.2 + 0.15, 0.8 - 0.05) -> base (x, -y, 1 - z)
+    np.testing.assert_allclose(tip[:3], [0.2, -0.35, 0.25], atol=1e-7)
+    np.testing.assert_allclose(np.diag(mesh.pose.covariance.reshape(6, 6)), [1, 2, 3, 4, 5, 6])
+
+
+def test_poses():
+    [pose] = pose_array([placed()], HEADER).poses
+    np.testing.assert_allclose(matrix_from_pose(pose)[:3, 3], [0.1, -0.2, 0.2], atol=1e-12)
+
+
+def test_normals_point_outwards():
+    normals = vertex_normals(VERTICES, TRIANGLES)
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1)
+    assert np.all(np.einsum("ij,ij->i", normals, VERTICES - VERTICES.mean(axis=0)) > 0)
+
+
+def test_markers_are_added_kept_and_deleted():
+    tracker = MarkerTracker()
+    first = tracker.update([placed("a"), placed("b")], HEADER).markers
+    assert [m.action for m in first] == [Marker.ADD, Marker.ADD]
+    assert first[0].id != first[1].id
+    assert first[0].type == Marker.TRIANGLE_LIST
+    assert first[0].points[4] == Point(x=float(VERTICES[1, 0]), y=float(VERTICES[1, 1]), z=float(VERTICES[1, 2]))
+    assert len(first[0].points) == len(first[0].colors) == 12
+    assert all(0 <= c.b <= c.g <= c.r <= 1 and c.a == 1 for c in first[0].colors)
+    assert len({c.r for c in first[0].colors}) > 1  # shaded
+    gone, kept, new = tracker.update([placed("b"), placed("c")], HEADER).markers
+    assert (gone.action, gone.id) == (Marker.DELETE, first[0].id)
+    assert (kept.action, kept.id) == (Marker.ADD, first[1].id)
+    assert new.id not in (first[0].id, first[1].id)
+    assert [m.action for m in tracker.update([], HEADER).markers] == [Marker.DELETE] * 2
+
+
+def test_object_points():
+    cloud = object_points([placed()], HEADER)
+    assert (cloud.width, cloud.height, cloud.point_step) == (2, 1, 16)
+    data = np.frombuffer(cloud.data, [("xyz", "<f4", 3), ("rgb", "<u4")])
+    np.testing.assert_allclose(data["xyz"], [[0.1, -0.2, 0.2], [0, 0, 0]], atol=1e-7)
+    assert data["rgb"].tolist() == [0xFF0000, 0x010203]
+    assert object_points([], HEADER).width == 0
+
+
+def stand_in(*names: str, **constants: Any) -> Any:
+    """Module whose message classes take any field."""
+    def message(name: str) -> type:
+        return type(name, (SimpleNamespace,), dict(constants) if name == "CollisionObject" else {})
+    return SimpleNamespace(**{name: message(name) for name in names})
+
+
+def test_detections_have_one_result_each():
+    module = optional("vision_msgs.msg") or stand_in(
+        "Detection3DArray", "Detection3D", "BoundingBox3D", "ObjectHypothesis", "ObjectHypothesisWithPose")
+    meshes = object_mesh_array([placed()], HEADER)
+    [found] = detection_3d_array(module, meshes).detections
+    assert found.id == "object_1"
+    assert found.bbox.size == meshes.objects[0].size
+    assert found.bbox.center == meshes.objects[0].pose.pose
+    [result] = found.results
+    assert (result.hypothesis.class_id, result.hypothesis.score) == ("cup", 0.75)
+    assert result.pose == meshes.objects[0].pose
+
+
+def test_planning_scene_adds_moves_and_removes():
+    real = optional("moveit_msgs.msg")
+    module = real or stand_in("PlanningScene", "CollisionObject", ADD=b"\0", REMOVE=b"\1", MOVE=b"\3")
+    if real is None:
+        module.PlanningScene.__init__ = lambda self, **fields: self.__dict__.update(
+            fields, robot_state=SimpleNamespace(), world=SimpleNamespace())
+    tracker = PlanningSceneTracker(module)
+    kinds = module.CollisionObject
+    scene = tracker.update([placed()], HEADER)
+    [added] = scene.world.collision_objects
+    assert scene.is_diff
+    assert scene.robot_state.is_diff
+    assert (added.id, added.operation, added.header) == ("object_1", kinds.ADD, HEADER)
+    assert len(added.meshes[0].vertices) == 4
+    assert added.meshes[0].triangles[1].vertex_indices.tolist() == [0, 1, 3]
+    assert added.mesh_poses == [Pose()]
+    [moved] = tracker.update([placed()], HEADER).world.collision_objects
+    assert moved.operation == kinds.MOVE
+    assert not getattr(moved, "meshes", [])
+    np.testing.assert_allclose(matrix_from_pose(moved.pose)[:3, 3], [0.1, -0.2, 0.2], atol=1e-12)
+    [removed] = tracker.update([], HEADER).world.collision_objects
+    assert (removed.id, removed.operation) == ("object_1", kinds.REMOVE)
+
+
+def test_a_mesh_of_20k_vertices_is_cheap_to_fill_and_to_serialise():
+    rng = np.random.default_rng(0)
+    big = placed(vertices=rng.random((20_000, 3), np.float32),
+                 triangles=rng.integers(0, 20_000, (40_000, 3), np.uint32),
+                 vertex_rgba=rng.integers(0, 255, (20_000, 4), np.uint8), vertex_std=rng.random(20_000, np.float32))
+
+    def cost() -> float:
+        started = time.perf_counter()
+        serialize_message(object_mesh_array([big], HEADER))
+        return time.perf_counter() - started
+    assert min(cost() for _ in range(20)) < 0.005

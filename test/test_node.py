@@ -1,0 +1,334 @@
+"""The node in normal operation: conventions, services, action, parameters, topics."""
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+import rclpy  # noqa: E402
+from action_msgs.msg import GoalStatus  # noqa: E402
+from geometry_msgs.msg import Point, PoseArray, TransformStamped  # noqa: E402
+from node_rig import FOCAL, HEIGHT, OBJECT, WIDTH, BlockPipeline, Rig, scene  # noqa: E402
+from rclpy.action import ActionClient  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+from sensor_msgs.msg import Image, PointCloud2, RegionOfInterest  # noqa: E402
+from stand_ins import provide_tf2_ros  # noqa: E402
+from std_msgs.msg import Float64  # noqa: E402
+from std_srvs.srv import SetBool, Trigger  # noqa: E402
+from visualization_msgs.msg import Marker, MarkerArray  # noqa: E402
+
+from sam3d_ros.action import Reconstruct  # noqa: E402
+from sam3d_ros.perception.pipeline import PipelineResult  # noqa: E402
+from sam3d_ros.ros.images import decode_pixels, encode_image, stamp_message, stamp_ns  # noqa: E402
+from sam3d_ros.ros.transforms import matrix_from_pose, transform_from_matrix  # noqa: E402
+
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("ros")]
+
+# Mean pixel of the scene's object, and what that is at 0.8 m.
+COLUMN, ROW = 45.5, 30.5
+POSITION = np.array([(COLUMN - WIDTH / 2) / FOCAL * OBJECT, (ROW - HEIGHT / 2) / FOCAL * OBJECT, OBJECT])
+
+
+@pytest.fixture(scope="module")
+def rig(ros: None) -> Iterator[Rig]:
+    with Rig() as shared:
+        yield shared
+
+
+def test_an_off_centre_object_is_where_it_should_be(rig: Rig):
+    result = rig.good()
+    assert result.header.frame_id == "camera"
+    assert stamp_ns(result.header.stamp) <= rig.stamp
+    pose = matrix_from_pose(result.objects[0].pose.pose)
+    np.testing.assert_allclose(pose[:3, 3], POSITION, atol=1e-6)
+    np.testing.assert_allclose(pose[:3, :3], [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-12)
+    variances = np.diag(result.objects[0].pose.covariance.reshape(6, 6))
+    np.testing.assert_allclose(variances, [1e-4, 4e-4, 9e-4, 0.01, 0.02, 0.03])
+
+
+def test_16uc1_and_32fc1_give_the_same_result(rig: Rig):
+    expected = rig.good().objects[0]
+    messages = scene()
+    metres = decode_pixels(messages["depth_image"])
+    messages["depth_image"] = encode_image(np.round(metres * 1000).astype(np.uint16), "16UC1", messages["image"].header)
+    before = len(rig.objects)
+    rig.send(messages)
+    rig.wait(lambda: len(rig.objects) > before)
+    found = rig.objects[-1].objects[0]
+    assert found.pose == expected.pose
+    assert found.vertices == expected.vertices
+
+
+def test_target_frame_at_the_stamp_of_the_image(monkeypatch: pytest.MonkeyPatch):
+    """The camera looks straight down from 1.5 m and moves along the base's x with 1 m/s."""
+    provide_tf2_ros(monkeypatch)
+    base_from_camera = np.array([[0.0, -1, 0, 0.2], [-1, 0, 0, 0.1], [0, 0, -1, 1.5], [0, 0, 0, 1]])
+    with Rig(target_frame="base") as rig:
+        start = rig.stamp
+        for seconds in (-2, 2):
+            moved = base_from_camera.copy()
+            moved[0, 3] += seconds
+            transform = TransformStamped(child_frame_id="camera", transform=transform_from_matrix(moved))
+            transform.header.frame_id = "base"
+            transform.header.stamp = stamp_message(start + seconds * 1_000_000_000)
+            rig.node._transforms.buffer.set_transform(transform, "test")
+        result = rig.good()
+        moment = (stamp_ns(result.header.stamp) - start) / 1e9
+        assert 0 < moment < 2
+        expected = base_from_camera.copy()
+        expected[0, 3] += moment
+        assert result.header.frame_id == "base"
+        pose = matrix_from_pose(result.objects[0].pose.pose)
+        np.testing.assert_allclose(pose[:3, 3], expected[:3, :3] @ POSITION + expected[:3, 3], atol=1e-6)
+        assert pose[2, 3] == pytest.approx(1.5 - OBJECT)
+        # The variances along the camera's x and y (also about them) have changed places.
+        np.testing.assert_allclose(np.diag(result.objects[0].pose.covariance.reshape(6, 6)),
+                                   [4e-4, 1e-4, 9e-4, 0.02, 0.01, 0.03], rtol=1e-9)
+        np.testing.assert_allclose(rig.pipeline.frames[-1].world_from_camera, expected, atol=1e-9)
+
+
+def test_target_frame_can_change_at_run_time(monkeypatch: pytest.MonkeyPatch):
+    provide_tf2_ros(monkeypatch)
+    with Rig(tf_timeout=0.0) as rig:
+        assert rig.good().header.frame_id == "camera"
+        rig.node.set_parameters([Parameter("target_frame", value="base")])
+        rig.send_until(lambda: rig.send(scene()), lambda: "TF_MISSING" in rig.codes())
+        rig.node.set_parameters([Parameter("target_frame", value="")])
+        assert rig.good().header.frame_id == "camera"
+
+
+def test_objects_as_tf_frames(monkeypatch: pytest.MonkeyPatch):
+    provide_tf2_ros(monkeypatch)
+    with Rig(publish_tf=True) as rig:
+        sent: list[TransformStamped] = []
+        monkeypatch.setattr(rig.node._transforms._broadcaster, "sendTransform", sent.extend)
+        result = rig.good()
+        frame = next(t for t in sent if t.header.stamp == result.header.stamp)
+        assert (frame.header.frame_id, frame.child_frame_id) == ("camera", f"sam3d/{result.objects[0].id}")
+        translation = frame.transform.translation
+        np.testing.assert_allclose([translation.x, translation.y, translation.z], POSITION, atol=1e-6)
+
+
+def test_simulated_time_that_stands_still():
+    """Neither results nor diagnostics wait for /clock."""
+    with Rig(use_sim_time=True, input_timeout=0.3) as rig:
+        assert rig.good().objects
+        rig.wait(lambda: "IMAGE_MISSING" in rig.codes())
+        assert rig.good().objects
+
+
+def test_the_other_topics(rig: Rig):
+    topics = {"poses": PoseArray, "markers": MarkerArray, "object_points": PointCloud2, "debug/image": Image,
+              "debug/processing_ms": Float64, "debug/pipeline_latency_ms": Float64}
+    received = {topic: rig.collect(kind, topic) for topic, kind in topics.items()}
+    rig.send_until(lambda: rig.send(scene()), lambda: all(received.values()))
+    assert received["poses"][-1].poses[0] == rig.objects[-1].objects[0].pose.pose
+    assert received["markers"][-1].markers[0].type == Marker.TRIANGLE_LIST
+    assert len(received["markers"][-1].markers[0].points) == 36
+    assert received["object_points"][-1].width == 120
+    picture = decode_pixels(received["debug/image"][-1])
+    assert not np.array_equal(picture, decode_pixels(scene()["image"]))
+    assert 0 < received["debug/processing_ms"][-1].data < 1000
+
+
+def test_several_images_wait_for_a_lagging_detector():
+    """Masks come five images late and belong to the image with their stamp, not to the newest."""
+    with Rig() as rig:
+        first = scene()
+        masks = first.pop("segmentation")
+        stamps = [rig.send(first)]
+        for _ in range(5):
+            later = scene()
+            del later["segmentation"]
+            farther = np.full((HEIGHT, WIDTH), 2.0, np.float32)
+            later["depth_image"] = encode_image(farther, "32FC1", later["image"].header)
+            stamps.append(rig.send(later))
+        rig.spin(0.2)
+        assert rig.objects == []
+        rig.send({"segmentation": masks}, stamps[0])
+        rig.wait(lambda: rig.objects)
+        assert stamp_ns(rig.objects[0].header.stamp) == stamps[0]
+        assert rig.objects[0].objects[0].pose.pose.position.z == pytest.approx(OBJECT)
+
+
+def test_a_slow_pipeline_takes_the_newest_image_and_keeps_no_queue():
+    with Rig(BlockPipeline(delay=0.3)) as rig:
+        for _ in range(40):
+            rig.send(scene())
+            rig.spin(0.03)
+        last = rig.stamp
+        rig.wait(lambda: rig.objects and stamp_ns(rig.objects[-1].header.stamp) == last)
+        assert len(rig.objects) <= 10
+
+
+def test_max_rate():
+    with Rig(max_rate=5.0) as rig:
+        for _ in range(30):
+            rig.send(scene())
+            rig.spin(0.03)
+        rig.spin(0.3)
+        assert 4 <= len(rig.objects) <= 9
+
+
+def test_best_effort_cameras_are_heard():
+    from rclpy.qos import qos_profile_sensor_data
+    with Rig() as rig:
+        for name in ("image", "depth_image", "camera_info", "segmentation"):
+            kind = rig.publishers[name].msg_type
+            rig.outside.destroy_publisher(rig.publishers[name])
+            rig.publishers[name] = rig.outside.create_publisher(kind, name, qos_profile_sensor_data)
+        assert rig.good().objects
+
+
+def test_enable_and_clear(rig: Rig):
+    rig.good()
+    assert call(rig, SetBool, "enable", SetBool.Request(data=False)).success
+    rig.spin(0.1)
+    before = len(rig.objects)
+    for _ in range(5):
+        rig.send(scene())
+        rig.spin(0.03)
+    assert len(rig.objects) == before
+    assert call(rig, SetBool, "enable", SetBool.Request(data=True)).success
+    old = rig.good().objects[0].id
+    assert rig.good().objects[0].id == old
+    assert call(rig, Trigger, "clear", Trigger.Request()).success
+    rig.spin(0.1)
+    assert rig.good().objects[0].id != old
+
+
+def call(rig: Rig, kind: type, name: str, request: Any) -> Any:
+    client = rig.outside.create_client(kind, name)
+    rig.wait(client.service_is_ready)
+    future = client.call_async(request)
+    rig.wait(future.done)
+    return future.result()
+
+
+def test_parameters_are_refused_by_name(rig: Rig):
+    [result] = rig.node.set_parameters([Parameter("mask_format", value="binary")])
+    assert not result.successful
+    assert "mask_format" in result.reason
+    assert "unconfigured" in result.reason
+    [result] = rig.node.set_parameters([Parameter("max_rate", value=-1.0)])
+    assert not result.successful
+    assert "max_rate" in result.reason
+    [result] = rig.node.set_parameters([Parameter("classes", value="cup")])
+    assert result.successful
+    rig.send_until(lambda: rig.send(scene()), lambda: "MASK_EMPTY" in rig.codes())
+    rig.node.set_parameters([Parameter("classes", value="")])
+    rig.send_until(lambda: rig.send(scene()), lambda: rig.objects[-1].objects)
+
+
+# Action
+
+class Goal:
+    """One goal, sent and followed."""
+
+    def __init__(self, rig: Rig, goal: Reconstruct.Goal):
+        self.rig = rig
+        self.stages: list[str] = []
+        self.client = ActionClient(rig.outside, Reconstruct, "reconstruct")
+        rig.wait(self.client.server_is_ready)
+        future = self.client.send_goal_async(goal, lambda message: self.stages.append(message.feedback.stage))
+        rig.wait(future.done)
+        self.handle = future.result()
+
+    def result(self, send: bool = True) -> Any:
+        """Status and result; while waiting, good frames are sent if wanted."""
+        future = self.handle.get_result_async()
+        self.rig.send_until(lambda: self.rig.send(scene()) if send else None, future.done)
+        self.client.destroy()
+        return future.result()
+
+
+@pytest.fixture
+def on_demand() -> Iterator[Rig]:
+    with Rig(BlockPipeline(delay=0.05), enabled=False, input_timeout=1.0) as rig:
+        yield rig
+
+
+def test_goal_for_everything(on_demand: Rig):
+    goal = Goal(on_demand, Reconstruct.Goal())
+    response = goal.result()
+    assert response.status == GoalStatus.STATUS_SUCCEEDED
+    assert response.result.success
+    assert len(response.result.objects.objects) == 1
+    assert goal.stages == ["WAITING", "EVIDENCE", "INFERENCE", "SURFACE", "DONE"]
+
+
+@pytest.mark.parametrize("goal", [
+    Reconstruct.Goal(labels=[7]),
+    Reconstruct.Goal(points=[Point(x=COLUMN, y=ROW)]),
+    Reconstruct.Goal(boxes=[RegionOfInterest(x_offset=40, y_offset=26, width=12, height=10)]),
+], ids=["label", "point", "box"])
+def test_goal_for_one_object(on_demand: Rig, goal: Reconstruct.Goal):
+    response = Goal(on_demand, goal).result()
+    assert response.status == GoalStatus.STATUS_SUCCEEDED
+    [found] = response.result.objects.objects
+    np.testing.assert_allclose(matrix_from_pose(found.pose.pose)[:3, 3], POSITION, atol=1e-6)
+    assert found.status == (1 if goal.boxes else 0)
+
+
+@pytest.mark.parametrize(("goal", "words"), [
+    (Reconstruct.Goal(labels=[8]), ("MASK_EMPTY", "8")),
+    (Reconstruct.Goal(points=[Point(x=3.0, y=4.0)]), ("MASK_EMPTY", "(3, 4)")),
+], ids=["label", "point"])
+def test_goal_for_nothing_is_aborted_by_name(on_demand: Rig, goal: Reconstruct.Goal, words: tuple[str, str]):
+    response = Goal(on_demand, goal).result()
+    assert response.status == GoalStatus.STATUS_ABORTED
+    assert not response.result.success
+    assert all(word in response.result.message for word in words)
+
+
+def test_goal_without_images_is_aborted_by_name(on_demand: Rig):
+    response = Goal(on_demand, Reconstruct.Goal()).result(send=False)
+    assert response.status == GoalStatus.STATUS_ABORTED
+    assert "IMAGE_MISSING" in response.result.message
+
+
+def test_goal_can_be_cancelled(on_demand: Rig):
+    goal = Goal(on_demand, Reconstruct.Goal())
+    on_demand.wait(lambda: goal.stages == ["WAITING"])
+    cancelled = goal.handle.cancel_goal_async()
+    on_demand.wait(cancelled.done)
+    assert goal.result(send=False).status == GoalStatus.STATUS_CANCELED
+
+
+def test_goal_is_rejected_while_inactive():
+    with Rig(activate=False) as rig:
+        assert not Goal(rig, Reconstruct.Goal()).handle.accepted
+
+
+def test_a_programming_error_is_reported_and_survived():
+    class Broken(BlockPipeline):
+        def run(self, frame: Any, on_stage: Any) -> PipelineResult:
+            raise ZeroDivisionError("oops")
+    with Rig(Broken()) as rig:
+        rig.send_until(lambda: rig.send(scene()), lambda: "INTERNAL_ERROR" in rig.codes())
+        rig.node._pipeline = BlockPipeline()
+        assert rig.good().objects
+        assert math.isclose(rig.objects[-1].objects[0].score, 1.0)
+
+
+def test_callbacks_do_not_wait_for_inference():
+    """While the worker is busy, a service is still answered."""
+    busy, go_on = threading.Event(), threading.Event()
+
+    class Slow(BlockPipeline):
+        def run(self, frame: Any, on_stage: Any) -> PipelineResult:
+            busy.set()
+            go_on.wait(20)
+            return super().run(frame, on_stage)
+    with Rig(Slow()) as rig:
+        rig.send_until(lambda: rig.send(scene()), busy.is_set)
+        assert call(rig, SetBool, "enable", SetBool.Request(data=True)).success
+        go_on.set()
+        rig.wait(lambda: rig.objects)
+    assert rclpy.ok()

@@ -1,0 +1,133 @@
+"""The package's files: consistent metadata, and everything that a user of the installed package needs."""
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import yaml
+from ament_index_python.packages import get_package_prefix, get_package_share_directory, get_resource
+
+import sam3d_ros
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted((ROOT / "sam3d_ros").rglob("*.py"))
+EXECUTABLES = ("sam3d", "sam3d_node", "simulated_camera", "tabletop_segmenter")
+ROS_PACKAGES = {"ament_index_python", "cv_bridge", "launch", "launch_ros", "rclpy"}
+# Module -> distribution, where the names differ.
+DISTRIBUTIONS = {"PIL": "pillow", "fast_simplification": "fast-simplification", "skimage": "scikit-image",
+                 "yaml": "pyyaml"}
+
+
+def imported_modules(file: Path) -> set[str]:
+    """Top-level names of the modules that a file imports absolutely, wherever in the file."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def is_ros_package(module: str) -> bool:
+    return module in ROS_PACKAGES or module.endswith(("_msgs", "_srvs", "_interfaces"))
+
+
+def pyproject() -> str:
+    return (ROOT / "pyproject.toml").read_text()
+
+
+def listed_distributions(name: str) -> set[str]:
+    """Distributions of a list in pyproject.toml, without their versions."""
+    [entries] = re.findall(rf"^{name} = \[(.*?)\]$", pyproject(), re.MULTILINE | re.DOTALL)
+    return set(re.findall(r'"([\w-]+)', entries))
+
+
+def test_version_is_the_same_everywhere():
+    manifest = ElementTree.parse(ROOT / "package.xml").getroot()
+    assert manifest.findtext("version") == sam3d_ros.__version__
+    assert re.search(r'^version = "(.*)"$', pyproject(), re.MULTILINE)[1] == sam3d_ros.__version__
+
+
+def test_manifest_names_every_ros_package_that_is_imported():
+    manifest = ElementTree.parse(ROOT / "package.xml").getroot()
+    declared = {element.text for element in manifest if element.tag in ("depend", "exec_depend")}
+    imported = set().union(*map(imported_modules, [*SOURCES, *ROOT.glob("launch/*.py")]))
+    assert {module for module in imported if is_ros_package(module)} <= declared | {"builtin_interfaces"}
+
+
+def test_every_other_import_is_a_declared_dependency():
+    imported = set().union(*map(imported_modules, [*SOURCES, *ROOT.glob("launch/*.py")]))
+    foreign = {DISTRIBUTIONS.get(module, module) for module in imported - sys.stdlib_module_names - {"sam3d_ros"}
+               if not is_ros_package(module)}
+    declared = listed_distributions("dependencies") | listed_distributions("train")
+    assert foreign == {name for name in declared if not name.startswith("ros-")}
+
+
+def test_interfaces_are_all_generated():
+    listed = set(re.findall(r"(?:msg|action)/\w+\.(?:msg|action)", (ROOT / "CMakeLists.txt").read_text()))
+    assert listed == {str(file.relative_to(ROOT)) for kind in ("msg", "action") for file in ROOT.glob(f"{kind}/*")}
+
+
+@pytest.mark.parametrize(("forbidden", "allowed_in"), [
+    ("rclpy", ("nodes", "ros")),
+    ("torch", ("models", "training")),
+    ("pickle", ()),
+])
+def test_imports_keep_to_their_layer(forbidden, allowed_in):
+    importing = [file.relative_to(ROOT / "sam3d_ros") for file in SOURCES if forbidden in imported_modules(file)]
+    assert [file for file in importing if file.parts[0] not in allowed_in] == []
+
+
+@pytest.mark.parametrize("name", EXECUTABLES)
+def test_executable_is_installed_where_ros2_run_looks(name):
+    executable = Path(get_package_prefix("sam3d_ros"), "lib", "sam3d_ros", name)
+    assert os.access(executable, os.X_OK)
+    assert executable.read_text().startswith("#!/usr/bin/env python3\n")
+
+
+@pytest.mark.parametrize("file", ["launch/sam3d.launch.py", "config/fastdds_shm.xml", "config/sam3d.rviz",
+                                  "package.xml", "msg/ObjectMesh.msg", "action/Reconstruct.action"])
+def test_share_holds(file):
+    assert Path(get_package_share_directory("sam3d_ros"), file).exists()
+
+
+def test_package_is_in_the_ament_index():
+    assert get_resource("packages", "sam3d_ros")
+    assert "msg/ObjectMesh.msg" in get_resource("rosidl_interfaces", "sam3d_ros")[0]
+
+
+def test_installed_command_runs_outside_of_the_source_tree(tmp_path):
+    prefix = get_package_prefix("sam3d_ros")
+    environment = {name: value for name, value in os.environ.items() if name != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+    # The source tree, if it is there, must not stand in for what is installed.
+    environment["PYTHONPATH"] = os.pathsep.join(
+        part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part and Path(part).resolve() != ROOT)
+    run = subprocess.run([Path(prefix, "lib", "sam3d_ros", "sam3d"), "--version"], cwd=tmp_path, env=environment,
+                         capture_output=True, text=True, check=False, timeout=60)
+    assert run.stdout == f"sam3d_ros {sam3d_ros.__version__}\n", run.stderr
+
+
+def test_the_shipped_model_is_installed():
+    packages = [Path(folder) for folder in sam3d_ros.__path__]
+    installed = [folder for folder in packages if folder != ROOT / "sam3d_ros"]
+    assert [folder for folder in installed if (folder / "weights" / "student.onnx").exists()] == installed
+
+
+def test_requirements_for_a_ros_machine_are_dependencies():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    required = {re.match(r"[\w-]+", line)[0] for line in lines if not line.startswith("#")}
+    assert required <= listed_distributions("dependencies")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.yaml")) + [ROOT / ".github/workflows/ci.yml"],
+                         ids=lambda file: file.name)
+def test_yaml_files_are_valid(file):
+    assert yaml.safe_load(file.read_text())

@@ -1,0 +1,53 @@
+"""The parameter table."""
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+from rclpy.parameter import Parameter  # noqa: E402
+
+from sam3d_ros.perception.pipeline import PipelineConfig  # noqa: E402
+from sam3d_ros.ros.parameters import Settings, descriptor, markdown_table, pipeline_config  # noqa: E402
+
+FIELDS = dataclasses.fields(Settings)
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=[field.name for field in FIELDS])
+def test_every_parameter_is_described_and_its_default_allowed(field: dataclasses.Field):
+    described = descriptor(field)
+    assert described.name == field.name
+    assert len(described.description) > 10
+    assert described.type == Parameter.Type.from_parameter_value(field.default).value
+    if field.metadata["choices"]:
+        assert field.default in field.metadata["choices"]
+        assert all(choice in described.additional_constraints for choice in field.metadata["choices"])
+    if field.metadata["low"] is not None:
+        assert field.metadata["low"] <= field.default <= field.metadata["high"]
+        [allowed] = [*described.integer_range, *described.floating_point_range]
+        assert (allowed.from_value, allowed.to_value) == (field.metadata["low"], field.metadata["high"])
+    elif isinstance(field.default, (int, float)) and not isinstance(field.default, bool):
+        pytest.fail("a number needs a range")
+    if isinstance(field.default, float):
+        assert field.metadata["unit"]
+
+
+def test_pipeline_config_takes_its_part():
+    settings = Settings(model="a.onnx", engine="onnxruntime", threads=2, max_faces=700, min_points=33)
+    config = pipeline_config(settings)
+    assert (config.model, config.engine, config.threads, config.max_faces, config.min_points) == \
+        ("a.onnx", "onnxruntime", 2, 700, 33)
+    assert pipeline_config(Settings()) == PipelineConfig()
+
+
+def test_wanted_classes():
+    assert Settings().wanted_classes == frozenset()
+    assert Settings(classes=" cup, bowl ,").wanted_classes == {"cup", "bowl"}
+
+
+def test_the_table_has_a_row_for_each_parameter():
+    rows = markdown_table().splitlines()[2:]
+    assert [row.split("|")[1].strip(" `") for row in rows] == [field.name for field in FIELDS]
+    assert all(row.count("|") == rows[0].count("|") for row in rows)

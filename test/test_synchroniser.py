@@ -1,0 +1,173 @@
+"""Matching in time, with numbers."""
+from __future__ import annotations
+
+import pytest
+
+from sam3d_ros.perception.faults import Fault, FaultCode
+from sam3d_ros.ros.synchroniser import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, JUMP_BACK_NS, MASKS, Synchroniser
+
+MS = 1_000_000
+START = 1000 * 1000 * MS
+
+
+def make(required=(IMAGE, CAMERA_INFO, DEPTH, MASKS), optional=(), slop=15, history=2000,
+         max_bytes=10**9) -> Synchroniser:
+    """Synchroniser that knows the camera already; slop and history in milliseconds."""
+    synchroniser = Synchroniser(required, optional, slop_ns=slop * MS, history_ns=history * MS, max_bytes=max_bytes)
+    synchroniser.start(now=0.0)
+    if CAMERA_INFO in required:
+        synchroniser.add(CAMERA_INFO, 0, "info", now=0.0)
+    return synchroniser
+
+
+def at(milliseconds: float) -> int:
+    return START + round(milliseconds * MS)
+
+
+def feed(synchroniser: Synchroniser, *messages: tuple[str, float], now: float = 0.0) -> list[int]:
+    """Add messages (stream, milliseconds); the stamps of the matches, in milliseconds."""
+    matches = [synchroniser.add(stream, at(ms), f"{stream} {ms:g}", now=now) for stream, ms in messages]
+    return [round((match.stamp_ns - START) / MS) for match in matches if match]
+
+
+def test_a_set_is_complete_in_any_order():
+    messages = [(IMAGE, 0), (DEPTH, 1), (MASKS, 0)]
+    for order in (messages, messages[::-1], [messages[1], messages[2], messages[0]]):
+        synchroniser = make()
+        assert feed(synchroniser, *order) == [0]
+        assert synchroniser.latest.messages == {IMAGE: "image 0", CAMERA_INFO: "info", DEPTH: "depth_image 1",
+                                                MASKS: "segmentation 0"}
+
+
+def test_masks_of_a_lagging_detector_find_their_image():
+    synchroniser = make()
+    for ms in range(0, 500, 33):
+        assert feed(synchroniser, (IMAGE, ms), (DEPTH, ms)) == []
+    assert feed(synchroniser, (MASKS, 66)) == [66]
+    assert synchroniser.latest.messages[IMAGE] == "image 66"
+    assert feed(synchroniser, (MASKS, 330)) == [330]
+
+
+def test_the_newest_set_wins_and_older_ones_are_dropped():
+    synchroniser = make()
+    feed(synchroniser, (IMAGE, 0), (DEPTH, 0), (IMAGE, 33), (DEPTH, 33))
+    assert feed(synchroniser, (MASKS, 33)) == [33]
+    synchroniser = make()
+    feed(synchroniser, (IMAGE, 0), (MASKS, 0), (IMAGE, 33), (MASKS, 33))
+    assert feed(synchroniser, (DEPTH, 33)) == [33]
+    assert feed(synchroniser, (IMAGE, 66)) == []
+
+
+def test_slop():
+    assert feed(make(slop=15), (IMAGE, 0), (MASKS, 0), (DEPTH, 15)) == [0]
+    assert feed(make(slop=15), (IMAGE, 0), (MASKS, 0), (DEPTH, 15.1)) == []
+
+
+def test_masks_belong_to_the_nearest_image_only():
+    synchroniser = make(required=(IMAGE, MASKS), slop=30)
+    feed(synchroniser, (IMAGE, 0), (IMAGE, 33))
+    assert feed(synchroniser, (MASKS, 20)) == [33]
+
+
+def test_camera_info_may_come_last_and_survives_a_reset():
+    synchroniser = Synchroniser((IMAGE, CAMERA_INFO), slop_ns=0, history_ns=10**9, max_bytes=10**9)
+    synchroniser.start(now=0.0)
+    assert feed(synchroniser, (IMAGE, 0)) == []
+    assert feed(synchroniser, (CAMERA_INFO, 0)) == [0]
+    synchroniser.clear()
+    assert feed(synchroniser, (IMAGE, 0)) == [0]
+
+
+def test_detections_are_waited_for_while_they_come():
+    synchroniser = make(optional=(DETECTIONS,))
+    assert feed(synchroniser, (IMAGE, 0), (DEPTH, 0), (MASKS, 0), now=0.0) == [0]
+    assert feed(synchroniser, (DETECTIONS, 33), (IMAGE, 33), (DEPTH, 33), (MASKS, 33), now=0.1) == [33]
+    assert feed(synchroniser, (IMAGE, 66), (DEPTH, 66), (MASKS, 66), now=0.2) == []
+    assert feed(synchroniser, (DETECTIONS, 66), now=0.2) == [66]
+    assert DETECTIONS in synchroniser.latest.messages
+    assert feed(synchroniser, (IMAGE, 99), (DEPTH, 99), (MASKS, 99), now=9.0) == [99]
+
+
+def test_history_is_bounded_in_time_and_memory():
+    synchroniser = make(required=(IMAGE, MASKS), slop=4, history=100)
+    feed(synchroniser, *((IMAGE, ms) for ms in range(0, 1000, 10)))
+    assert feed(synchroniser, (MASKS, 880)) == []
+    assert feed(synchroniser, (MASKS, 900)) == [900]
+    synchroniser = make(required=(IMAGE, MASKS), slop=4, max_bytes=1000)
+    for ms in range(0, 1000, 10):
+        synchroniser.add(IMAGE, at(ms), "image", size=100)
+    assert synchroniser._bytes == 1000
+    assert feed(synchroniser, (MASKS, 890)) == []
+    assert feed(synchroniser, (MASKS, 900)) == [900]
+
+
+def fault_of(synchroniser: Synchroniser, stream: str, stamp_ns: int) -> FaultCode:
+    with pytest.raises(Fault) as caught:
+        synchroniser.add(stream, stamp_ns, "message", now=0.0)
+    return caught.value.code
+
+
+def test_stamp_faults():
+    synchroniser = make()
+    assert fault_of(synchroniser, IMAGE, 0) == FaultCode.STAMP_MISSING
+    feed(synchroniser, (IMAGE, 100))
+    assert fault_of(synchroniser, IMAGE, at(100)) == FaultCode.STAMP_OUT_OF_ORDER
+    assert fault_of(synchroniser, IMAGE, at(100) - JUMP_BACK_NS) == FaultCode.STAMP_OUT_OF_ORDER
+    assert feed(synchroniser, (DEPTH, 100), (MASKS, 100)) == [100]
+
+
+def test_a_jump_back_clears_and_goes_on():
+    synchroniser = make()
+    feed(synchroniser, (IMAGE, 5000), (DEPTH, 5000))
+    assert fault_of(synchroniser, IMAGE, at(0)) == FaultCode.CLOCK_JUMPED_BACK
+    assert feed(synchroniser, (MASKS, 5000)) == []
+    synchroniser = make()
+    assert feed(synchroniser, (IMAGE, 5000), (DEPTH, 5000), (MASKS, 5000)) == [5000]
+    assert fault_of(synchroniser, IMAGE, at(0)) == FaultCode.CLOCK_JUMPED_BACK
+    assert feed(synchroniser, (DEPTH, 0), (MASKS, 0)) == [0]
+
+
+def test_newest_serves_requests():
+    synchroniser = make()
+    without_masks = (IMAGE, CAMERA_INFO, DEPTH)
+    assert synchroniser.newest(without_masks) is None
+    feed(synchroniser, (IMAGE, 0), (DEPTH, 0), (MASKS, 0), (IMAGE, 33), (DEPTH, 33))
+    assert synchroniser.newest(synchroniser.required).stamp_ns == at(0)
+    assert synchroniser.newest(without_masks).stamp_ns == at(33)
+
+
+@pytest.mark.parametrize(("missing", "code"), [
+    (IMAGE, FaultCode.IMAGE_MISSING), (DEPTH, FaultCode.DEPTH_MISSING), (MASKS, FaultCode.MASK_MISSING)])
+def test_fault_names_the_silent_stream(missing: str, code: FaultCode):
+    synchroniser = make()
+    for step in range(60):
+        feed(synchroniser, *((stream, 100 * step) for stream in (IMAGE, DEPTH, MASKS) if stream != missing),
+             now=step / 10)
+    assert synchroniser.fault(10.0, now=6.0) is None
+    fault = synchroniser.fault(5.0, now=6.0)
+    assert fault.code == code
+    assert f"on {missing} for 6.0 s" in fault.detail
+    assert f"{missing}: never" in fault.detail
+    assert "10.0 Hz" in fault.detail
+
+
+def test_fault_says_when_a_stream_stopped():
+    synchroniser = make()
+    feed(synchroniser, (IMAGE, 0), (DEPTH, 0), (MASKS, 0), now=1.0)
+    assert synchroniser.fault(5.0, now=6.0) is None
+    assert synchroniser.fault(5.0, now=6.1).code == FaultCode.IMAGE_MISSING
+
+
+@pytest.mark.parametrize(("lag_ms", "history", "cause"), [
+    (16, 2000, "segmentation is -16.0 ms from the nearest image, sync_slop is 15 ms"),
+    (5000, 2000, "segmentation lags by more than history (2 s)"),
+    (900_000, 2000, "lags by more than history"),
+    (-2_000_000, 2000, "segmentation is stamped by another clock"),
+])
+def test_fault_says_why_stamps_do_not_match(lag_ms: float, history: int, cause: str):
+    synchroniser = make(history=history)
+    for step in range(60):
+        feed(synchroniser, (IMAGE, 100 * step), (DEPTH, 100 * step), (MASKS, 100 * step - lag_ms), now=step / 10)
+    fault = synchroniser.fault(5.0, now=6.0)
+    assert fault.code == FaultCode.STAMPS_DO_NOT_MATCH
+    assert cause in fault.detail
