@@ -15,11 +15,10 @@ from tqdm import tqdm
 
 from sam3d_ros.perception.association import Associator
 from sam3d_ros.perception.faults import Fault, FaultCode
-from sam3d_ros.perception.masks import Segmentation
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
 from sam3d_ros.ros.bags import STORAGES, BagMessage, BagReader, BagWriter
-from sam3d_ros.ros.frames import decode_frame, decode_masks, message_bytes
+from sam3d_ros.ros.frames import decode_frame, decode_masks_or_none, message_bytes
 from sam3d_ros.ros.images import DEPTH_ENCODINGS, stamp_ns
 from sam3d_ros.ros.messages import PlacedObject, object_mesh_array, pose_array
 from sam3d_ros.ros.optional import optional
@@ -224,7 +223,7 @@ class Replay:
 
     def _reconstruct(self, match: Match, time_ns: int) -> None:
         """Write the objects of a set; an image without masks has none."""
-        segmentation = self._segmentation(match)
+        segmentation = decode_masks_or_none(match, self._settings)
         frame = replace(decode_frame(match, self._settings), labels=segmentation.labels,
                         instances=segmentation.instances)
         result = self.pipeline.run(frame)
@@ -238,15 +237,6 @@ class Replay:
         self._writer.write(OBJECTS_TOPIC, time_ns, object_mesh_array(placed, header))
         self._writer.write(POSES_TOPIC, time_ns, pose_array(placed, header))
         self.object_count += len(placed)
-
-    def _segmentation(self, match: Match) -> Segmentation:
-        try:
-            return decode_masks(match, self._settings)
-        except Fault as fault:
-            if fault.code is not FaultCode.MASK_EMPTY:
-                raise
-            image = match.messages[IMAGE]
-            return Segmentation(np.zeros((image.height, image.width), np.int32), ())
 
     def _note(self, fault: Fault) -> None:
         self._first_faults.setdefault(fault.code, fault)

@@ -2,7 +2,14 @@
 import numpy as np
 import pytest
 
-from sam3d_ros.perception.cube import CENTRE_PER_EXTENT, EDGE_PER_EXTENT, Cube, fit_cube, inlier_points, rotation_towards
+from sam3d_ros.perception.cube import (
+    CENTRE_PER_EXTENT,
+    EDGE_PER_EXTENT,
+    Cube,
+    fit_cube,
+    inlier_points,
+    rotation_towards,
+)
 from sam3d_ros.perception.evidence import TRUNCATION, evidence
 from sam3d_ros.perception.frame import Intrinsics, back_project
 

@@ -4,8 +4,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from sam3d_ros.runtime.engine import (ENGINES, INPUT_NAME, OUTPUT_NAME, SHIPPED_MODEL, EngineError, available_engines,
-                                      load_engine)
+from sam3d_ros.runtime.engine import (
+    ENGINES,
+    INPUT_NAME,
+    OUTPUT_NAME,
+    SHIPPED_MODEL,
+    EngineError,
+    available_engines,
+    load_engine,
+)
 
 
 def write_model(path, input_name=INPUT_NAME, channels=3):

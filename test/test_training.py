@@ -8,7 +8,7 @@ from sam3d_ros.synth import sensor
 from sam3d_ros.synth.render import look_at, random_rotation, render_view
 from sam3d_ros.synth.sdf import closed_parts, normalised, raycasting_scene, signed_distance_grid
 from sam3d_ros.training.meshes import MeshStore
-from sam3d_ros.training.samples import DEPTH_UNIT, Samples, make_batch, make_samples
+from sam3d_ros.training.samples import Samples, make_batch, make_samples
 
 
 def small_store() -> MeshStore:

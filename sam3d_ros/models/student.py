@@ -1,7 +1,6 @@
 """The student network: volumetric completion in one forward pass."""
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -27,7 +27,6 @@ from lifecycle_msgs.srv import ChangeState
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.subscription import Subscription
@@ -43,22 +42,21 @@ from sam3d_ros.perception.frame import Frame
 from sam3d_ros.perception.masks import Segmentation
 from sam3d_ros.perception.objects import ReconstructedObject
 from sam3d_ros.ros.diagnostics import Diagnostics
-from sam3d_ros.ros.frames import decode_frame, decode_masks, message_bytes
+from sam3d_ros.ros.frames import decode_frame, decode_masks, decode_masks_or_none, message_bytes
 from sam3d_ros.ros.images import stamp_message, stamp_ns
 from sam3d_ros.ros.messages import PlacedObject
 from sam3d_ros.ros.optional import optional
 from sam3d_ros.ros.outputs import Outputs
 from sam3d_ros.ros.parameters import Parameters, Settings, pipeline_config
-from sam3d_ros.ros.qos import input_qos
+from sam3d_ros.ros.qos import adapted_subscription
 from sam3d_ros.ros.requests import PROGRESS, choose, needs_masks
+from sam3d_ros.ros.running import run_node
 from sam3d_ros.ros.segmentation import segmentation_type
 from sam3d_ros.ros.synchroniser import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, MASKS, Match, Synchroniser
 from sam3d_ros.ros.transforms import Transforms
 from sam3d_ros.ros.worker import Worker
 
 RCLError = rclpy_implementation.RCLError
-# How often the main loop looks for an early SIGINT, seconds.
-_SIGNAL_PERIOD = 1.0
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -91,17 +89,6 @@ def load_pipeline(settings: Settings) -> Any:
     return pipeline
 
 
-def find_all(match: Match, settings: Settings) -> Segmentation:
-    """All masks of an image.  That there are none is a result, too: an empty one, with a warning."""
-    try:
-        return decode_masks(match, settings)
-    except Fault as fault:
-        if fault.code is not FaultCode.MASK_EMPTY:
-            raise
-        image = match.messages[IMAGE]
-        return Segmentation(np.zeros((image.height, image.width), np.int32), (), (fault,))
-
-
 class Sam3dNode(LifecycleNode):
     """The node.
 
@@ -127,7 +114,8 @@ class Sam3dNode(LifecycleNode):
         self._revision = 0
         self._associator = Associator()
         self._declared = Parameters(self, lambda: not self._configured, self._on_settings)
-        self._diagnostics = Diagnostics(self, self.settings.diagnostics_period, self._diagnostic_values)
+        self._diagnostics = Diagnostics(self, "reconstruction", self.settings.diagnostics_period,
+                                        self._diagnostic_values)
         self.create_service(SetBool, "enable", self._on_enable)
         self.create_service(Trigger, "clear", self._on_clear)
         self._action = ActionServer(
@@ -273,16 +261,9 @@ class Sam3dNode(LifecycleNode):
 
     def _subscribe(self, stream: str) -> None:
         """Subscribe, or subscribe anew if the publishers' QoS asks for it."""
-        present = self._subscriptions_of.get(stream)
-        topic = present.topic_name if present else self.resolve_topic_name(stream)
-        wanted = input_qos(self.settings.reliability, self.get_publishers_info_by_topic(topic))
-        if present:
-            had = present.qos_profile
-            if (had.reliability, had.durability) == (wanted.reliability, wanted.durability):
-                return
-            self.destroy_subscription(present)
-        self._subscriptions_of[stream] = self.create_subscription(
-            self._input_types[stream], stream, functools.partial(self._on_message, stream), wanted)
+        self._subscriptions_of[stream] = adapted_subscription(
+            self, self._subscriptions_of.get(stream), self._input_types[stream], stream,
+            functools.partial(self._on_message, stream), self.settings.reliability)
 
     def _on_message(self, stream: str, message: Any) -> None:
         try:
@@ -323,7 +304,7 @@ class Sam3dNode(LifecycleNode):
             if job.goal:
                 self._serve(job)
             else:
-                self._reconstruct(job, find_all, lambda stage: None)
+                self._reconstruct(job, decode_masks_or_none, lambda stage: None)
         except _Superseded:
             pass
         except Fault as fault:
@@ -355,7 +336,7 @@ class Sam3dNode(LifecycleNode):
             if job.generation != self._generation:
                 raise _Superseded
             meshes = self._publish(result.objects, frame, target_from_camera, settings)
-        self._publish_times(job.match, started)
+        self._publish_times(job.match, started, result.stage_ms)
         faults = (*segmentation.warnings, *(rejection.fault for rejection in result.rejections))
         self._diagnostics.report("frame", faults[0] if faults else None)
         return meshes
@@ -377,12 +358,13 @@ class Sam3dNode(LifecycleNode):
         header = Header(stamp=stamp_message(frame.stamp_ns), frame_id=settings.target_frame or frame.frame_id)
         return self._outputs.publish(placed, header, frame, settings, self._transforms)
 
-    def _publish_times(self, match: Match, started: float) -> None:
+    def _publish_times(self, match: Match, started: float, stage_ms: dict[str, float]) -> None:
         processing_ms = (time.monotonic() - started) * 1e3
         latency_ms = (self.get_clock().now().nanoseconds - match.stamp_ns) / 1e6
         self._outputs.publish_times(processing_ms, latency_ms)
         self._figures |= {"processing_ms": f"{processing_ms:.1f}", "pipeline_latency_ms": f"{latency_ms:.1f}",
                           "images": str(self._revision)}
+        self._figures |= {f"{stage}_ms": f"{value:.1f}" for stage, value in stage_ms.items()}
 
     # Action
 
@@ -502,33 +484,10 @@ class Sam3dNode(LifecycleNode):
 
 def main(arguments: Sequence[str] | None = None, load: Callable[[Settings], Any] = load_pipeline) -> int:
     """Run the node until SIGINT or SIGTERM; with `autostart`, configured and activated at once."""
-    interrupted = threading.Event()
-    # rclpy's own handler, once installed, ends the spinning and then calls this one; Python's would raise anywhere.
-    signal.signal(signal.SIGINT, lambda *_: interrupted.set())
-    rclpy.init(args=arguments)
-    executor = SingleThreadedExecutor()
-    node = None
-    try:
-        if not interrupted.is_set():
-            node = Sam3dNode(load)
-            executor.add_node(node)
-            if node.settings.autostart and node.trigger_configure() == SUCCESS:
-                node.trigger_activate()
-        # Not spin(): Python may run the handler of a signal that came before rclpy's was installed only now.
-        while not interrupted.is_set():
-            executor.spin_once(timeout_sec=_SIGNAL_PERIOD)
-    except ExternalShutdownException:
-        pass
-    except Exception:
-        if rclpy.ok():
-            raise
-        # Any call into ROS fails once it is shut down: the end that SIGINT asked for.
-    finally:
-        if node is not None:
-            node.destroy_node()
-        executor.shutdown()
-        rclpy.try_shutdown()
-    return 0
+    def start(node: Sam3dNode) -> None:
+        if node.settings.autostart and node.trigger_configure() == SUCCESS:
+            node.trigger_activate()
+    return run_node(lambda: Sam3dNode(load), arguments, start)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import rclpy
 from geometry_msgs.msg import PoseStamped, TransformStamped
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
@@ -36,6 +34,7 @@ from sam3d_ros.msg import ObjectMesh, ObjectMeshArray
 from ..perception.frame import Intrinsics
 from ..ros.images import encode_image, stamp_message, to_array
 from ..ros.optional import optional
+from ..ros.running import run_node
 from ..ros.transforms import pose_from_matrix, transform_from_matrix
 from ..synth.raycaster import View
 from ..synth.tabletop import MAX_OBJECTS, PlacedObject, SensorNoise, Tabletop, camera_intrinsics
@@ -204,17 +203,7 @@ def true_object_message(placed: PlacedObject, header: Header) -> ObjectMesh:
 
 def main() -> int:
     """Run the node until it is interrupted; the exit status."""
-    rclpy.init()
-    try:
-        rclpy.spin(SimulatedCamera())
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except ValueError as error:
-        print(f"simulated_camera: error: {error}", file=sys.stderr)
-        return 1
-    finally:
-        rclpy.try_shutdown()
-    return 0
+    return run_node(SimulatedCamera)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import signal
 import sys
 import time
 import traceback
 from typing import Any
 
-import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, Image
@@ -27,10 +23,10 @@ from ..perception.faults import Fault, FaultCode
 from ..perception.tabletop import TabletopConfig, segment_tabletop
 from ..ros.diagnostics import Diagnostics
 from ..ros.images import decode_camera_info, decode_depth, encode_image
-from ..ros.qos import RESULTS, input_qos
+from ..ros.qos import RESULTS, adapted_subscription
+from ..ros.running import run_node
 from ..ros.worker import Worker
 
-DEPTH_TOPIC, CAMERA_INFO_TOPIC = "depth_image", "camera_info"
 PERIOD = 1.0             # seconds between diagnostics, and between looks at the publishers' QoS
 SILENCE = 5.0            # seconds without depth until it counts as missing
 # Fields of TabletopConfig -> meaning and range
@@ -64,8 +60,9 @@ class TabletopSegmenter(Node):
         self._depth_arrived = time.monotonic()
         self._figures = {"objects": "0", "processing_ms": "0"}
         self._publisher = self.create_publisher(Image, "segmentation", RESULTS)
-        self._diagnostics = Diagnostics(self, PERIOD, lambda: self._figures)
-        self._inputs: dict[str, Subscription] = {}
+        self._diagnostics = Diagnostics(self, "segmentation", PERIOD, lambda: self._figures)
+        self._depth_input: Subscription | None = None
+        self._camera_input: Subscription | None = None
         self._watch()
         self.create_timer(PERIOD, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME))
         # Last: its thread would outlive a constructor that fails.
@@ -86,22 +83,12 @@ class TabletopSegmenter(Node):
 
     def _watch(self) -> None:
         """Subscribe as the publishers' QoS asks for, and notice that no depth comes."""
-        self._subscribe(DEPTH_TOPIC, Image, self._on_depth)
-        self._subscribe(CAMERA_INFO_TOPIC, CameraInfo, functools.partial(setattr, self, "_camera_info"))
+        self._depth_input = adapted_subscription(self, self._depth_input, Image, "depth_image", self._on_depth)
+        self._camera_input = adapted_subscription(self, self._camera_input, CameraInfo, "camera_info",
+                                                  functools.partial(setattr, self, "_camera_info"))
         silent = time.monotonic() - self._depth_arrived
         self._diagnostics.report("input", Fault(FaultCode.DEPTH_MISSING, f"for {silent:.1f} s")
                                  if silent > SILENCE else None)
-
-    def _subscribe(self, topic: str, message_type: type, callback: Any) -> None:
-        present = self._inputs.get(topic)
-        name = present.topic_name if present else self.resolve_topic_name(topic)
-        wanted = input_qos("auto", self.get_publishers_info_by_topic(name))
-        if present:
-            now = present.qos_profile
-            if (now.reliability, now.durability) == (wanted.reliability, wanted.durability):
-                return
-            self.destroy_subscription(present)
-        self._inputs[topic] = self.create_subscription(message_type, topic, callback, wanted)
 
     def _on_depth(self, message: Image) -> None:
         self._depth_arrived = time.monotonic()
@@ -133,27 +120,7 @@ class TabletopSegmenter(Node):
 
 def main() -> int:
     """Run the node until it is interrupted; the exit status."""
-    # rclpy's own handler, chained before this one, ends spin(); Python's would raise at any place.
-    signal.signal(signal.SIGINT, lambda *_: None)
-    rclpy.init()
-    node = None
-    try:
-        node = TabletopSegmenter()
-        rclpy.spin(node)
-    except ExternalShutdownException:
-        pass
-    except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-        print(f"tabletop_segmenter: error: {error}", file=sys.stderr)
-        return 1
-    except RuntimeError:  # rclpy's errors derive from it
-        if rclpy.ok():
-            raise
-        # Any call into ROS fails once it is shut down: the end that SIGINT asked for.
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run_node(TabletopSegmenter)
 
 
 if __name__ == "__main__":

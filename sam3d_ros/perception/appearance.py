@@ -6,7 +6,7 @@ from scipy.spatial import cKDTree
 
 from .frame import Frame
 
-_DEPTH_TOLERANCE = 0.01    # metres between a vertex and the depth reading in front of which it may still be the one seen
+_DEPTH_TOLERANCE = 0.01    # metres by which a seen vertex may lie behind the depth reading
 _NEIGHBOURS = 4            # seen vertices that colour one that is not
 
 

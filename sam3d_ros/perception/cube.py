@@ -56,7 +56,7 @@ def rotation_towards(direction: np.ndarray) -> np.ndarray:
 
 
 def fit_cube(points: np.ndarray) -> Cube:
-    """Cube around the object of which `points`, (N, 3) float in metres and the camera frame, are seen (inliers only)."""
+    """Cube around the object of which `points`, (N, 3) float, metres, camera frame, are seen (inliers only)."""
     rotation = rotation_towards(np.median(points, axis=0))
     low, high = np.percentile(points @ rotation.T, [1, 99], axis=0)
     extent = float((high - low).max())

@@ -13,26 +13,42 @@ class FaultCode(Enum):
 
     # camera_info
     CAMERA_INFO_MISSING = "no camera_info received: check the topic name and that the camera driver publishes it"
-    CAMERA_INFO_UNCALIBRATED = "focal length is zero or not finite: calibrate the camera or fix its driver's calibration file"
-    CAMERA_INFO_SIZE_MISMATCH = "camera_info and image differ in size: use the camera_info of the same stream and resolution"
-    CAMERA_INFO_DISTORTED = "the image is not rectified: feed the rectified stream (image_proc) or a camera without distortion"
+    CAMERA_INFO_UNCALIBRATED = (
+        "focal length is zero or not finite: calibrate the camera or fix its driver's calibration "
+        "file")
+    CAMERA_INFO_SIZE_MISMATCH = (
+        "camera_info and image differ in size: use the camera_info of the same stream and "
+        "resolution")
+    CAMERA_INFO_DISTORTED = (
+        "the image is not rectified: feed the rectified stream (image_proc) or a camera without "
+        "distortion")
     # image
     IMAGE_MISSING = "no image received: check the topic name, the QoS and that the camera runs"
     IMAGE_ENCODING_UNKNOWN = "image encoding not supported: use rgb8, bgr8, rgba8, bgra8 or mono8"
     IMAGE_BIG_ENDIAN = "big-endian images are not supported: make the publisher send little-endian data"
-    IMAGE_TRUNCATED = "image data are shorter than step x height, or step is shorter than a row: the publisher is broken"
+    IMAGE_TRUNCATED = (
+        "image data are shorter than step x height, or step is shorter than a row: the publisher is "
+        "broken")
     # depth
     DEPTH_MISSING = "no depth received, and this model needs it: check the depth topic"
     DEPTH_ENCODING_UNKNOWN = "depth encoding not supported: use 16UC1 or mono16 (millimetres) or 32FC1 (metres)"
     DEPTH_SIZE_MISMATCH = "depth and image differ in size: use the depth stream aligned to colour"
     DEPTH_FRAME_MISMATCH = "depth and image have different frame_id: use the depth stream aligned to colour"
     DEPTH_EMPTY = "depth holds no valid reading: the camera is covered, too near, or its depth stream is off"
-    DEPTH_UNIT_SUSPECT = "depth values are implausible for metres: the publisher uses another unit (32FC1 is metres, 16UC1 is millimetres)"
-    SUPPORT_PLANE_NOT_FOUND = "no table, floor or shelf found in the depth image: turn the camera so that one fills a good part of it"
+    DEPTH_UNIT_SUSPECT = (
+        "depth values are implausible for metres: the publisher uses another unit (32FC1 is metres, "
+        "16UC1 is millimetres)")
+    SUPPORT_PLANE_NOT_FOUND = (
+        "no table, floor or shelf found in the depth image: turn the camera so that one fills a good "
+        "part of it")
     # masks
     MASK_MISSING = "no segmentation received: check the detector and the topic name"
-    MASK_ENCODING_UNKNOWN = "the segmentation's encoding does not fit mask_format: set mask_format to what the detector publishes"
-    MASK_SIZE_MISMATCH = "the segmentation's aspect ratio differs from the image's: the detector crops or pads its input"
+    MASK_ENCODING_UNKNOWN = (
+        "the segmentation's encoding does not fit mask_format: set mask_format to what the detector "
+        "publishes")
+    MASK_SIZE_MISMATCH = (
+        "the segmentation's aspect ratio differs from the image's: the detector crops or pads its "
+        "input")
     MASK_EMPTY = "the segmentation holds no object"
     MASK_ALL_FOREGROUND = "one mask covers the whole image: the detector's threshold or the mask_format is wrong"
     MASK_TRUNCATED = "segmentation data are shorter than step x height: the publisher is broken"
@@ -44,13 +60,17 @@ class FaultCode(Enum):
     STAMP_MISSING = "messages carry no stamp: images and masks cannot be matched"
     STAMP_OUT_OF_ORDER = "a message is older than one already processed and was dropped"
     CLOCK_JUMPED_BACK = "time went backwards (bag loop or simulation reset): state was cleared"
-    STAMPS_DO_NOT_MATCH = "image, depth and segmentation arrive but their stamps never fall within sync_slop of each other"
+    STAMPS_DO_NOT_MATCH = (
+        "image, depth and segmentation arrive but their stamps never fall within sync_slop of each "
+        "other")
     # transforms
     TF_MISSING = "the transform from target_frame to the camera is not available: check the TF tree"
     TF_STALE = "the newest transform is older than the image: the transform's publisher has stopped or lags"
     TF_FUTURE = "the transform is newer than the image by more than its history: check that clocks agree"
     # model and engine
-    MODEL_MISSING = "the model file does not exist: check the path, or leave `model` empty for the model that is shipped"
+    MODEL_MISSING = (
+        "the model file does not exist: check the path, or leave `model` empty for the model that is "
+        "shipped")
     MODEL_INVALID = "the model file cannot be read: it is truncated or not an ONNX model"
     MODEL_MISMATCH = "the model file is not a sam3d_ros student of this version: its inputs, outputs or metadata differ"
     ENGINE_UNAVAILABLE = "the wanted engine is not installed: install it, or set engine to auto"
@@ -78,4 +98,5 @@ class Fault(Exception):
         self.detail = detail
 
     def __str__(self) -> str:
-        return f"{self.code.name}: {self.detail} ({self.code.advice})" if self.detail else f"{self.code.name}: {self.code.advice}"
+        name, advice = self.code.name, self.code.advice
+        return f"{name}: {self.detail} ({advice})" if self.detail else f"{name}: {advice}"

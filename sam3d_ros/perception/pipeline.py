@@ -67,7 +67,7 @@ class PipelineResult:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """An instance with its depth readings: points (P, 3) float64, metres, camera frame, at pixels rows and columns (P,)."""
+    """An instance with its depth readings: points (P, 3) float64, metres, camera frame, at rows and columns (P,)."""
 
     instance: Instance
     points: np.ndarray
@@ -103,7 +103,8 @@ class Pipeline:
         rows, columns = np.indices((48, 64))
         ball = 64 - (rows - 24.0) ** 2 - (columns - 32.0) ** 2
         depth = np.where(ball > 0, 0.5 - np.sqrt(np.maximum(ball, 0)) * 0.005, 0.55).astype(np.float32)
-        self.run(Frame(colour, depth, (ball > 0).astype(np.int32), Intrinsics(64, 48, 100, 100, 32, 24), (Instance(1),)))
+        camera = Intrinsics(64, 48, 100, 100, 32, 24)
+        self.run(Frame(colour, depth, (ball > 0).astype(np.int32), camera, (Instance(1),)))
 
     def __call__(self, frame: Frame) -> list[ReconstructedObject]:
         """The objects of `run`."""
@@ -246,7 +247,7 @@ def _touches_border(window: tuple[slice, slice], shape: tuple[int, int]) -> bool
 
 
 def _support_plane(frame: Frame) -> np.ndarray | None:
-    """Plane (4,), normal to the camera and offset, metres, camera frame, on which the objects stand; None if none is seen."""
+    """Plane under the objects, (4,): normal to the camera and offset, metres, camera frame; None if none is seen."""
     if not frame.instances:
         return None
     step = max(1, int(np.sqrt(frame.depth.size / 60_000)))

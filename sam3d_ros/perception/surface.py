@@ -115,7 +115,7 @@ def decimated(vertices: np.ndarray, triangles: np.ndarray, max_faces: int) -> tu
 
 
 def is_closed(triangles: np.ndarray) -> bool:
-    """Whether every edge of `triangles`, (M, 3) vertex indices, has exactly two triangles that run along it oppositely."""
+    """Whether exactly two of `triangles`, (M, 3) vertex indices, run along every edge, in opposite directions."""
     ends = triangles.astype(np.int64)
     first, second = ends.ravel(), np.roll(ends, -1, axis=1).ravel()
     base = int(ends.max()) + 1

@@ -29,12 +29,14 @@ class Diagnostics:
     """Publishes the worst fault of each period, and a new one at once.  May be called from any thread.
 
     node: publishes on /diagnostics and logs
+    task: what the node does; the status is named after both
     period: seconds
     values: gives the figures to add, name -> text
     """
 
-    def __init__(self, node: Node, period: float, values: Callable[[], Mapping[str, str]]):
+    def __init__(self, node: Node, task: str, period: float, values: Callable[[], Mapping[str, str]]):
         self._node = node
+        self._task = task
         self._values = values
         self._lock = threading.Lock()
         self._faults: dict[str, Fault] = {}      # source -> its present fault
@@ -84,7 +86,7 @@ class Diagnostics:
         if code:
             self._last_sent[code] = time.monotonic()
         name = self._node.get_fully_qualified_name()
-        status = DiagnosticStatus(level=level(fault), name=f"{name.lstrip('/')}: reconstruction",
+        status = DiagnosticStatus(level=level(fault), name=f"{name.lstrip('/')}: {self._task}",
                                   hardware_id="sam3d_ros", message=str(fault) if fault else "OK")
         values = {"code": code.name if code else "OK"}
         if fault:

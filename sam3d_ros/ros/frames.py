@@ -44,6 +44,20 @@ def decode_masks(match: Match, settings: Settings) -> Segmentation:
                                settings)
 
 
+def decode_masks_or_none(match: Match, settings: Settings) -> Segmentation:
+    """Masks of a matched set.  That there are none is a result, too: an empty one, with the warning MASK_EMPTY.
+
+    Raises Fault MASK_* but for MASK_EMPTY.
+    """
+    try:
+        return decode_masks(match, settings)
+    except Fault as fault:
+        if fault.code is not FaultCode.MASK_EMPTY:
+            raise
+        image = match.messages[IMAGE]
+        return Segmentation(np.zeros((image.height, image.width), np.int32), (), (fault,))
+
+
 def message_bytes(message: object) -> int:
     """Memory of a message's bulk data; small messages count as nothing."""
     return len(getattr(message, "data", ()))

@@ -1,9 +1,12 @@
 """Quality of service of the subscriptions and publishers."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 # Results: every one arrives, and a slow subscriber holds up only the last few.
@@ -30,3 +33,16 @@ def input_qos(reliability: str, publishers: Sequence[TopicEndpointInfo]) -> QoSP
         depth=_INPUT_DEPTH, history=HistoryPolicy.KEEP_LAST,
         reliability=ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE,
         durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE)
+
+
+def adapted_subscription(node: Node, present: Subscription | None, message_type: type, topic: str,
+                         callback: Callable[[Any], None], reliability: str = "auto") -> Subscription:
+    """Subscription to `topic` with the QoS that its publishers now ask for: `present`, or a new one in its place."""
+    name = present.topic_name if present else node.resolve_topic_name(topic)
+    wanted = input_qos(reliability, node.get_publishers_info_by_topic(name))
+    if present:
+        had = present.qos_profile
+        if (had.reliability, had.durability) == (wanted.reliability, wanted.durability):
+            return present
+        node.destroy_subscription(present)
+    return node.create_subscription(message_type, topic, callback, wanted)

@@ -10,7 +10,7 @@ HALF_WIDTH = 0.62  # of the mesh's largest extent: the grid reaches a little bey
 
 
 def normalised(mesh: trimesh.Trimesh) -> tuple[trimesh.Trimesh, float]:
-    """The mesh moved to a bounding box centred at the origin with largest extent 1, and that extent in the input's unit."""
+    """The mesh with its bounding box centred at the origin and largest extent 1, and the extent that it had."""
     extent = float(mesh.extents.max())
     return trimesh.Trimesh((mesh.vertices - mesh.bounds.mean(axis=0)) / extent, mesh.faces, process=False), extent
 

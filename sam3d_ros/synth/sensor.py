@@ -1,8 +1,8 @@
 """Errors of depth cameras and of instance masks, for training on rendered images.
 
 All functions take a `rng` and return new arrays; depth is (H, W) float32 in metres with 0 = no reading, masks are
-(H, W) bool.  Ranges follow what is seen on structured-light and stereo cameras: edges blanked or flying, holes, a smooth
-error of some millimetres, masks a few pixels too wide, too narrow or aside.
+(H, W) bool.  Ranges follow what is seen on structured-light and stereo cameras: edges blanked or flying, holes, a
+smooth error of some millimetres, masks a few pixels too wide, too narrow or aside.
 """
 from __future__ import annotations
 

@@ -28,17 +28,16 @@ def load_student(checkpoint: Path) -> Student:
 
 
 def export(model: Student, path: Path) -> None:
-    """Write `model` as ONNX: batch dynamic, batch normalisation folded into the convolutions, weights stored in float16.
+    """Write `model` as ONNX: batch dynamic, batch normalisation folded into convolutions, weights stored in float16.
 
     The graph computes in float32, or in what the engine is told to use; only the file is half as large.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the graph-capturing exporter cannot keep the batch dynamic here
+        # The newer exporter, which this warning recommends, fixes the batch size in the reshapes.
+        warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(model, (torch.zeros(2, *INPUT_SHAPE),), str(path), dynamo=False, opset_version=OPSET,
                           input_names=[INPUT_NAME], output_names=[OUTPUT_NAME],
                           dynamic_axes={INPUT_NAME: {0: "batch"}, OUTPUT_NAME: {0: "batch"}})
-
-
     onnx.save(_half_weights(onnx.load(path)), path)
 
 

@@ -126,8 +126,8 @@ def make_batch(samples: Samples, sdf: np.ndarray,
                rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Evidence (B, 3, 64, 64, 64) float32 and true signed distance (B, 1, 64, 64, 64) float32, in voxels, of samples.
 
-    sdf: (M, 64, 64, 64) float32 grids of the mesh store.  With `rng`, the cubes are jittered (centre by 3 % of the edge,
-    edge by -5 to +15 %) and half the samples mirrored.
+    sdf: (M, 64, 64, 64) float32 grids of the mesh store.  With `rng`, the cubes are jittered (centre by 3 % of the
+    edge, edge by -5 to +15 %) and half the samples mirrored.
     """
     count = len(samples)
     centre, edge = samples.centre.astype(np.float64), samples.edge.astype(np.float64)

@@ -1,0 +1,53 @@
+"""Running a node as a program: until SIGINT, whenever it comes, and out of it without a traceback."""
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+
+import rclpy
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+
+# How often the main loop looks for an early SIGINT, seconds.
+_SIGNAL_PERIOD = 1.0
+
+
+def run_node(make: Callable[[], Node], arguments: Sequence[str] | None = None,
+             start: Callable[[Node], None] = lambda node: None) -> int:
+    """Make a node, start it and spin it until SIGINT or SIGTERM; the program's exit status.
+
+    A parameter that `make` refuses (ValueError, rclpy's InvalidParameter... exceptions) ends in one line and status 1.
+    """
+    interrupted = threading.Event()
+    # rclpy's own handler, once installed, ends the spinning and then calls this one; Python's would raise anywhere.
+    signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    rclpy.init(args=arguments)
+    executor = SingleThreadedExecutor()
+    node = None
+    try:
+        if not interrupted.is_set():
+            try:
+                node = make()
+            except (ValueError, InvalidParameterTypeException, InvalidParameterValueException) as error:
+                print(f"sam3d_ros: error: {error}", file=sys.stderr)
+                return 1
+            executor.add_node(node)
+            start(node)
+        # Not spin(): Python may run the handler of a signal that came before rclpy's was installed only now.
+        while not interrupted.is_set():
+            executor.spin_once(timeout_sec=_SIGNAL_PERIOD)
+    except ExternalShutdownException:
+        pass
+    except Exception:
+        if rclpy.ok():
+            raise
+        # Any call into ROS fails once it is shut down: the end that SIGINT asked for.
+    finally:
+        if node is not None:
+            node.destroy_node()
+        executor.shutdown()
+        rclpy.try_shutdown()
+    return 0
