@@ -1,0 +1,125 @@
+"""Rewrites the generated parts of README.md and docs/: what the code and the benchmark results already say.
+
+    python docs/generate.py            rewrite
+    python docs/generate.py --check    say what is out of date; exit status 1 if anything is
+
+A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`; NAME is a function of PARTS.
+"""
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def parameters() -> str:
+    """The node's parameters."""
+    from sam3d_ros.ros.parameters import markdown_table
+
+    return markdown_table().replace("<", "&lt;")
+
+
+def faults() -> str:
+    """Every named fault with its advice."""
+    from sam3d_ros.perception.faults import FaultCode
+
+    return table(("message", "what to do"), [(f"`{code.name}`", code.advice) for code in FaultCode])
+
+
+def message_definitions() -> str:
+    """The package's own messages and its action, as they are."""
+    files = [*sorted(ROOT.glob("msg/*.msg")), *sorted(ROOT.glob("action/*.action"))]
+    return "\n".join(f"`sam3d_ros/{file.parent.name}/{file.stem}`\n\n```\n{file.read_text().strip()}\n```\n"
+                     for file in files)
+
+
+def accuracy() -> str:
+    """Errors on real frames, from benchmarks/results/frames.json."""
+    report = read_result("frames")
+    if report is None:
+        return ""
+    rows = []
+    for method, summary in report["methods"].items():
+        objects = summary["all"]
+        mean = objects["mean"]
+        rows.append((method, f"{objects['found']} of {objects['objects']}", f"{mean['chamfer_mm']:.2f}",
+                     f"{mean['f_score_5mm']:.2f}", f"{mean['f_score_10mm']:.2f}", f"{mean['volume_iou']:.2f}"))
+    return table(("method", "objects rebuilt", "CD mm", "F@5 mm", "F@10 mm", "vIoU"), rows)
+
+
+def speed() -> str:
+    """Time from the image's stamp to the result in another process, from benchmarks/results/latency.json."""
+    report = read_result("latency")
+    if report is None:
+        return ""
+    rows = []
+    for objects, runs in report["objects"].items():
+        for run in runs.values():
+            latency = run["latency_ms"]
+            rows.append((objects, f"{run['rate_hz']:g} Hz", f"{latency['p50']:.0f}", f"{latency['p95']:.0f}",
+                         f"{run['results_per_second']:.1f}"))
+    environment = report["environment"]
+    return (f"From the image's stamp ({report['image']}) to the mesh received in another process; "
+            f"{environment['cpu']}, {environment['cores']} cores, {report['engine']}:\n\n"
+            + table(("objects", "camera", "median ms", "95th percentile ms", "results per second"), rows))
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    part.__name__: part for part in (parameters, faults, message_definitions, accuracy, speed)}
+
+
+def read_result(name: str) -> dict[str, Any] | None:
+    """A benchmark's report; None where it has not been measured, or only by a quick run."""
+    file = RESULTS / f"{name}.json"
+    report = json.loads(file.read_text()) if file.exists() else {"quick": True}
+    return None if report.get("quick") else report
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def documents() -> Iterator[Path]:
+    """All pages that may hold generated parts."""
+    yield ROOT / "README.md"
+    yield from sorted((ROOT / "docs").glob("*.md"))
+
+
+def regenerated(text: str) -> str:
+    """`text` with all its generated parts made anew."""
+    return PART.sub(lambda match: match[1] + PARTS[match[2]]() + match[3], text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing, fail if something is out of date")
+    check = parser.parse_args().check
+    stale = False
+    for file in documents():
+        before = file.read_text()
+        after = regenerated(before)
+        if after == before:
+            continue
+        stale = True
+        name = str(file.relative_to(ROOT))
+        if check:
+            sys.stdout.writelines(difflib.unified_diff(before.splitlines(True), after.splitlines(True), name, name))
+        else:
+            file.write_text(after)
+            print(f"rewritten: {name}")
+    return int(check and stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
