@@ -17,7 +17,7 @@ _MIN_VOXELS = 24
 _MAX_TRIANGLES = 60_000  # before decimation; no object fills the volume with so much surface, noise does
 _LOGISTIC_STD = np.pi / np.sqrt(3)  # standard deviation of a logistic distribution of scale 1
 _STD_RANGE = (0.1, 8.0)             # voxels
-_TOLERANCES = (0.1, 0.3, 1.0)       # voxels by which a simplified surface may leave the first one
+_TOLERANCES = (0.1, 0.2, 0.3, 0.5, 1.0)       # voxels by which a simplified surface may leave the first one
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def decimated(vertices: np.ndarray, triangles: np.ndarray, max_faces: int) -> tu
     """Closed mesh with about `max_faces` triangles by quadric edge collapse.
 
     Edge collapse sometimes tears thin walls.  Manifold's simplification does not; it takes over then, with a tolerance
-    that grows until the mesh is small enough, or until sheets touch: closed counts for more than small.
+    that grows until the mesh is small enough; the smallest closed one is taken: closed counts for more than small.
     """
     if len(triangles) <= max_faces:
         return vertices, triangles
@@ -106,11 +106,12 @@ def decimated(vertices: np.ndarray, triangles: np.ndarray, max_faces: int) -> tu
     for tolerance in _TOLERANCES:
         simple = solid.simplify(tolerance).to_mesh()
         points, faces = simple.vert_properties[:, :3], simple.tri_verts
-        if not is_closed(np.unique(points, axis=0, return_inverse=True)[1].reshape(-1)[faces]):
-            break
-        vertices, triangles = points.astype(np.float64), faces
-        if len(faces) <= max_faces:
-            break
+        # Where sheets touch, vertices coincide; readers that merge them would find the mesh open.
+        closed = is_closed(np.unique(points, axis=0, return_inverse=True)[1].reshape(-1)[faces])
+        if closed and len(faces) < len(triangles):
+            vertices, triangles = points.astype(np.float64), faces
+            if len(faces) <= max_faces:
+                break
     return vertices, triangles
 
 
