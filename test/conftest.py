@@ -2,9 +2,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+# benchmarks/ is not installed. The source tree comes last, here and in child processes: after colcon build, what is
+# installed is tested.
+ROOT = str(Path(__file__).resolve().parents[1])
+sys.path.append(ROOT)
+os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), ROOT])
 
 # Tests must not hear, nor be heard by, robots on the network.
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")

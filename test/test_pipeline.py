@@ -73,8 +73,8 @@ def test_objects_lie_where_they_are_seen(pipeline):
         facing = mesh.vertex_normals @ item.camera_from_object[:3, :3].T
         front = (facing * in_camera).sum(axis=1) < -0.5 * np.linalg.norm(in_camera, axis=1)
         assert front.sum() > 100
-        np.testing.assert_allclose(to_centre[front], radius, atol=0.006)  # ragged along the silhouette
-        assert np.median(np.abs(to_centre[front] - radius)) < 0.0015
+        error = np.abs(to_centre[front] - radius)
+        assert np.median(error) < 0.001 and np.percentile(error, 95) < 0.004  # ragged along the silhouette
         assert item.scale_source is ScaleSource.DEPTH and item.status is Status.OK and 0.2 < item.visible_fraction < 0.7
         assert (np.linalg.eigvalsh(item.pose_covariance) > 0).all()
         on_ball = np.linalg.norm(item.observed_points - np.array([x, y, z]), axis=1)
@@ -187,7 +187,7 @@ def test_the_shipped_model_completes_a_ball():
     in_camera = item.vertices @ item.camera_from_object[:3, :3].T + item.camera_from_object[:3, 3]
     error = np.abs(np.linalg.norm(in_camera - [x, y, z], axis=1) - radius)
     back = in_camera[:, 2] > z
-    assert back.any() and error.mean() < 0.008 and error[~back].mean() < 0.004
+    assert error[~back].mean() < 0.001 and error[back].mean() < 0.2 * radius
     np.testing.assert_allclose(item.size, 2 * radius, atol=0.02)
 
 

@@ -17,7 +17,7 @@ _MIN_VOXELS = 24
 _MAX_TRIANGLES = 60_000  # before decimation; no object fills the volume with so much surface, noise does
 _LOGISTIC_STD = np.pi / np.sqrt(3)  # standard deviation of a logistic distribution of scale 1
 _STD_RANGE = (0.1, 8.0)             # voxels
-_TOLERANCES = (0.1, 0.2, 0.3, 0.5, 1.0)       # voxels by which a simplified surface may leave the first one
+_TOLERANCES = (0.3, 0.5, 1.0)       # voxels by which a simplified surface may leave the first one
 
 
 @dataclass(frozen=True)
