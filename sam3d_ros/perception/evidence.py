@@ -16,6 +16,14 @@ CHANNELS = 3
 TRUNCATION = 3 / 32  # of the cube's edge
 
 
+@numba.njit(fastmath=True, inline="always")
+def camera_point(rotation, x, y, z):  # pragma: no cover (compiled)
+    """Camera coordinates of the point x, y, z of the virtual frame; rotation: (3, 3) virtual_from_camera."""
+    return (rotation[0, 0] * x + rotation[1, 0] * y + rotation[2, 0] * z,
+            rotation[0, 1] * x + rotation[1, 1] * y + rotation[2, 1] * z,
+            rotation[0, 2] * x + rotation[1, 2] * y + rotation[2, 2] * z)
+
+
 @numba.njit(parallel=True, fastmath=True, cache=True)
 def fill_evidence(depth, labels, camera, image, own, rotation, centre, edge, out):  # pragma: no cover (compiled)
     """Evidence of B objects seen in I images; see `evidence` for units and channels.
@@ -35,10 +43,7 @@ def fill_evidence(depth, labels, camera, image, own, rotation, centre, edge, out
             y = ((j + 0.5) / n - 0.5) * edge[b] + centre[b, 1]
             for k in range(n):
                 z = ((k + 0.5) / n - 0.5) * edge[b] + centre[b, 2]
-                # virtual -> camera: the transpose of virtual_from_camera
-                cx = rotation[b, 0, 0] * x + rotation[b, 1, 0] * y + rotation[b, 2, 0] * z
-                cy = rotation[b, 0, 1] * x + rotation[b, 1, 1] * y + rotation[b, 2, 1] * z
-                cz = rotation[b, 0, 2] * x + rotation[b, 1, 2] * y + rotation[b, 2, 2] * z
+                cx, cy, cz = camera_point(rotation[b], x, y, z)
                 distance = np.float32(0.0)
                 inside = np.float32(0.0)
                 valid = np.float32(0.0)

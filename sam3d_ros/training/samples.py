@@ -8,7 +8,7 @@ import numba
 import numpy as np
 
 from ..perception.cube import RESOLUTION, fit_cube, inlier_points
-from ..perception.evidence import CHANNELS, fill_evidence
+from ..perception.evidence import CHANNELS, camera_point, fill_evidence
 from ..perception.frame import back_project
 from ..synth.render import CROP, View, render_view
 from ..synth.sdf import HALF_WIDTH
@@ -103,9 +103,7 @@ def _fill_targets(sdf, mesh, target_from_camera, scale, rotation, centre, edge, 
             y = ((j + 0.5) / n - 0.5) * edge[b] + centre[b, 1]
             for k in range(n):
                 z = ((k + 0.5) / n - 0.5) * edge[b] + centre[b, 2]
-                cx = rotation[b, 0, 0] * x + rotation[b, 1, 0] * y + rotation[b, 2, 0] * z
-                cy = rotation[b, 0, 1] * x + rotation[b, 1, 1] * y + rotation[b, 2, 1] * z
-                cz = rotation[b, 0, 2] * x + rotation[b, 1, 2] * y + rotation[b, 2, 2] * z
+                cx, cy, cz = camera_point(rotation[b], x, y, z)
                 gx = (t[0, 0] * cx + t[0, 1] * cy + t[0, 2] * cz + t[0, 3]) / HALF_WIDTH
                 gy = (t[1, 0] * cx + t[1, 1] * cy + t[1, 2] * cz + t[1, 3]) / HALF_WIDTH
                 gz = (t[2, 0] * cx + t[2, 1] * cy + t[2, 2] * cz + t[2, 3]) / HALF_WIDTH
