@@ -39,23 +39,18 @@ def largest_solid(logits: np.ndarray) -> np.ndarray | None:
 
     Returns float32 of the same shape, or None if nothing is inside or everything is.
     """
-    pieces, count = ndimage.label(logits > 0)
-    if count == 0:
-        return None
+    pieces, _ = ndimage.label(logits > 0)
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
-    inside = pieces == sizes.argmax()
-    voids, count = ndimage.label(~inside)
-    open_to_border = np.unique(np.concatenate([voids[face].ravel() for face in _FACES]))
-    if sizes.max() < _MIN_VOXELS or not open_to_border.any():
+    if not _MIN_VOXELS <= sizes.max() < logits.size:
         return None
-    if count > 1:
-        inside = ~np.isin(voids, open_to_border[open_to_border > 0])
+    largest = int(sizes.argmax())
+    window = ndimage.find_objects(pieces, largest)[-1]
+    voids, _ = ndimage.label(np.pad(pieces[window] != largest, 1, constant_values=True))
+    inside = np.zeros(logits.shape, bool)
+    inside[window] = (voids != voids[0, 0, 0])[1:-1, 1:-1, 1:-1]  # all but the void around it
     magnitude = np.maximum(np.abs(logits), _LEAST_LOGIT)
     return np.where(inside, magnitude, -magnitude).astype(np.float32)
-
-
-_FACES = tuple((slice(None),) * axis + (end,) for axis in range(3) for end in (0, -1))
 
 
 def extract_surface(logits: np.ndarray, cube: Cube, max_faces: int) -> Surface | None:
