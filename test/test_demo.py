@@ -97,7 +97,7 @@ def test_overview_shows_rebuilt_and_true_meshes(recording: Recording, monkeypatc
 
 
 def demo_process(out: Path, behaviour: str) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(FOLDER.parent), str(FOLDER)])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(FOLDER)])}
     environment.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
     arguments = ["-o", str(out), "--seconds", "1", "--objects", "2", "--model", behaviour]
     return subprocess.Popen([sys.executable, "-c", RUN, *arguments], env=environment, text=True,

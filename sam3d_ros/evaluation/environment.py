@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -42,7 +43,11 @@ def cpu_model() -> str:
 
 
 def git_commit(folder: Path) -> str | None:
-    """Commit of the checkout that `folder` lies in, with `+changes` if files differ from it; None outside of one."""
+    """Commit of the checkout that `folder` lies in, with `+changes` if files differ from it; None outside of one, or
+    where git is not installed.
+    """
+    if shutil.which("git") is None:
+        return None
     described = subprocess.run(["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--exclude=*",
                                 "--dirty=+changes"], capture_output=True, text=True, check=False)
     return described.stdout.strip() or None

@@ -44,7 +44,8 @@ def ros_environment() -> dict[str, str]:
     """
     environment = {name: value for name, value in os.environ.items() if name != _BOOTSTRAP_GUARD}
     environment.setdefault("AMENT_PREFIX_PATH", sys.prefix)
-    environment.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(fastdds_profile()))
+    if "FASTRTPS_DEFAULT_PROFILES_FILE" not in environment:  # looked up only if needed: it may not be installed
+        environment["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(fastdds_profile())
     environment["PYTHONUNBUFFERED"] = "1"
     return environment
 
