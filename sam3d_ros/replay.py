@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import Image
 from tqdm import tqdm
 
 from sam3d_ros.perception.association import Associator
@@ -18,12 +18,10 @@ from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
 from sam3d_ros.ros.bags import STORAGES, BagMessage, BagReader, BagWriter
-from sam3d_ros.ros.frames import decode_frame, decode_masks_or_none, message_bytes
+from sam3d_ros.ros.frames import decode_frame, decode_masks_or_none, input_types, message_bytes
 from sam3d_ros.ros.images import DEPTH_ENCODINGS, stamp_ns
 from sam3d_ros.ros.messages import PlacedObject, object_mesh_array, pose_array
-from sam3d_ros.ros.optional import optional
 from sam3d_ros.ros.parameters import MASK_FORMATS, Settings
-from sam3d_ros.ros.segmentation import segmentation_type
 from sam3d_ros.ros.synchroniser import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, MASKS, Match, Synchroniser
 
 OBJECTS_TOPIC, OBJECTS_TYPE = "/objects", "sam3d_ros/msg/ObjectMeshArray"
@@ -60,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     given = {stream: topic for stream in OPTIONS if (topic := getattr(args, stream))}
     out = args.out or Path(f"{args.bag.resolve().stem}_sam3d")
     with BagReader(args.bag) as reader:
-        streams = message_classes(settings, with_detections=DETECTIONS in given)
+        streams = input_types(settings, with_detections=DETECTIONS in given)
         topics = choose_topics(describe_topics(reader), streams, given)
         with BagWriter(out, args.storage or reader.storage) as writer:
             replay = Replay(Pipeline.from_config(pipeline_config(args)), settings, streams, writer)
@@ -72,22 +70,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"sam3d: {line}", file=sys.stderr)
     print(f"{out}: {replay.object_count} objects in {replay.set_count} images")
     return 0
-
-
-def message_classes(settings: Settings, with_detections: bool) -> dict[str, type]:
-    """Stream -> message class of what a set must hold.
-
-    Raises Fault(PARAMETER_INVALID) if a message package is not installed.
-    """
-    classes = {IMAGE: Image, CAMERA_INFO: CameraInfo, DEPTH: Image}
-    if settings.mask_format != "boxes":
-        classes[MASKS] = segmentation_type(settings.mask_format)
-    if settings.mask_format == "boxes" or with_detections:
-        vision_msgs = optional("vision_msgs.msg")
-        if vision_msgs is None:
-            raise Fault(FaultCode.PARAMETER_INVALID, "detections need the package vision_msgs")
-        classes[DETECTIONS] = vision_msgs.Detection2DArray
-    return classes
 
 
 class Topic(NamedTuple):

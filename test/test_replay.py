@@ -16,7 +16,8 @@ from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.frame import Frame
 from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
 from sam3d_ros.perception.pipeline import PipelineResult, Rejection, check_frame
-from sam3d_ros.replay import Topic, choose_topics, message_classes
+from sam3d_ros.replay import Topic, choose_topics
+from sam3d_ros.ros.frames import input_types
 from sam3d_ros.ros.parameters import Settings
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
@@ -295,7 +296,7 @@ NODE_INPUT = [Topic("/image", IMAGE_TYPE, "rgb8"), Topic("/depth_image", IMAGE_T
     ([], {}, None),
 ])
 def test_choice_of_topics(topics, given, expected):
-    classes = message_classes(Settings(), with_detections=False)
+    classes = input_types(Settings(), with_detections=False)
     if expected is None:
         with pytest.raises(Fault) as info:
             choose_topics(topics, classes, given)

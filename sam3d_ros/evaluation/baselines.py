@@ -12,14 +12,14 @@ import open3d as o3d
 import trimesh
 from scipy.spatial.transform import Rotation
 
+from sam3d_ros.perception.cube import inlier_points
 from sam3d_ros.perception.frame import Frame, back_project
 from sam3d_ros.perception.tabletop import fit_support_plane
 
 MIN_POINTS = 50
-# Points farther from the median than this many times the median distance (plus a margin in metres) are left out; a
+# Points farther from the median than this many times the median distance (plus a margin) are left out; a
 # hull needs a stricter cut than the product's, because a single flying pixel spoils it.
 OUTLIER_FACTOR = 3.0
-OUTLIER_MARGIN = 0.01
 # The support plane is fitted to the background within this distance (metres) of the objects' middle, not to the room.
 SUPPORT_RADIUS = 0.35
 SUPPORT_TOLERANCE = 0.008
@@ -77,12 +77,8 @@ def _visible_points(frame: Frame) -> dict[int, np.ndarray]:
     """Per label the (N, 3) points inside its mask, camera frame, metres, without flying pixels and mask leaks."""
     points, labels = _measured_points(frame)
     per_label = {instance.label: points[labels == instance.label] for instance in frame.instances}
-    return {label: _without_outliers(masked) for label, masked in per_label.items() if len(masked) >= MIN_POINTS}
-
-
-def _without_outliers(points: np.ndarray) -> np.ndarray:
-    distance = np.linalg.norm(points - np.median(points, axis=0), axis=1)
-    return points[distance < OUTLIER_FACTOR * np.median(distance) + OUTLIER_MARGIN]
+    return {label: masked[inlier_points(masked, OUTLIER_FACTOR)] for label, masked in per_label.items()
+            if len(masked) >= MIN_POINTS}
 
 
 def _hull(points: np.ndarray) -> trimesh.Trimesh:

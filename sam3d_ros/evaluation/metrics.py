@@ -11,6 +11,8 @@ import numpy as np
 import open3d as o3d
 import trimesh
 
+from sam3d_ros.synth.sdf import raycasting_scene
+
 VOLUME_RESOLUTION = 64
 # The cube of the volumetric IoU is this much larger than the union of the two bounding boxes.
 VOLUME_MARGIN = 1.02
@@ -49,7 +51,7 @@ def compare(predicted: trimesh.Trimesh, true: trimesh.Trimesh, samples: int = 10
 
     samples: surface points drawn from each mesh, uniform by area; seed: makes the draw repeatable.
     """
-    predicted_scene, true_scene = _raycasting_scene(predicted), _raycasting_scene(true)
+    predicted_scene, true_scene = raycasting_scene(predicted), raycasting_scene(true)
     to_true = _distances(true_scene, _surface_points(predicted, samples, seed))
     to_predicted = _distances(predicted_scene, _surface_points(true, samples, seed))
 
@@ -79,13 +81,6 @@ def mean_errors(errors: list[ShapeErrors]) -> dict[str, float]:
     means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     median = float(np.median([error.chamfer_mm for error in errors]))
     return means | {"chamfer_mm_median": median, "objects": len(errors)}
-
-
-def _raycasting_scene(mesh: trimesh.Trimesh) -> o3d.t.geometry.RaycastingScene:
-    scene = o3d.t.geometry.RaycastingScene()
-    scene.add_triangles(o3d.core.Tensor(np.asarray(mesh.vertices, np.float32)),
-                        o3d.core.Tensor(np.asarray(mesh.faces, np.uint32)))
-    return scene
 
 
 def _surface_points(mesh: trimesh.Trimesh, samples: int, seed: int) -> np.ndarray:

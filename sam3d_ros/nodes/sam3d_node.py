@@ -30,7 +30,6 @@ from rclpy.clock import Clock, ClockType
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
@@ -42,7 +41,7 @@ from sam3d_ros.perception.frame import Frame
 from sam3d_ros.perception.masks import Segmentation
 from sam3d_ros.perception.objects import ReconstructedObject
 from sam3d_ros.ros.diagnostics import Diagnostics
-from sam3d_ros.ros.frames import decode_frame, decode_masks, decode_masks_or_none, message_bytes
+from sam3d_ros.ros.frames import decode_frame, decode_masks, decode_masks_or_none, input_types, message_bytes
 from sam3d_ros.ros.images import stamp_message, stamp_ns
 from sam3d_ros.ros.messages import PlacedObject
 from sam3d_ros.ros.optional import optional
@@ -51,8 +50,7 @@ from sam3d_ros.ros.parameters import Parameters, Settings, pipeline_config
 from sam3d_ros.ros.qos import adapted_subscription
 from sam3d_ros.ros.requests import PROGRESS, choose, needs_masks
 from sam3d_ros.ros.running import run_node
-from sam3d_ros.ros.segmentation import segmentation_type
-from sam3d_ros.ros.synchroniser import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, MASKS, Match, Synchroniser
+from sam3d_ros.ros.synchroniser import DETECTIONS, IMAGE, MASKS, Match, Synchroniser
 from sam3d_ros.ros.transforms import Transforms
 from sam3d_ros.ros.worker import Worker
 
@@ -184,7 +182,7 @@ class Sam3dNode(LifecycleNode):
 
     def _configure(self, settings: Settings) -> None:
         self._declared.check()
-        self._input_types = self._make_input_types(settings)
+        self._input_types = input_types(settings, with_detections=optional("vision_msgs.msg") is not None)
         self._diagnostics.set_period(settings.diagnostics_period)
         self._while_configured.callback(self._stop_transforms)
         if settings.target_frame or settings.publish_tf:
@@ -237,20 +235,6 @@ class Sam3dNode(LifecycleNode):
             self._associator.clear()
 
     # Input
-
-    def _make_input_types(self, settings: Settings) -> dict[str, type]:
-        """Streams to subscribe to and their message types."""
-        types: dict[str, type] = {IMAGE: Image, CAMERA_INFO: CameraInfo}
-        if settings.use_depth:
-            types[DEPTH] = Image
-        vision_msgs = optional("vision_msgs.msg")
-        if settings.mask_format != "boxes":
-            types[MASKS] = segmentation_type(settings.mask_format)
-        elif vision_msgs is None:
-            raise Fault(FaultCode.PARAMETER_INVALID, "parameter mask_format: 'boxes' needs the package vision_msgs")
-        if vision_msgs:
-            types[DETECTIONS] = vision_msgs.Detection2DArray
-        return types
 
     def _make_synchroniser(self, settings: Settings) -> Synchroniser:
         optional_streams = {DETECTIONS} if settings.mask_format != "boxes" else set()

@@ -38,10 +38,13 @@ class Cube:
         return self.edge / RESOLUTION
 
 
-def inlier_points(points: np.ndarray) -> np.ndarray:
-    """Boolean (N,) of the points, (N, 3) in metres, that are near enough to their median to belong to one object."""
+def inlier_points(points: np.ndarray, factor: float = OUTLIER_FACTOR) -> np.ndarray:
+    """Boolean (N,) of the points, (N, 3) in metres, that are near enough to their median to belong to one object.
+
+    factor: of the median distance from the median, beyond which (and a margin of 1 cm) a point is an outlier
+    """
     distance = np.linalg.norm(points - np.median(points, axis=0), axis=1)
-    return distance < OUTLIER_FACTOR * np.median(distance) + OUTLIER_MARGIN
+    return distance < factor * np.median(distance) + OUTLIER_MARGIN
 
 
 def rotation_towards(direction: np.ndarray) -> np.ndarray:

@@ -2,14 +2,37 @@
 from __future__ import annotations
 
 import numpy as np
+from sensor_msgs.msg import CameraInfo, Image
 
 from ..perception.faults import Fault, FaultCode
 from ..perception.frame import Frame
 from ..perception.masks import Segmentation
 from .images import decode_camera_info, decode_colour, decode_depth
+from .optional import optional
 from .parameters import Settings
-from .segmentation import decode_segmentation
+from .segmentation import decode_segmentation, segmentation_type
 from .synchroniser import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, MASKS, Match
+
+
+def input_types(settings: Settings, with_detections: bool) -> dict[str, type]:
+    """Streams to be read, and their message classes.
+
+    with_detections: read `detections` beside the masks; they are read in any case where mask_format is boxes.
+    Raises Fault PARAMETER_INVALID if a message package is not installed.
+    """
+    types: dict[str, type] = {IMAGE: Image, CAMERA_INFO: CameraInfo}
+    if settings.use_depth:
+        types[DEPTH] = Image
+    boxes_alone = settings.mask_format == "boxes"
+    if not boxes_alone:
+        types[MASKS] = segmentation_type(settings.mask_format)
+    if boxes_alone or with_detections:
+        vision_msgs = optional("vision_msgs.msg")
+        if vision_msgs is None:
+            wanted = "parameter mask_format: 'boxes' needs" if boxes_alone else "detections need"
+            raise Fault(FaultCode.PARAMETER_INVALID, f"{wanted} the package vision_msgs")
+        types[DETECTIONS] = vision_msgs.Detection2DArray
+    return types
 
 
 def decode_frame(match: Match, settings: Settings) -> Frame:
