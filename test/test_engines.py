@@ -2,78 +2,139 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from student_graphs import student_inputs, student_model
 
-from sam3d_ros.runtime.engine import (
-    ENGINES,
-    INPUT_NAME,
-    OUTPUT_NAME,
-    SHIPPED_MODEL,
-    EngineError,
-    available_engines,
-    load_engine,
-)
+from sam3d_ros.runtime.engine import ENGINES, SHIPPED_MODEL, EngineError, available_engines, load_engine
+from sam3d_ros.runtime.signature import INPUT_NAME, OUTPUT_NAME, STUDENT, Signature
 
 
-def write_model(path, input_name=INPUT_NAME, channels=3):
-    """A model with a student's signature whose logits are twice the first evidence channel."""
-    shape = ["batch", channels, 64, 64, 64]
-    nodes = [helper.make_node("Split", [input_name], [f"c{i}" for i in range(channels)], axis=1, num_outputs=channels),
-             helper.make_node("Add", ["c0", "c0"], [OUTPUT_NAME])]
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, shape)],
-                              [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["batch", 1, 64, 64, 64])])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+@pytest.fixture(scope="module")
+def model_bytes() -> bytes:
+    return student_model().SerializeToString()
+
+
+@pytest.fixture
+def model(model_bytes, tmp_path):
+    path = tmp_path / "student.onnx"
+    path.write_bytes(model_bytes)
+    return path
+
+
+def changed(model, edit):
+    """The model file after `edit(ModelProto)`."""
+    proto = onnx.load(model)
+    edit(proto)
+    path = model.with_name("changed.onnx")
+    path.write_bytes(proto.SerializeToString())
     return path
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_numbers_and_any_batch_size(name, tmp_path):
-    engine = load_engine(name, write_model(tmp_path / "m.onnx"), "fp32", threads=1)
+def test_one_network_for_any_number_of_objects_and_views(name, model):
+    engine = load_engine(name, model, "fp32", threads=1, signature=STUDENT)
     assert engine.name == f"{name} fp32"
-    for batch in (1, 3, 2):
-        evidence = np.random.default_rng(batch).normal(size=(batch, 3, 64, 64, 64)).astype(np.float32)
-        first = engine.infer(evidence)
-        np.testing.assert_allclose(first, 2 * evidence[:, :1], rtol=1e-6)
-        engine.infer(evidence + 1)
-        np.testing.assert_allclose(first, 2 * evidence[:, :1], rtol=1e-6)   # results are not overwritten later
+    alone = [engine.infer(student_inputs(1, 2, seed=seed)) for seed in range(3)]
+    inputs = [student_inputs(1, 2, seed=seed) for seed in range(3)]
+    together = engine.infer({key: np.concatenate([one[key] for one in inputs]) for key in STUDENT.inputs})
+    for key, shape in STUDENT.output_shapes(batch=3, views=2).items():
+        assert together[key].shape == shape and together[key].dtype == np.float32
+        np.testing.assert_allclose(together[key], np.concatenate([one[key] for one in alone]), atol=1e-4)
+    padded = {key: value.copy() for key, value in student_inputs(1, 3, seed=0).items()}
+    padded["crops"][:, :2], padded["views"][:, :2] = inputs[0]["crops"], inputs[0]["views"]
+    padded["views"][:, 2, 10] = 0                                       # a third view of weight 0
+    assert np.abs(engine.infer(padded)["layout"] - alone[0]["layout"]).max() < 0.1
     engine.close()
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_bad_model_files_are_named(name, tmp_path):
+def test_results_are_not_overwritten_by_the_next(name, model):
+    engine = load_engine(name, model, "fp32", threads=1, signature=STUDENT)
+    first = engine.infer(student_inputs(seed=0))
+    kept = {key: value.copy() for key, value in first.items()}
+    engine.infer(student_inputs(seed=1))
+    for key in STUDENT.outputs:
+        np.testing.assert_array_equal(first[key], kept[key])
+
+
+def test_engines_agree(model):
+    results = [load_engine(name, model, "fp32", signature=STUDENT).infer(student_inputs(2, 2)) for name in ENGINES]
+    for key in STUDENT.outputs:
+        for other in results[1:]:
+            np.testing.assert_allclose(results[0][key], other[key], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_bad_model_files_are_named(name, model):
     with pytest.raises(EngineError) as missing:
-        load_engine(name, tmp_path / "none.onnx")
+        load_engine(name, model.with_name("none.onnx"))
     assert missing.value.reason == "MODEL_MISSING" and "none.onnx" in missing.value.detail
 
-    good = write_model(tmp_path / "m.onnx").read_bytes()
+    good, bad = model.read_bytes(), model.with_name("bad.onnx")
     for content in (good[:len(good) // 2], b"", b"not a model at all", bytes(1000)):
-        (tmp_path / "bad.onnx").write_bytes(content)
+        bad.write_bytes(content)
         with pytest.raises(EngineError) as invalid:
-            load_engine(name, tmp_path / "bad.onnx")
+            load_engine(name, bad, signature=STUDENT)
         assert invalid.value.reason in ("MODEL_INVALID", "MODEL_MISMATCH")
 
-    for other in (dict(input_name="evidence_v0"), dict(channels=4)):
-        with pytest.raises(EngineError) as mismatch:
-            load_engine(name, write_model(tmp_path / "other.onnx", **other))
-        assert mismatch.value.reason == "MODEL_MISMATCH"
+
+def rename_output(proto):
+    proto.graph.output[0].name = "log_std_2"
+    proto.graph.node.append(onnx.helper.make_node("Identity", ["distance"], ["log_std_2"]))
 
 
-def test_unknown_engine_is_refused(tmp_path):
+def fix_batch(proto):
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def other_support(proto):
+    proto.graph.input[2].type.tensor_type.shape.dim[1].dim_value = 6
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize(("edit", "said"), [
+    (rename_output, "outputs colour, layout, log_std, log_std_2 instead of colour, distance, layout, log_std"),
+    (fix_batch, "crops is 1 x ? x 6 x 96 x 96 instead of batch x views x 6 x 96 x 96")])
+def test_another_signature_is_refused(name, edit, said, model):
+    with pytest.raises(EngineError) as mismatch:
+        load_engine(name, changed(model, edit), signature=STUDENT)
+    assert mismatch.value.reason == "MODEL_MISMATCH" and said in mismatch.value.detail
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_student_of_another_version_is_refused(name, model):
+    with pytest.raises(EngineError) as mismatch:
+        load_engine(name, SHIPPED_MODEL, signature=STUDENT)
+    assert mismatch.value.reason == "MODEL_MISMATCH" and INPUT_NAME in mismatch.value.detail
+    with pytest.raises(EngineError) as invalid:
+        load_engine(name, changed(model, other_support), signature=STUDENT)
+    assert invalid.value.reason in ("MODEL_INVALID", "MODEL_MISMATCH")
+
+
+def test_signature():
+    signature = Signature({"a": ("batch", 3)}, {"b": ("batch", 2)})
+    assert signature.input_shapes(batch=4) == {"a": (4, 3)}
+    assert signature.difference({"a": (None, 3)}, {"b": (None, 2)}) == ""
+    assert signature.difference({"a": (None, 3)}, {"b": (None, None)}) == ""       # not known before it runs
+    assert signature.difference({"a": (None, None)}, {"b": (None, 2)}) == "a is ? x ? instead of batch x 3"
+    assert signature.difference({"a": (2, 3)}, {"b": (None, 2)}) == "a is 2 x 3 instead of batch x 3"
+    assert signature.difference({"a": (None, 3)}, {"b": (None, 1)}) == "b is ? x 1 instead of batch x 2"
+    assert signature.difference({}, {"b": (None, 1, 1)}) == "inputs none instead of a"
+
+
+def test_unknown_engine_is_refused(model):
     with pytest.raises(EngineError) as error:
-        load_engine("tensorflow", write_model(tmp_path / "m.onnx"))
+        load_engine("tensorflow", model)
     assert error.value.reason == "ENGINE_UNAVAILABLE" and available_engines()[0] in error.value.detail
 
 
-def test_a_model_cannot_name_other_files(tmp_path):
+def test_a_model_cannot_name_other_files(model):
     """Weights stored outside the file are not read: the bytes are parsed, not the folder."""
-    weights = onnx.numpy_helper.from_array(np.ones((1, 1, 1, 1, 1), np.float32), "w")
-    model = onnx.load(write_model(tmp_path / "m.onnx"))
-    model.graph.initializer.append(weights)
-    model.graph.node[-1].input[1] = "w"
-    onnx.save(model, tmp_path / "external.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    onnx.save(onnx.load(model), model.with_name("external.onnx"), save_as_external_data=True, location="weights.bin",
+              size_threshold=0)
     for name in ENGINES:
         with pytest.raises(EngineError):
-            load_engine(name, tmp_path / "external.onnx")
+            load_engine(name, model.with_name("external.onnx"), signature=STUDENT)
 
 
 def test_the_shipped_model_agrees_in_all_engines():
@@ -82,10 +143,10 @@ def test_the_shipped_model_agrees_in_all_engines():
     evidence[:, 0] = np.clip(depth * 10, -1, 1)
     evidence[:, 1, 20:44, 20:44] = 1
     evidence[:, 2] = 1
-    reference = load_engine("onnxruntime").infer(evidence)
+    reference = load_engine("onnxruntime").infer({INPUT_NAME: evidence})[OUTPUT_NAME]
     assert SHIPPED_MODEL.stat().st_size < 25e6 and (reference > 0).any() and (reference < 0).any()
     for precision, tolerance in (("fp32", 1e-3), ("auto", 0.15)):
-        logits = load_engine("openvino", precision=precision).infer(evidence)
+        logits = load_engine("openvino", precision=precision).infer({INPUT_NAME: evidence})[OUTPUT_NAME]
         near = np.abs(reference) < 4
         assert np.abs(logits - reference)[near].mean() < tolerance
         assert ((logits > 0) == (reference > 0)).mean() > 0.998

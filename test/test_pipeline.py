@@ -15,6 +15,7 @@ from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
 from sam3d_ros.perception.objects import ScaleSource, Status
 from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig
 from sam3d_ros.runtime.engine import EngineError
+from sam3d_ros.runtime.signature import INPUT_NAME, OUTPUT_NAME
 
 CAMERA = Intrinsics(320, 240, 300.0, 300.0, 159.5, 119.5)
 
@@ -24,12 +25,13 @@ class ShellEngine:
 
     name = "shell fp32"
 
-    def infer(self, evidence):
+    def infer(self, inputs):
+        evidence = inputs[INPUT_NAME]
         distance = evidence[:, :1] * (TRUNCATION * 64)             # voxels
         seen = (evidence[:, 1:2] > 0) & (evidence[:, 2:] > 0)
         behind = np.cumsum(seen & (distance < 0), axis=-1)         # voxels behind the surface, also beyond truncation
         logits = np.where(seen, np.minimum(-distance, 11.0 - behind), -5.0).astype(np.float32).clip(-5, 5)
-        return ndimage.gaussian_filter(logits, (0, 0, 0.7, 0.7, 0.7))
+        return {OUTPUT_NAME: ndimage.gaussian_filter(logits, (0, 0, 0.7, 0.7, 0.7))}
 
     def close(self):
         pass
@@ -142,8 +144,8 @@ def test_a_box_is_narrowed_to_what_stands_out_of_the_support(pipeline):
 
 def test_no_object_from_a_network_that_finds_none():
     class Nothing(ShellEngine):
-        def infer(self, evidence):
-            return np.full_like(evidence[:, :1], -4)
+        def infer(self, inputs):
+            return {OUTPUT_NAME: np.full_like(inputs[INPUT_NAME][:, :1], -4)}
 
     result = Pipeline(Nothing(), PipelineConfig()).run(scene(BALLS[:1]))
     assert not result.objects and result.rejections[0].fault.code is FaultCode.SHAPE_NOT_FOUND
@@ -152,10 +154,10 @@ def test_no_object_from_a_network_that_finds_none():
 @pytest.mark.parametrize("error", [RuntimeError("device lost"), None])
 def test_engine_failures_are_named(error):
     class Broken(ShellEngine):
-        def infer(self, evidence):
+        def infer(self, inputs):
             if error:
                 raise error
-            return np.full_like(evidence[:, :1], np.nan)
+            return {OUTPUT_NAME: np.full_like(inputs[INPUT_NAME][:, :1], np.nan)}
 
     with pytest.raises(Fault) as fault:
         Pipeline(Broken(), PipelineConfig()).run(scene(BALLS[:1]))

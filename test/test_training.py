@@ -133,6 +133,7 @@ class TestWithTorch:
 
     def test_training_resumes_and_exports(self, store, tmp_path):
         from sam3d_ros.runtime.engine import load_engine
+        from sam3d_ros.runtime.signature import INPUT_NAME, OUTPUT_NAME
         from sam3d_ros.training import train
         from sam3d_ros.training.export import export, load_student
 
@@ -153,5 +154,6 @@ class TestWithTorch:
         with self.torch.no_grad():
             expected = student(self.torch.from_numpy(evidence)).numpy()
         for engine in ("openvino", "onnxruntime"):
-            found = load_engine(engine, tmp_path / "student.onnx", "fp32").infer(evidence)
+            found = load_engine(engine, tmp_path / "student.onnx", "fp32").infer({INPUT_NAME: evidence})
+            found = found[OUTPUT_NAME]
             np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())

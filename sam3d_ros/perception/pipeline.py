@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from ..runtime.engine import Engine, EngineError, load_engine
+from ..runtime.signature import INPUT_NAME, OUTPUT_NAME
 from .appearance import seen_vertices, vertex_colours, vertex_normals
 from .cube import Cube, fit_cube, inlier_points
 from .evidence import evidence
@@ -149,7 +150,7 @@ class Pipeline:
 
     def _infer(self, volumes: np.ndarray) -> np.ndarray:
         try:
-            logits = self._engine.infer(volumes)
+            logits = self._engine.infer({INPUT_NAME: volumes})[OUTPUT_NAME]
         except RuntimeError as error:
             raise Fault(FaultCode.ENGINE_FAILED, f"{self.engine_name}: {error}") from error
         if not np.isfinite(logits).all():

@@ -3,16 +3,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-INPUT_NAME = "evidence_v1"   # renamed whenever the meaning of the evidence changes, so that an old model is refused
-OUTPUT_NAME = "logits"
-INPUT_SHAPE = (3, 64, 64, 64)
-OUTPUT_SHAPE = (1, 64, 64, 64)
+from .signature import EVIDENCE_STUDENT, Shape, Signature
+
 MAX_MODEL_BYTES = 256 << 20
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -33,8 +32,11 @@ class Engine(Protocol):
 
     name: str
 
-    def infer(self, evidence: np.ndarray) -> np.ndarray:
-        """evidence (B, 3, 64, 64, 64) float32, any B >= 1 -> occupancy logits (B, 1, 64, 64, 64) float32."""
+    def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs of the network's signature for its inputs, by name, all float32; any batch size >= 1.
+
+        The arrays returned are the caller's own.  Raises RuntimeError (or a subclass) if the engine fails.
+        """
 
     def close(self) -> None:
         """Free the engine; `infer` must not be called afterwards."""
@@ -63,11 +65,12 @@ def read_model(path: str | Path) -> ModelFile:
     return ModelFile(path, path.read_bytes())
 
 
-def check_signature(model: ModelFile, inputs: dict[str, tuple], outputs: dict[str, tuple]) -> None:
-    """Raise EngineError MODEL_MISMATCH unless names and shapes (batch left out) are those of a student."""
-    found = f"inputs {inputs}, outputs {outputs}"
-    if inputs != {INPUT_NAME: INPUT_SHAPE} or outputs != {OUTPUT_NAME: OUTPUT_SHAPE}:
-        raise EngineError("MODEL_MISMATCH", f"{model.path}: {found}")
+def check_signature(model: ModelFile, wanted: Signature, inputs: Mapping[str, Shape],
+                    outputs: Mapping[str, Shape]) -> None:
+    """Raise EngineError MODEL_MISMATCH unless a network's inputs and outputs are the wanted ones."""
+    difference = wanted.difference(inputs, outputs)
+    if difference:
+        raise EngineError("MODEL_MISMATCH", f"{model.path}: {difference}")
 
 
 # Fastest first, as measured on CPUs; name -> module that must be importable.
@@ -79,8 +82,9 @@ def available_engines() -> list[str]:
     return [name for name, module in ENGINES.items() if importlib.util.find_spec(module)]
 
 
-def load_engine(name: str = "auto", model: str | Path = "", precision: str = "auto", threads: int = 0) -> Engine:
-    """Load a model into an engine.
+def load_engine(name: str = "auto", model: str | Path = "", precision: str = "auto", threads: int = 0,
+                signature: Signature = EVIDENCE_STUDENT) -> Engine:
+    """Load a model of the given signature into an engine.
 
     name: "auto" (the first of `available_engines`) or one of ENGINES; precision: "auto" takes bfloat16 where the CPU
     computes in it, else float32; threads: 0 = all cores.
@@ -95,7 +99,7 @@ def load_engine(name: str = "auto", model: str | Path = "", precision: str = "au
     if name == "openvino":
         from .openvino_engine import OpenVinoEngine
 
-        return OpenVinoEngine(file, precision, threads)
+        return OpenVinoEngine(file, signature, precision, threads)
     from .onnxruntime_engine import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(file, precision, threads)
+    return OnnxRuntimeEngine(file, signature, precision, threads)

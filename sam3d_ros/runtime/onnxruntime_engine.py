@@ -1,16 +1,19 @@
 """ONNX Runtime on the CPU: runs wherever there is a wheel."""
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnxruntime
 
-from .engine import INPUT_NAME, EngineError, ModelFile, check_signature
+from .engine import EngineError, ModelFile, check_signature
+from .signature import Shape, Signature
 
 
 class OnnxRuntimeEngine:
     """An `Engine` in float32."""
 
-    def __init__(self, model: ModelFile, precision: str = "auto", threads: int = 0):
+    def __init__(self, model: ModelFile, signature: Signature, precision: str = "auto", threads: int = 0):
         if precision == "bf16":
             raise EngineError("ENGINE_UNAVAILABLE", "onnxruntime computes in float32 on CPUs: set precision to auto")
         options = onnxruntime.SessionOptions()
@@ -22,14 +25,19 @@ class OnnxRuntimeEngine:
             self._session = onnxruntime.InferenceSession(model.data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises classes of its own that share no base but Exception
             raise EngineError("MODEL_INVALID", f"{model.path}: {str(error).strip().splitlines()[-1]}") from error
-        check_signature(model, {i.name: tuple(i.shape)[1:] for i in self._session.get_inputs()},
-                        {o.name: tuple(o.shape)[1:] for o in self._session.get_outputs()})
+        check_signature(model, signature, _shapes(self._session.get_inputs()), _shapes(self._session.get_outputs()))
+        self._outputs = list(signature.outputs)
         self.name = "onnxruntime fp32"
 
-    def infer(self, evidence: np.ndarray) -> np.ndarray:
+    def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See Engine.infer."""
-        return self._session.run(None, {INPUT_NAME: evidence})[0]
+        return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
 
     def close(self) -> None:
         """See Engine.close."""
         del self._session
+
+
+def _shapes(tensors: list) -> dict[str, Shape]:
+    """Shapes by name; ONNX Runtime gives axes of any length a name, or None."""
+    return {tensor.name: tuple(axis if isinstance(axis, int) else None for axis in tensor.shape) for tensor in tensors}

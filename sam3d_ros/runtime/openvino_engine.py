@@ -1,18 +1,21 @@
 """OpenVINO on the CPU: the default engine."""
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import openvino
 
-from .engine import INPUT_NAME, EngineError, ModelFile, check_signature
+from .engine import EngineError, ModelFile, check_signature
+from .signature import Shape, Signature
 
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
 
 class OpenVinoEngine:
-    """An `Engine`.  One compiled network takes any batch size; the output array is copied out of OpenVINO's memory."""
+    """An `Engine`.  One compiled network takes any batch size; the outputs are copied out of OpenVINO's memory."""
 
-    def __init__(self, model: ModelFile, precision: str = "auto", threads: int = 0):
+    def __init__(self, model: ModelFile, signature: Signature, precision: str = "auto", threads: int = 0):
         core = openvino.Core()
         bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "auto":
@@ -23,23 +26,25 @@ class OpenVinoEngine:
             network = core.read_model(model.data)
         except RuntimeError as error:
             raise EngineError("MODEL_INVALID", f"{model.path}: {str(error).strip().splitlines()[-1]}") from error
-        check_signature(model, _ports(network.inputs), _ports(network.outputs))
+        check_signature(model, signature, _shapes(network.inputs), _shapes(network.outputs))
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _PRECISIONS[precision]}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         self._request = core.compile_model(network, "CPU", settings).create_infer_request()
+        self._outputs = tuple(signature.outputs)
         self.name = f"openvino {precision}"
 
-    def infer(self, evidence: np.ndarray) -> np.ndarray:
+    def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See Engine.infer."""
-        result = self._request.infer({INPUT_NAME: openvino.Tensor(np.ascontiguousarray(evidence), shared_memory=True)})
-        return result[0].copy()
+        self._request.infer({name: openvino.Tensor(np.ascontiguousarray(array), shared_memory=True)
+                             for name, array in inputs.items()})
+        return {name: self._request.get_tensor(name).data.copy() for name in self._outputs}
 
     def close(self) -> None:
         """See Engine.close."""
         del self._request
 
 
-def _ports(ports: list) -> dict[str, tuple]:
-    return {port.any_name: tuple(d.get_length() if d.is_static else 0 for d in port.partial_shape)[1:]
+def _shapes(ports: list) -> dict[str, Shape]:
+    return {port.any_name: tuple(axis.get_length() if axis.is_static else None for axis in port.partial_shape)
             for port in ports}

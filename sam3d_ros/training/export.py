@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from ..models.student import Student
-from ..runtime.engine import INPUT_NAME, INPUT_SHAPE, OUTPUT_NAME
+from ..runtime.signature import EVIDENCE_STUDENT, INPUT_NAME, OUTPUT_NAME
 
 OPSET = 17
 
@@ -35,8 +35,9 @@ def export(model: Student, path: Path) -> None:
     with warnings.catch_warnings():
         # The newer exporter, which this warning recommends, fixes the batch size in the reshapes.
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.onnx.export(model, (torch.zeros(2, *INPUT_SHAPE),), str(path), dynamo=False, opset_version=OPSET,
-                          input_names=[INPUT_NAME], output_names=[OUTPUT_NAME],
+        evidence = torch.zeros(EVIDENCE_STUDENT.input_shapes(batch=2)[INPUT_NAME])
+        torch.onnx.export(model, (evidence,), str(path), dynamo=False, opset_version=OPSET, input_names=[INPUT_NAME],
+                          output_names=[OUTPUT_NAME],
                           dynamic_axes={INPUT_NAME: {0: "batch"}, OUTPUT_NAME: {0: "batch"}})
     onnx.save(_half_weights(onnx.load(path)), path)
 
