@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 CROP = 96                # pixels along the side of a view's crop
+CROP_SPAN = 1.25         # edge of what a crop shows at the depth of the cube's centre, in edges of the cube
 CROP_CHANNELS = 6        # depth, depth-valid flag, own-mask flag, red, green, blue
 VIEW_NUMBERS = 11        # rotation (9), distance (1), weight (1)
 SUPPORT_NUMBERS = 5      # normal (3), offset (1), known (1)
