@@ -4,7 +4,7 @@ import onnx
 import pytest
 from student_graphs import student_inputs, student_model
 
-from sam3d_ros.runtime.engine import ENGINES, SHIPPED_MODEL, EngineError, available_engines, load_engine
+from sam3d_ros.runtime.engine import CPU_ENGINES, SHIPPED_MODEL, EngineError, available_engines, load_engine
 from sam3d_ros.runtime.signature import INPUT_NAME, OUTPUT_NAME, STUDENT, Signature
 
 
@@ -29,7 +29,7 @@ def changed(model, edit):
     return path
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", CPU_ENGINES)
 def test_one_network_for_any_number_of_objects_and_views(name, model):
     engine = load_engine(name, model, "fp32", threads=1, signature=STUDENT)
     assert engine.name == f"{name} fp32"
@@ -46,7 +46,7 @@ def test_one_network_for_any_number_of_objects_and_views(name, model):
     engine.close()
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", CPU_ENGINES)
 def test_results_are_not_overwritten_by_the_next(name, model):
     engine = load_engine(name, model, "fp32", threads=1, signature=STUDENT)
     first = engine.infer(student_inputs(seed=0))
@@ -57,13 +57,13 @@ def test_results_are_not_overwritten_by_the_next(name, model):
 
 
 def test_engines_agree(model):
-    results = [load_engine(name, model, "fp32", signature=STUDENT).infer(student_inputs(2, 2)) for name in ENGINES]
+    results = [load_engine(name, model, "fp32", signature=STUDENT).infer(student_inputs(2, 2)) for name in CPU_ENGINES]
     for key in STUDENT.outputs:
         for other in results[1:]:
             np.testing.assert_allclose(results[0][key], other[key], atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", CPU_ENGINES)
 def test_bad_model_files_are_named(name, model):
     with pytest.raises(EngineError) as missing:
         load_engine(name, model.with_name("none.onnx"))
@@ -91,7 +91,7 @@ def other_support(proto):
     proto.graph.input[2].type.tensor_type.shape.dim[1].dim_value = 6
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", CPU_ENGINES)
 @pytest.mark.parametrize(("edit", "said"), [
     (rename_output, "outputs colour, layout, log_std, log_std_2 instead of colour, distance, layout, log_std"),
     (fix_batch, "crops is 1 x ? x 6 x 96 x 96 instead of batch x views x 6 x 96 x 96")])
@@ -101,7 +101,7 @@ def test_another_signature_is_refused(name, edit, said, model):
     assert mismatch.value.reason == "MODEL_MISMATCH" and said in mismatch.value.detail
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", CPU_ENGINES)
 def test_a_student_of_another_version_is_refused(name, model):
     with pytest.raises(EngineError) as mismatch:
         load_engine(name, SHIPPED_MODEL, signature=STUDENT)
@@ -132,7 +132,7 @@ def test_a_model_cannot_name_other_files(model):
     """Weights stored outside the file are not read: the bytes are parsed, not the folder."""
     onnx.save(onnx.load(model), model.with_name("external.onnx"), save_as_external_data=True, location="weights.bin",
               size_threshold=0)
-    for name in ENGINES:
+    for name in CPU_ENGINES:
         with pytest.raises(EngineError):
             load_engine(name, model.with_name("external.onnx"), signature=STUDENT)
 
