@@ -93,7 +93,8 @@ def training_run() -> str:
             f"({environment['cpu']}; [command and log](../benchmarks/results/training.json)).\n")
 
 
-# Device -> dense float16 operations per second, bytes per second of its memory (NVIDIA's data sheets; Orin Nano: Super).
+# Device -> dense float16 operations per second and bytes per second of its memory, from NVIDIA's data sheets (of the
+# Orin Nano in its Super mode).
 DEVICES = {"Orin Nano 8 GB": (17e12, 102e9), "AGX Orin 64 GB": (43e12, 205e9), "Thor": (259e12, 273e9),
            "RTX 4060": (60e12, 272e9)}
 
@@ -112,7 +113,8 @@ def gpu_sizing() -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {
-    part.__name__: part for part in (parameters, faults, message_definitions, accuracy, speed, gpu_sizing, training_run)}
+    part.__name__: part
+    for part in (parameters, faults, message_definitions, accuracy, speed, gpu_sizing, training_run)}
 
 
 def read_result(name: str) -> dict[str, Any] | None:
