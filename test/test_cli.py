@@ -60,7 +60,7 @@ def box(instance: Instance) -> ReconstructedObject:
 def pipeline(monkeypatch) -> FakePipeline:
     fake = FakePipeline()
 
-    def load(config):
+    def load(config, on_progress):
         fake.config = config
         return fake
 
@@ -144,7 +144,7 @@ def test_folders_of_one_name_are_refused(tmp_path, pipeline, capsys):
 
 
 def test_a_fault_is_one_line(tmp_path, monkeypatch, capsys):
-    def load(config):
+    def load(config, on_progress):
         raise Fault(FaultCode.MODEL_MISSING, "m.onnx")
 
     monkeypatch.setattr(reconstruct, "Pipeline", SimpleNamespace(from_config=load))
