@@ -29,6 +29,8 @@ COMMANDS = {
     "replay": Command("sam3d_ros.replay", "rebuild the objects of a recorded bag and write them into a new bag"),
     "demo": Command("sam3d_ros.demo", "run the simulated camera and the node together and draw the result"),
     "bench": Command("sam3d_ros.evaluation.cli", "measure accuracy and latency"),
+    "train": Command("sam3d_ros.training.train", "train a student"),
+    "export": Command("sam3d_ros.training.export", "write a trained checkpoint as the ONNX file that the engines load"),
     "doctor": Command("sam3d_ros.doctor", "say what is installed, what works, and what to do about each gap"),
 }
 

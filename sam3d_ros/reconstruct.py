@@ -27,7 +27,8 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options that `pipeline_config` reads; other subcommands that reconstruct take them too."""
     default = PipelineConfig()
     group = parser.add_argument_group("reconstruction")
-    group.add_argument("--model", default=default.model, help="ONNX student (default: the one that is shipped)")
+    group.add_argument("--model", default=default.model,
+                       help="base, small, or the path of an ONNX student (default: %(default)s)")
     group.add_argument("--engine", choices=("auto", "openvino", "onnxruntime"), default=default.engine,
                        help="what runs the student (default: %(default)s)")
     group.add_argument("--precision", choices=("auto", "fp32", "bf16"), default=default.precision,

@@ -315,7 +315,7 @@ class Sam3dNode(LifecycleNode):
         frame = replace(frame, world_from_camera=target_from_camera if gravity_known else None)
         segmentation = find_masks(job.match, settings)
         frame = replace(frame, labels=segmentation.labels, instances=segmentation.instances)
-        result = self._pipeline.run(frame, check_stage)
+        result = self._pipeline.run(frame, on_stage=check_stage)
         with self._lock:
             if job.generation != self._generation:
                 raise _Superseded

@@ -69,7 +69,7 @@ class FaultCode(Enum):
     TF_FUTURE = "the transform is newer than the image by more than its history: check that clocks agree"
     # model and engine
     MODEL_MISSING = (
-        "the model file does not exist: check the path, or leave `model` empty for the model that is "
+        "the model file does not exist: check the path, or use base or small, the models that are "
         "shipped")
     MODEL_INVALID = "the model file cannot be read: it is truncated or not an ONNX model"
     MODEL_MISMATCH = "the model file is not a sam3d_ros student of this version: its inputs, outputs or metadata differ"

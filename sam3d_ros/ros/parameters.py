@@ -33,7 +33,7 @@ class Settings:
     """Values of all parameters at one moment."""
 
     # Model
-    model: str = _parameter("", "path of the ONNX model; empty: the one that is shipped")
+    model: str = _parameter("base", "base or small (the shipped models), or the path of an ONNX model")
     engine: str = _parameter("auto", "inference engine; auto: the fastest that is installed",
                              choices=("auto", "openvino", "onnxruntime"))
     precision: str = _parameter("auto", "arithmetic of the engine; auto: bf16 where the CPU has it",
@@ -46,7 +46,7 @@ class Settings:
     mask_format: str = _parameter("labels", "what is published on `segmentation`; boxes: only `detections` are used",
                                   choices=MASK_FORMATS)
     classes: str = _parameter("", "class ids to reconstruct, separated by commas; empty: all", live=True)
-    use_depth: bool = _parameter(True, "wait for `depth_image` (the shipped model needs it)")
+    use_depth: bool = _parameter(True, "wait for `depth_image`; false: from colour and masks alone, with rough sizes")
     image_is_rectified: bool = _parameter(
         True, "`image` is rectified: P of camera_info describes it; false: K does, and D must be zero")
     sync_slop: float = _parameter(0.02, "largest difference between the stamps of the image and of its depth and "

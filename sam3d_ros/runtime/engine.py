@@ -10,12 +10,13 @@ from typing import Protocol
 
 import numpy as np
 
-from .signature import EVIDENCE_STUDENT, Shape, Signature
+from .signature import STUDENT, Shape, Signature
 
 MAX_MODEL_BYTES = 256 << 20
 PRECISIONS = ("auto", "fp32", "bf16")
 
-SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "weights" / "student.onnx"
+_WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+SHIPPED_MODELS = {name: _WEIGHTS / f"{name}.onnx" for name in ("base", "small")}
 
 
 class EngineError(Exception):
@@ -56,8 +57,8 @@ class ModelFile:
 
 
 def read_model(path: str | Path) -> ModelFile:
-    """Read an ONNX file; "" means the model that is shipped.  Raises EngineError MODEL_MISSING or MODEL_INVALID."""
-    path = Path(path) if path else SHIPPED_MODEL
+    """Read an ONNX file, or a shipped model by its name.  Raises EngineError MODEL_MISSING or MODEL_INVALID."""
+    path = SHIPPED_MODELS.get(str(path)) or Path(path)
     if not path.is_file():
         raise EngineError("MODEL_MISSING", str(path))
     if path.stat().st_size > MAX_MODEL_BYTES:
@@ -82,8 +83,8 @@ def available_engines() -> list[str]:
     return [name for name, module in ENGINES.items() if importlib.util.find_spec(module)]
 
 
-def load_engine(name: str = "auto", model: str | Path = "", precision: str = "auto", threads: int = 0,
-                signature: Signature = EVIDENCE_STUDENT) -> Engine:
+def load_engine(name: str = "auto", model: str | Path = "base", precision: str = "auto", threads: int = 0,
+                signature: Signature = STUDENT) -> Engine:
     """Load a model of the given signature into an engine.
 
     name: "auto" (the first of `available_engines`) or one of ENGINES; precision: "auto" takes bfloat16 where the CPU
