@@ -94,7 +94,7 @@ def test_flying_pixels_are_no_inliers():
 
 
 def test_crop_of_a_wall():
-    """A wall at 1 m straight ahead, the cube 0.4 m wide around it; the left half has another label, the top no depth."""
+    """A wall at 1 m straight ahead, the cube 0.4 m wide; the left half has another label, the top no depth."""
     depth = np.full((120, 160), 1.0, np.float32)
     depth[:30] = 0
     labels = np.zeros((120, 160), np.int32)

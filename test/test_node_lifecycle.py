@@ -200,9 +200,6 @@ def test_sigint_ends_the_process_cleanly(moment: str):
 
 def test_real_pipeline_in_the_node():
     """A ball on a table, with the shipped model."""
-    model = Path(__file__).parents[1] / "sam3d_ros" / "weights" / "student.onnx"
-    if not model.exists():
-        pytest.skip("no model is shipped yet")
     with Rig(activate=False) as rig:
         rig.node._load = load_pipeline
         assert rig.node.trigger_configure() == SUCCESS

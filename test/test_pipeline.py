@@ -223,7 +223,8 @@ def test_without_depth_the_support_tells_the_size():
     world_from_camera = np.eye(4)
     world_from_camera[:3, :3] = [[1, 0, 0], [0, 0, 1], [0, -1, 0]]
     world_from_camera[2, 3] = 1.2
-    frame = replace(scene([(0.1, 0.12, 0.6, 0.05)]), depth=None, world_from_camera=world_from_camera, support_height=0.7)
+    frame = replace(scene([(0.1, 0.12, 0.6, 0.05)]), depth=None, world_from_camera=world_from_camera,
+                    support_height=0.7)
     item = Pipeline(Cut(), PipelineConfig())(frame)[0]
     in_camera = item.vertices @ item.camera_from_object[:3, :3].T + item.camera_from_object[:3, 3]
     assert in_camera[:, 1].max() == pytest.approx(0.5, abs=1e-4)

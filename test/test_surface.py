@@ -34,7 +34,7 @@ def test_an_off_centre_ball_comes_out_where_it_is():
     assert surface.watertight and mesh.is_watertight and len(mesh.faces) <= 5000
     np.testing.assert_allclose(mesh.center_mass, expected, atol=2e-4)
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.06 ** 3, rel=0.02)  # positive: oriented outward
-    left = cube.from_camera(surface.vertices)[:, 0] < 0.1                     # two voxels of deviation there, one elsewhere
+    left = cube.from_camera(surface.vertices)[:, 0] < 0.1         # two voxels of deviation there, one elsewhere
     assert np.median(surface.vertex_std[left]) == pytest.approx(2 * 0.3 / 64, rel=1e-3)
     assert np.median(surface.vertex_std[~left]) == pytest.approx(0.3 / 64, rel=1e-3)
 

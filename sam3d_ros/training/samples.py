@@ -83,11 +83,11 @@ def _reported(view: View, rng: np.random.Generator, shares: Curriculum) -> Frame
     return Frame(colour, depth, mask.astype(np.int32) * _LABEL, view.intrinsics)
 
 
-def _small_motion(rng: np.random.Generator) -> np.ndarray:
-    """Error of a known camera motion: 2 mm and half a degree (1 sigma)."""
+def _small_motion(rng: np.random.Generator, centre: np.ndarray) -> np.ndarray:
+    """Error of a tracked object's motion: 1 mm and half a degree about its centre, (3,) (1 sigma)."""
     motion = np.eye(4)
     motion[:3, :3] = _tilt(rng, np.deg2rad(0.5))
-    motion[:3, 3] = rng.normal(size=3) * 0.002
+    motion[:3, 3] = centre - motion[:3, :3] @ centre + rng.normal(size=3) * 0.001
     return motion
 
 
@@ -121,29 +121,32 @@ def make_example(store: MeshStore, mesh: int, rng: np.random.Generator, views: i
     camera = scene.views[0].camera_from_world
     vertices = thing.vertices @ scene.world_from_target[:3, :3].T + scene.world_from_target[:3, 3]
     axis, axis_weight = _horizontal_axis(vertices)
-    up, plane = _known_support(scene, camera, rng, shares, has_depth)
     colour = thing.colouring(store.points[mesh], store.point_rgb[mesh] / np.float32(255))
-    middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
+    middle = camera[:3, :3] @ (vertices.min(axis=0) + vertices.max(axis=0)) / 2 + camera[:3, 3]
+    up, plane = _known_support(scene, middle, rng, shares, has_depth)
     return Example(
         frames=frames,
-        camera_from_observer=[np.eye(4)] + [camera @ np.linalg.inv(v.camera_from_world) @ _small_motion(rng)
+        camera_from_observer=[np.eye(4)] + [_small_motion(rng, middle) @ camera @ np.linalg.inv(v.camera_from_world)
                                             for v in scene.views[1:]],
         camera_from_target=camera @ scene.world_from_target,
-        bounds_centre=camera[:3, :3] @ middle + camera[:3, 3],
+        bounds_centre=middle,
         near=float(np.percentile(scene.views[0].depth[scene.views[0].mask], 1)),
         has_depth=has_depth, up=up, plane=plane, true_up=camera[:3, 2], true_axis=camera[:3, :3] @ axis,
         axis_weight=axis_weight, mesh=mesh, point_rgb=np.clip(colour * 255, 0, 255).astype(np.uint8))
 
 
-def _known_support(scene: RenderedScene, camera_from_world: np.ndarray, rng: np.random.Generator, shares: Curriculum,
+def _known_support(scene: RenderedScene, centre: np.ndarray, rng: np.random.Generator, shares: Curriculum,
                    has_depth: bool) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Up and the support plane as far as they are known, with the errors of a fit: 1 degree and 2 mm (1 sigma)."""
-    normal = _tilt(rng, np.deg2rad(1.0)) @ camera_from_world[:3, 2]
-    offset = -camera_from_world[:3, 2] @ camera_from_world[:3, 3] + rng.normal() * 0.002
+    """Up and the support plane as far as they are known, first camera frame.
+
+    With the errors of a fit to the table around the object, whose centre is (3,): 0.7 degrees and 1.5 mm (1 sigma).
+    """
+    camera_from_world = scene.views[0].camera_from_world
+    true = camera_from_world[:3, 2]
+    normal = _tilt(rng, np.deg2rad(0.7)) @ true
     if scene.has_table and has_depth and rng.random() < shares.support:
-        # turned about the camera's foot near the object, not about the camera, as a fit to the table would be
-        foot = -offset * camera_from_world[:3, 2]
-        return normal, np.r_[normal, -normal @ foot]
+        foot = centre - true * (true @ (centre - camera_from_world[:3, 3]))     # below the object, on the table
+        return normal, np.r_[normal, -normal @ foot + rng.normal() * 0.0015]
     return (normal, None) if rng.random() < shares.up else (None, None)
 
 

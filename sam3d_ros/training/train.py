@@ -155,8 +155,8 @@ def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers
             stage = config.stage(share)
             seed = 1000 * (step + 1) + fabric.global_rank
             stream = Stream(run / "train_meshes", config.batch, config.reuse, config.curriculum(stage), seed)
-            batches = iter(DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=4,
-                                      multiprocessing_context="spawn"))
+            batches = iter(DataLoader(stream, batch_size=None, num_workers=workers,
+                                      **(dict(prefetch_factor=4, multiprocessing_context="spawn") if workers else {})))
         started = time.monotonic()
         rate = config.learning_rate * 0.5 * (1 + np.cos(np.pi * share)) * min(1, (step + 1) / config.warm_up)
         for group in optimiser.param_groups:
