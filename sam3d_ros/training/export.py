@@ -1,7 +1,8 @@
-"""Export of a trained checkpoint to the ONNX file that the engines load: `sam3d export`."""
+"""Export of a trained checkpoint to the ONNX file that the engines load, and how it was trained: `sam3d export`."""
 from __future__ import annotations
 
 import argparse
+import json
 import warnings
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from ..evaluation.environment import describe_environment, write_report
 from ..models.student import Student, StudentConfig
 from ..runtime.signature import STUDENT
+from ..synth.shapes import KINDS
+from .meshes import MeshStore
 
 OPSET = 17
 
@@ -40,6 +44,17 @@ def export(model: Student, path: Path) -> None:
     onnx.save(_half_weights(onnx.load(path)), path)
 
 
+def training_report(checkpoint: Path) -> dict:
+    """Config, meshes, samples and log of the run that `checkpoint` lies in; for JSON."""
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    store = MeshStore.load(checkpoint.parent / "train_meshes")
+    log = [json.loads(line) for line in (checkpoint.parent / "log.jsonl").read_text().splitlines()]
+    procedural = int(np.isin(store.name, KINDS).sum())
+    return {"config": state["config"], "minutes": round(state["elapsed"] / 60, 1),
+            "meshes": {"train split": len(store) - procedural, "procedural": procedural},
+            "samples": state["step"] * state["config"]["batch"], "log": log}
+
+
 def _half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with its float32 weights stored as float16, each followed by a Cast that engines fold when loading.
 
@@ -63,9 +78,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `sam3d export`."""
     parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of a training run")
     parser.add_argument("onnx", type=Path, help="where the model goes")
+    parser.add_argument("--report", type=Path, metavar="JSON", help="write how it was trained, too")
 
 
 def run(args: argparse.Namespace) -> int:
     """Export as the arguments say."""
     export(load_student(args.checkpoint), args.onnx)
+    if args.report:
+        write_report(args.report, describe_environment(), training_report(args.checkpoint))
     return 0
