@@ -17,10 +17,13 @@ def ball(centre, radius):
     return ((np.linalg.norm(GRID - centre, axis=-1) - radius) * 64).astype(np.float32)
 
 
-def surface_of(distance, cube=None, max_faces=5000, log_std=None):
+UNSEEN = np.empty((0, 3))
+
+
+def surface_of(distance, cube=None, max_faces=5000, log_std=None, observed=UNSEEN):
     """Of a cube of edge 1, 2 m ahead; one voxel of standard deviation."""
     log_std = np.zeros((32,) * 3, np.float32) if log_std is None else log_std
-    return extract_surface(distance, log_std, cube or Cube(np.eye(3), 2.0, 1.0), max_faces)
+    return extract_surface(distance, log_std, cube or Cube(np.eye(3), 2.0, 1.0), max_faces, observed)
 
 
 def test_an_off_centre_ball_comes_out_where_it_is():
@@ -44,6 +47,16 @@ def test_only_the_largest_solid_is_kept_and_cavities_are_filled():
     surface = surface_of(np.minimum(hollow, ball([-0.4, -0.4, -0.4], 0.05)), max_faces=20000)
     mesh = trimesh.Trimesh(surface.vertices, surface.triangles)
     assert mesh.body_count == 1 and mesh.volume == pytest.approx(4 / 3 * np.pi * 0.3 ** 3, rel=0.02)
+
+
+def test_pieces_that_were_seen_belong_to_the_object():
+    """Two balls, as links of a chain: both are kept if both were seen; a third, unseen, is not."""
+    balls = [([-0.3, 0, 0], 0.12), ([0.15, 0, 0], 0.2), ([0.3, 0.35, 0.3], 0.08)]
+    distance = np.minimum.reduce([ball(*b) for b in balls])
+    seen = np.array([[-0.3, 0, 1.88], [-0.3, 0.01, 1.88], [0.15, 0, 1.8]])
+    mesh = trimesh.Trimesh(*(lambda s: (s.vertices, s.triangles))(surface_of(distance, observed=seen)))
+    assert mesh.body_count == 2 and mesh.is_watertight
+    assert mesh.volume == pytest.approx(4 / 3 * np.pi * (0.12 ** 3 + 0.2 ** 3), rel=0.03)
 
 
 def test_a_solid_that_is_cut_by_the_cube_is_closed_there():

@@ -148,7 +148,7 @@ class Pipeline:
             volumes = {name: array[index] for name, array in outputs.items()}
             with clock("surface"):
                 surface = extract_surface(volumes["distance"][0], volumes["log_std"][0], candidate.cube,
-                                          self.config.max_faces)
+                                          self.config.max_faces, candidate.points)
             if surface is None:
                 rejections.append(_rejection(candidate.instance, FaultCode.SHAPE_NOT_FOUND))
                 continue

@@ -1,4 +1,4 @@
-"""From occupancy logits to a closed triangle mesh: the largest solid, its iso-surface, and how sure that surface is."""
+"""From signed distance to a closed triangle mesh: the solid, its iso-surface, and how sure that surface is."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from .cube import Cube
 _OUTSIDE = 4.0         # voxels, where it is known to be outside
 _LEAST = 1e-2          # voxels; no distance nearer to zero, so that no vertex falls onto a grid point and meets others
 _MIN_VOXELS = 24
+_OWNED_SHARE = 0.005   # of the observed points, that make a piece apart from the largest one part of the object
 _MAX_TRIANGLES = 60_000  # before decimation; no object fills the volume with so much surface, noise does
 _STD_RANGE = (0.1, 8.0)             # voxels
 _TOLERANCES = (0.3, 0.5, 1.0)       # voxels by which a simplified surface may leave the first one
@@ -34,10 +35,11 @@ class Surface:
     watertight: bool
 
 
-def largest_solid(distance: np.ndarray) -> np.ndarray | None:
-    """Signed distance (n, n, n), negative inside, in which only the largest connected inside is left and its closed
-    cavities are filled.
+def object_solid(distance: np.ndarray, observed: np.ndarray) -> np.ndarray | None:
+    """Signed distance (n, n, n), negative inside, in which only the object is left and its closed cavities are filled.
 
+    The object is the largest connected inside, and whatever other pieces the camera saw: thin links between them may be
+    lost between voxels.  observed: (P, 3) observed points in the cube's frame, edges.
     Returns float32 of the same shape, or None if nothing is inside or everything is.
     """
     pieces, _ = ndimage.label(distance < 0)
@@ -45,22 +47,36 @@ def largest_solid(distance: np.ndarray) -> np.ndarray | None:
     sizes[0] = 0
     if not _MIN_VOXELS <= sizes.max() < distance.size:
         return None
-    largest = int(sizes.argmax())
-    window = ndimage.find_objects(pieces, largest)[-1]
-    voids, _ = ndimage.label(np.pad(pieces[window] != largest, 1, constant_values=True))
+    kept = (sizes >= _MIN_VOXELS) & (_points_near(pieces, len(sizes), observed) > _OWNED_SHARE * len(observed))
+    kept[sizes.argmax()] = True
+    kept[0] = False
+    solid = kept[pieces]
+    low, high = _bounds(solid)
+    window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    voids, _ = ndimage.label(np.pad(~solid[window], 1, constant_values=True))
     inside = np.zeros(distance.shape, bool)
     inside[window] = (voids != voids[0, 0, 0])[1:-1, 1:-1, 1:-1]  # all but the void around it
     magnitude = np.maximum(np.abs(distance), _LEAST)
     return np.where(inside, -magnitude, magnitude).astype(np.float32)
 
 
-def extract_surface(distance: np.ndarray, log_std: np.ndarray, cube: Cube, max_faces: int) -> Surface | None:
+def _points_near(pieces: np.ndarray, count: int, points: np.ndarray) -> np.ndarray:
+    """(count,) how many points, (P, 3) in edges, lie in or next to each of the numbered `pieces`, (n, n, n)."""
+    n = len(pieces)
+    voxels = np.floor((points + 0.5) * n).astype(int)
+    voxels = voxels[((voxels >= 0) & (voxels < n)).all(axis=1)]
+    return np.bincount(ndimage.maximum_filter(pieces, 3)[tuple(voxels.T)], minlength=count)
+
+
+def extract_surface(distance: np.ndarray, log_std: np.ndarray, cube: Cube, max_faces: int,
+                    observed: np.ndarray) -> Surface | None:
     """Iso-surface of a signed distance in `cube`, with about `max_faces` triangles at most.
 
-    distance: (64, 64, 64) voxels, negative inside; log_std: (32, 32, 32) logarithm of its 1-sigma error in voxels.
+    distance: (64, 64, 64) voxels, negative inside; log_std: (32, 32, 32) logarithm of its 1-sigma error in voxels;
+    observed: (P, 3) metres, camera frame, points seen of the object.
     Returns None if there is no solid, or so ragged a one that it can only be noise.
     """
-    solid = largest_solid(distance)
+    solid = object_solid(distance, cube.from_camera(observed))
     if solid is None:
         return None
     low, high = _bounds(solid < 0)
