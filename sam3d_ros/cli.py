@@ -31,6 +31,7 @@ COMMANDS = {
     "bench": Command("sam3d_ros.evaluation.cli", "measure accuracy and latency"),
     "train": Command("sam3d_ros.training.train", "train a student"),
     "export": Command("sam3d_ros.training.export", "write a trained checkpoint as the ONNX file that the engines load"),
+    "engine": Command("sam3d_ros.engine_cli", "build, list, verify and delete engines for NVIDIA GPUs"),
     "doctor": Command("sam3d_ros.doctor", "say what is installed, what works, and what to do about each gap"),
 }
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sam3d_ros.engine_cli import show_progress
 from sam3d_ros.perception.association import Associator
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import clear_objects, read_frame_folder, write_objects
 from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig, PipelineResult
+from sam3d_ros.runtime.engine import ENGINE_CHOICES, PRECISIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +31,9 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("reconstruction")
     group.add_argument("--model", default=default.model,
                        help="base, small, or the path of an ONNX student (default: %(default)s)")
-    group.add_argument("--engine", choices=("auto", "openvino", "onnxruntime"), default=default.engine,
+    group.add_argument("--engine", choices=ENGINE_CHOICES, default=default.engine,
                        help="what runs the student (default: %(default)s)")
-    group.add_argument("--precision", choices=("auto", "fp32", "bf16"), default=default.precision,
+    group.add_argument("--precision", choices=PRECISIONS, default=default.precision,
                        help="arithmetic of the engine (default: %(default)s)")
     group.add_argument("--threads", type=int, default=default.threads, metavar="N",
                        help="CPU threads of the engine, 0 for all cores (default: %(default)s)")
@@ -50,7 +52,7 @@ def pipeline_config(args: argparse.Namespace) -> PipelineConfig:
 def run(args: argparse.Namespace) -> int:
     """Reconstruct every folder; a bad one does not stop the others, but makes the exit status 1."""
     outputs = output_folders(args.folders, args.out)
-    pipeline = Pipeline.from_config(pipeline_config(args))
+    pipeline = Pipeline.from_config(pipeline_config(args), show_progress)
     faults = {}
     try:
         pipeline.warm_up()          # so that the first frame's latency is not the compiler's

@@ -1,8 +1,11 @@
 """Shared fixtures."""
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,10 @@ import pytest
 ROOT = str(Path(__file__).resolve().parents[1])
 sys.path.append(ROOT)
 os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), ROOT])
+
+# Tests neither use nor fill the user's engine cache; one for all of them, so that engines are measured once.
+os.environ["SAM3D_CACHE"] = tempfile.mkdtemp(prefix="sam3d_cache_")
+atexit.register(shutil.rmtree, os.environ["SAM3D_CACHE"], ignore_errors=True)
 
 # Tests must not hear, nor be heard by, robots on the network.
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
-from sam3d_ros.runtime.signature import COARSE, CROP, CROP_CHANNELS, STUDENT, VOLUME, Signature
+from sam3d_ros.runtime.signature import COARSE, CROP, CROP_CHANNELS, CROP_SPAN, STUDENT, VOLUME, Signature
 
 OPSET = 20                   # the first with GridSample's modes "linear" and "cubic" and 5-D inputs
 HALF_EXTENT = 0.27           # of the ball that every graph finds, in edges
@@ -68,7 +68,7 @@ def student_model(width: int = 2, evidence: int = 16, seed: int = 0, signature: 
     rotated = g("MatMul", g.reshape(g.columns(numbers, 0, 9), -1, 3, 3), g.constant(points))
     distance = g("Unsqueeze", g.columns(numbers, 9, 10), g.constant([2], np.int64))
     depth = g("Clip", g("Add", g.columns(rotated, 2, 3, axis=1), distance), g.constant(0.05), g.constant(1e4))
-    across = g("Div", g("Mul", g.columns(rotated, 0, 2, axis=1), distance), depth)
+    across = g("Div", g("Mul", g.columns(rotated, 0, 2, axis=1), g("Mul", distance, g.constant(2 / CROP_SPAN))), depth)
     grid = g.reshape(g("Transpose", across, perm=[0, 2, 1]), -1, n * n, n, 2)
     seen = g("GridSample", g.columns(crops, 0, 3, axis=1), grid, mode="nearest", padding_mode="zeros", align_corners=0)
     looked = g("GridSample", features, grid, mode="linear", padding_mode="border", align_corners=0)

@@ -4,8 +4,9 @@ import onnx
 import pytest
 from student_graphs import student_inputs, student_model
 
-from sam3d_ros.runtime.engine import ENGINES, SHIPPED_MODEL, EngineError, available_engines, load_engine
-from sam3d_ros.runtime.signature import INPUT_NAME, OUTPUT_NAME, STUDENT, Signature
+from sam3d_ros.runtime.engine import CPU_ENGINES, SHIPPED_MODELS, EngineError, available_engines, load_engine
+from sam3d_ros.runtime.golden import golden_inputs
+from sam3d_ros.runtime.signature import STUDENT, Signature
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def changed(model, edit):
     return path
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", CPU_ENGINES)
 def test_one_network_for_any_number_of_objects_and_views(name, model):
     engine = load_engine(name, model, "fp32", threads=1, signature=STUDENT)
     assert engine.name == f"{name} fp32"
@@ -46,7 +47,7 @@ def test_one_network_for_any_number_of_objects_and_views(name, model):
     engine.close()
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", CPU_ENGINES)
 def test_results_are_not_overwritten_by_the_next(name, model):
     engine = load_engine(name, model, "fp32", threads=1, signature=STUDENT)
     first = engine.infer(student_inputs(seed=0))
@@ -57,13 +58,13 @@ def test_results_are_not_overwritten_by_the_next(name, model):
 
 
 def test_engines_agree(model):
-    results = [load_engine(name, model, "fp32", signature=STUDENT).infer(student_inputs(2, 2)) for name in ENGINES]
+    results = [load_engine(name, model, "fp32", signature=STUDENT).infer(student_inputs(2, 2)) for name in CPU_ENGINES]
     for key in STUDENT.outputs:
         for other in results[1:]:
             np.testing.assert_allclose(results[0][key], other[key], atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", CPU_ENGINES)
 def test_bad_model_files_are_named(name, model):
     with pytest.raises(EngineError) as missing:
         load_engine(name, model.with_name("none.onnx"))
@@ -91,7 +92,7 @@ def other_support(proto):
     proto.graph.input[2].type.tensor_type.shape.dim[1].dim_value = 6
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", CPU_ENGINES)
 @pytest.mark.parametrize(("edit", "said"), [
     (rename_output, "outputs colour, layout, log_std, log_std_2 instead of colour, distance, layout, log_std"),
     (fix_batch, "crops is 1 x ? x 6 x 96 x 96 instead of batch x views x 6 x 96 x 96")])
@@ -101,11 +102,11 @@ def test_another_signature_is_refused(name, edit, said, model):
     assert mismatch.value.reason == "MODEL_MISMATCH" and said in mismatch.value.detail
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", CPU_ENGINES)
 def test_a_student_of_another_version_is_refused(name, model):
     with pytest.raises(EngineError) as mismatch:
-        load_engine(name, SHIPPED_MODEL, signature=STUDENT)
-    assert mismatch.value.reason == "MODEL_MISMATCH" and INPUT_NAME in mismatch.value.detail
+        load_engine(name, model, signature=Signature({"evidence_v1": ("batch", 3, 64, 64, 64)}, STUDENT.outputs))
+    assert mismatch.value.reason == "MODEL_MISMATCH" and "evidence_v1" in mismatch.value.detail
     with pytest.raises(EngineError) as invalid:
         load_engine(name, changed(model, other_support), signature=STUDENT)
     assert invalid.value.reason in ("MODEL_INVALID", "MODEL_MISMATCH")
@@ -132,21 +133,20 @@ def test_a_model_cannot_name_other_files(model):
     """Weights stored outside the file are not read: the bytes are parsed, not the folder."""
     onnx.save(onnx.load(model), model.with_name("external.onnx"), save_as_external_data=True, location="weights.bin",
               size_threshold=0)
-    for name in ENGINES:
+    for name in CPU_ENGINES:
         with pytest.raises(EngineError):
             load_engine(name, model.with_name("external.onnx"), signature=STUDENT)
 
 
-def test_the_shipped_model_agrees_in_all_engines():
-    evidence = np.zeros((2, 3, 64, 64, 64), np.float32)
-    depth = np.linspace(1, -1, 64, dtype=np.float32)
-    evidence[:, 0] = np.clip(depth * 10, -1, 1)
-    evidence[:, 1, 20:44, 20:44] = 1
-    evidence[:, 2] = 1
-    reference = load_engine("onnxruntime").infer({INPUT_NAME: evidence})[OUTPUT_NAME]
-    assert SHIPPED_MODEL.stat().st_size < 25e6 and (reference > 0).any() and (reference < 0).any()
-    for precision, tolerance in (("fp32", 1e-3), ("auto", 0.15)):
-        logits = load_engine("openvino", precision=precision).infer({INPUT_NAME: evidence})[OUTPUT_NAME]
-        near = np.abs(reference) < 4
-        assert np.abs(logits - reference)[near].mean() < tolerance
-        assert ((logits > 0) == (reference > 0)).mean() > 0.998
+@pytest.mark.parametrize("name", SHIPPED_MODELS)
+def test_a_shipped_model_agrees_in_all_engines(name):
+    assert SHIPPED_MODELS[name].stat().st_size < 25e6
+    inputs = golden_inputs()
+    reference = load_engine("onnxruntime", name, "fp32").infer(inputs)
+    assert all((volume < 0).any() and (volume > 0).any() for volume in reference["distance"])
+    for precision, tolerance in (("fp32", 1e-3), ("bf16", 0.1)):
+        found = load_engine("openvino", name, precision).infer(inputs)
+        near = np.abs(reference["distance"]) < 4
+        assert np.abs(found["distance"] - reference["distance"])[near].mean() < tolerance
+        assert np.abs(found["colour"] - reference["colour"]).mean() < tolerance
+

@@ -79,10 +79,10 @@ class _Superseded(Exception):
     """The result is no longer wanted: the goal was cancelled, the node deactivated or the clock set back."""
 
 
-def load_pipeline(settings: Settings) -> Any:
+def load_pipeline(settings: Settings, on_progress: Callable[[int, str], None] = lambda percent, what: None) -> Any:
     """The real pipeline.  Imported here: it takes seconds, in which the node can be seen already."""
     from sam3d_ros.perception.pipeline import Pipeline
-    pipeline = Pipeline.from_config(pipeline_config(settings))
+    pipeline = Pipeline.from_config(pipeline_config(settings), on_progress)
     pipeline.warm_up()
     return pipeline
 
@@ -90,15 +90,15 @@ def load_pipeline(settings: Settings) -> Any:
 class Sam3dNode(LifecycleNode):
     """The node.
 
-    load: makes the pipeline from the settings; raises Fault MODEL_*, ENGINE_*
+    load: makes the pipeline from the settings; raises Fault MODEL_*, ENGINE_*.  None: the real one
     """
 
-    def __init__(self, load: Callable[[Settings], Any] = load_pipeline, **node_arguments: Any):
+    def __init__(self, load: Callable[[Settings], Any] | None = None, **node_arguments: Any):
         super().__init__("sam3d_node", **node_arguments)
         # rclpy lets a request for an impossible transition end the whole process.
         service = self._service_change_state
         service.callback = functools.partial(self._refuse_impossible, service.callback)
-        self._load = load
+        self._load = load or functools.partial(load_pipeline, on_progress=self._on_progress)
         self._while_configured = ExitStack()
         self._while_active = ExitStack()
         self._configured = self._active = False
@@ -197,7 +197,12 @@ class Sam3dNode(LifecycleNode):
         self._configured = True
         self.get_logger().info(f"configured, engine {self._pipeline.engine_name}")
 
+    def _on_progress(self, percent: int, what: str) -> None:
+        self._diagnostics.announce(percent, what)
+
     def _activate(self, settings: Settings) -> None:
+        if settings.build_only:
+            raise Fault(FaultCode.PARAMETER_INVALID, "build_only is set: the engine is built, and that is all")
         self._while_active.callback(self._deactivate)
         self._synchroniser = self._make_synchroniser(settings)
         self._synchroniser.start()
@@ -466,9 +471,14 @@ class Sam3dNode(LifecycleNode):
         return {"state": state, **self._figures, **streams}
 
 
-def main(arguments: Sequence[str] | None = None, load: Callable[[Settings], Any] = load_pipeline) -> int:
-    """Run the node until SIGINT or SIGTERM; with `autostart`, configured and activated at once."""
+def main(arguments: Sequence[str] | None = None, load: Callable[[Settings], Any] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; with `autostart`, configured and activated at once.
+
+    With `build_only`, it ends when it is configured; exit status 1 if that failed.
+    """
     def start(node: Sam3dNode) -> None:
+        if node.settings.build_only:
+            sys.exit(0 if node.trigger_configure() == SUCCESS else 1)
         if node.settings.autostart and node.trigger_configure() == SUCCESS:
             node.trigger_activate()
     return run_node(lambda: Sam3dNode(load), arguments, start)

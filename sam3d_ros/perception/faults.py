@@ -75,6 +75,19 @@ class FaultCode(Enum):
     MODEL_MISMATCH = "the model file is not a sam3d_ros student of this version: its inputs, outputs or metadata differ"
     ENGINE_UNAVAILABLE = "the wanted engine is not installed: install it, or set engine to auto"
     ENGINE_FAILED = "the engine failed during inference"
+    ENGINE_NOT_BUILT = (
+        "no engine has been built for this GPU and these versions: run `sam3d engine build`, or set "
+        "allow_engine_build")
+    ENGINE_BUILD_FAILED = (
+        "the engine could not be built or loaded: check that driver, CUDA and TensorRT fit each other "
+        "(sam3d doctor), or set engine to cpu")
+    ENGINE_OUT_OF_MEMORY = "the GPU's memory does not suffice: end other programs that use it, or take the small model"
+    ENGINE_INACCURATE = (
+        "the engine's results differ too much from those of float32, and it is not used: set precision "
+        "to fp32, or take another engine")
+    ENGINE_CACHE_UNSAFE = (
+        "others could have put a program into the engine cache: see whom the named folder or file "
+        "belongs to, and delete it, or point SAM3D_CACHE to a folder of your own")
     # set-up of the node
     PARAMETER_INVALID = "a parameter's value is refused: correct it, then configure the node again"
     # files

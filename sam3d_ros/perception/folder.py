@@ -3,9 +3,9 @@
 A frame folder holds
 - `color.png`    8-bit RGB
 - `depth.png`    16-bit grey, aligned to colour, 0 = no reading, metres = value * depth_unit_m; may be absent
-- `camera.json`  width, height, fx, fy, cx, cy (pixels) and, with depth, depth_unit_m (metres per depth step); where
-                 they are known, world_from_camera (4 x 4, rigid, a frame whose +Z points up) and support_height (metres,
-                 of what the objects stand on, in that frame)
+- `camera.json`  width, height, fx, fy, cx, cy (pixels); with depth, depth_unit_m (metres per depth step); where known,
+                 world_from_camera (4 x 4, rigid, a frame whose +Z points up) and support_height (metres, of what the
+                 objects stand on, in that frame)
 - `masks.png`    8- or 16-bit grey, instance labels, 0 = background
 - `labels.json`  instance label (as a string) -> class name
 

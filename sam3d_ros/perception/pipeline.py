@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from ..runtime.engine import Engine, EngineError, load_engine
+from ..runtime.engine import BuildOptions, Engine, EngineError, load_engine
 from ..runtime.signature import CROP, CROP_CHANNELS, VIEW_NUMBERS
 from .appearance import seen_vertices, vertex_colours, vertex_normals
 from .cube import IMAGE_UP, Cube, fit_cube, fit_cube_to_mask, inlier_points
@@ -38,16 +38,18 @@ _BOX_CLEARANCE = 0.008          # metres above the support from which a box's co
 class PipelineConfig:
     """What can be chosen.
 
-    model: base or small (those that are shipped), or the path of an ONNX student;
-    engine: auto, openvino or onnxruntime; precision: auto, fp32 or bf16; threads: 0 = all cores;
-    max_objects: the largest masks of a frame are kept; max_faces: triangles per mesh;
-    min_points: depth readings inside a mask (without depth: pixels) that are too few below this
+    model: base or small (those that are shipped), or the path of an ONNX student; engine: one of
+    runtime.engine.ENGINE_CHOICES; precision: one of PRECISIONS there; threads: 0 = all cores; allow_engine_build: build
+    an engine for this GPU if there is none yet, which takes minutes; max_objects: the largest masks of a frame are
+    kept; max_faces: triangles per mesh; min_points: depth readings inside a mask (without depth: pixels) that are too
+    few below this
     """
 
     model: str = "base"
     engine: str = "auto"
     precision: str = "auto"
     threads: int = 0
+    allow_engine_build: bool = True
     max_objects: int = 16
     max_faces: int = 5000
     min_points: int = 50
@@ -93,10 +95,16 @@ class Pipeline:
         self._engine = engine
 
     @classmethod
-    def from_config(cls, config: PipelineConfig = PipelineConfig()) -> Pipeline:
-        """Load model and engine.  Raises Fault: MODEL_MISSING, MODEL_INVALID, MODEL_MISMATCH, ENGINE_UNAVAILABLE."""
+    def from_config(cls, config: PipelineConfig = PipelineConfig(),
+                    on_progress: Callable[[int, str], None] = lambda percent, what: None) -> Pipeline:
+        """Load model and engine.  Raises Fault: MODEL_MISSING, MODEL_INVALID, MODEL_MISMATCH, ENGINE_*.
+
+        on_progress: called with percent done and what is being done while an engine is built
+        """
+        options = BuildOptions(config.allow_engine_build, on_progress=on_progress)
         try:
-            return cls(load_engine(config.engine, config.model, config.precision, config.threads), config)
+            return cls(load_engine(config.engine, config.model, config.precision, config.threads, options=options),
+                       config)
         except EngineError as error:
             raise Fault(FaultCode[error.reason], error.detail) from error
 

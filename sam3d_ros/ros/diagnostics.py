@@ -44,6 +44,7 @@ class Diagnostics:
         self._published: FaultCode | None = None
         self._last_sent: dict[FaultCode, float] = {}
         self._period = period
+        self._announced = (-1, "")
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Not by ROS time: a paused simulation must not silence it.
         self._timer = node.create_timer(period, self.tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -65,6 +66,16 @@ class Diagnostics:
             if self._is_news(fault):
                 self._send(fault)
 
+    def announce(self, percent: int, what: str) -> None:
+        """Say at once how far a set-up is that takes minutes, in which nothing else is published."""
+        with self._lock:
+            if (percent, what) == self._announced or not self._node.context.ok():
+                return
+            self._announced = (percent, what)
+            text = f"CONFIGURING: {percent} %, {what}"
+            self._node.get_logger().info(text)
+            self._publish(DiagnosticStatus.WARN, text, {"code": "CONFIGURING", "progress": str(percent)})
+
     def tick(self) -> None:
         """Publish the worst fault since the last call, or that all is well."""
         with self._lock:
@@ -85,12 +96,15 @@ class Diagnostics:
         self._published = code
         if code:
             self._last_sent[code] = time.monotonic()
-        name = self._node.get_fully_qualified_name()
-        status = DiagnosticStatus(level=level(fault), name=f"{name.lstrip('/')}: {self._task}",
-                                  hardware_id="sam3d_ros", message=str(fault) if fault else "OK")
         values = {"code": code.name if code else "OK"}
         if fault:
             values |= {"detail": fault.detail, "advice": fault.code.advice}
+        self._publish(level(fault), str(fault) if fault else "OK", values)
+
+    def _publish(self, severity: bytes, text: str, values: dict[str, str]) -> None:
+        name = self._node.get_fully_qualified_name()
+        status = DiagnosticStatus(level=severity, name=f"{name.lstrip('/')}: {self._task}", hardware_id="sam3d_ros",
+                                  message=text)
         status.values = [KeyValue(key=key, value=value) for key, value in (values | self._values()).items()]
         message = DiagnosticArray(status=[status])
         message.header.stamp = self._node.get_clock().now().to_msg()

@@ -14,6 +14,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from ..perception.faults import Fault, FaultCode
+from ..runtime.engine import ENGINE_CHOICES, PRECISIONS
 
 if TYPE_CHECKING:
     from ..perception.pipeline import PipelineConfig
@@ -34,11 +35,14 @@ class Settings:
 
     # Model
     model: str = _parameter("base", "base or small (the shipped models), or the path of an ONNX model")
-    engine: str = _parameter("auto", "inference engine; auto: the fastest that is installed",
-                             choices=("auto", "openvino", "onnxruntime"))
-    precision: str = _parameter("auto", "arithmetic of the engine; auto: bf16 where the CPU has it",
-                                choices=("auto", "fp32", "bf16"))
+    engine: str = _parameter("auto", "inference engine; auto: a GPU engine if one works, else the CPU engine that is "
+                                     "fastest on this machine", choices=ENGINE_CHOICES)
+    precision: str = _parameter("auto", "arithmetic of the engine; auto: the fastest that agrees with fp32",
+                                choices=PRECISIONS)
     threads: int = _parameter(0, "CPU threads for inference; 0: all cores", low=0, high=256)
+    allow_engine_build: bool = _parameter(True, "build the engine for this GPU while configuring if there is none yet, "
+                                                "which takes minutes; false: a fault says so at once")
+    build_only: bool = _parameter(False, "build the engine, then end; with a lifecycle manager: never activate")
     max_objects: int = _parameter(16, "objects reconstructed per image, the largest masks first", low=1, high=256)
     max_faces: int = _parameter(5000, "triangles of each mesh at most", low=100, high=200_000)
     min_points: int = _parameter(50, "depth readings that an object's mask must hold", low=10, high=100_000)

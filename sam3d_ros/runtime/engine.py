@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +13,7 @@ import numpy as np
 from .signature import STUDENT, Shape, Signature
 
 MAX_MODEL_BYTES = 256 << 20
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 _WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 SHIPPED_MODELS = {name: _WEIGHTS / f"{name}.onnx" for name in ("base", "small")}
@@ -74,33 +74,85 @@ def check_signature(model: ModelFile, wanted: Signature, inputs: Mapping[str, Sh
         raise EngineError("MODEL_MISMATCH", f"{model.path}: {difference}")
 
 
-# Fastest first, as measured on CPUs; name -> module that must be importable.
-ENGINES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
+# Engines on the CPU and on an NVIDIA GPU: name -> module that must be importable.  GPU engines in the order in which
+# `auto` tries them: made for the device, made for its family, general.
+CPU_ENGINES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
+GPU_ENGINES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx", "onnxruntime-tensorrt": "onnxruntime",
+               "onnxruntime-cuda": "onnxruntime", "torch": "torch"}
+ENGINES = CPU_ENGINES | GPU_ENGINES
+ENGINE_CHOICES = ("auto", "cpu", *ENGINES)
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How engines that are built for a device may be had.
+
+    allow_build: build one that is not in the cache, which takes minutes; folder: of the cache, None: the user's;
+    on_progress: called with percent done and what is being done
+    """
+
+    allow_build: bool = True
+    folder: Path | None = None
+    on_progress: Callable[[int, str], None] = lambda percent, what: None
 
 
 def available_engines() -> list[str]:
-    """Names of the engines whose library is installed, preferred ones first."""
-    return [name for name, module in ENGINES.items() if importlib.util.find_spec(module)]
+    """Names of the CPU engines whose library is installed, preferred ones first."""
+    return [name for name, module in CPU_ENGINES.items() if importlib.util.find_spec(module)]
 
 
 def load_engine(name: str = "auto", model: str | Path = "base", precision: str = "auto", threads: int = 0,
-                signature: Signature = STUDENT) -> Engine:
+                signature: Signature = STUDENT, options: BuildOptions = BuildOptions()) -> Engine:
     """Load a model of the given signature into an engine.
 
-    name: "auto" (the first of `available_engines`) or one of ENGINES; precision: "auto" takes bfloat16 where the CPU
-    computes in it, else float32; threads: 0 = all cores.
-    Raises EngineError: MODEL_MISSING, MODEL_INVALID, MODEL_MISMATCH, ENGINE_UNAVAILABLE.
+    name: one of ENGINE_CHOICES; "auto": a GPU engine if one works here, else "cpu": the fastest CPU engine, as measured
+    once on this machine; precision: "auto" takes what is fastest and passes the check against float32; threads: of the
+    CPU, 0 = all cores; options: for engines that are built for their device
+    Raises EngineError: MODEL_MISSING, MODEL_INVALID, MODEL_MISMATCH, ENGINE_*.
     """
-    available = available_engines()
-    if name == "auto":
-        name = available[0] if available else "openvino"
-    if name not in available:
-        raise EngineError("ENGINE_UNAVAILABLE", f"{name} (installed: {', '.join(available) or 'none'})")
+    from . import selection  # which loads engines through this function
+
     file = read_model(model)
+    if name == "auto":
+        return selection.best(file, precision, threads, signature, options)
+    if name == "cpu":
+        return selection.fastest_cpu(file, precision, threads, signature, options)
+    return load_named(name, file, precision, threads, signature, options)
+
+
+def load_named(name: str, file: ModelFile, precision: str, threads: int, signature: Signature,
+               options: BuildOptions) -> Engine:
+    """Load a model into the engine of this name, one of ENGINES."""
+    if name not in ENGINES or not importlib.util.find_spec(ENGINES[name]):
+        raise EngineError("ENGINE_UNAVAILABLE", f"{name} (installed: {', '.join(available_engines()) or 'none'})")
     if name == "openvino":
         from .openvino_engine import OpenVinoEngine
 
         return OpenVinoEngine(file, signature, precision, threads)
-    from .onnxruntime_engine import OnnxRuntimeEngine
+    if name == "onnxruntime":
+        from .onnxruntime_engine import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(file, signature, precision, threads)
+        return OnnxRuntimeEngine(file, signature, precision, threads)
+    if name.startswith("onnxruntime"):
+        from .onnxruntime_engine import OnnxRuntimeEngine
+
+        return _checked(OnnxRuntimeEngine(file, signature, precision, threads, name), file)
+    if name == "torch":
+        from .torch_engine import TorchEngine
+
+        return _checked(TorchEngine(file, signature, precision), file)
+    from .tensorrt_engine import load_tensorrt
+
+    return load_tensorrt(name, file, signature, precision, options)
+
+
+def _checked(engine: Engine, file: ModelFile) -> Engine:
+    """The engine, if its answers are those of float32 on the CPU.  Raises EngineError ENGINE_INACCURATE."""
+    from . import golden
+
+    try:
+        golden.check(engine, golden.reference(file))
+    except BaseException:
+        engine.close()
+        raise
+    return engine

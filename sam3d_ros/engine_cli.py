@@ -1,0 +1,123 @@
+"""`sam3d engine`: engines that are built for a GPU, ahead of the node's first start, and the cache they are kept in."""
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from sam3d_ros.perception.faults import Fault, FaultCode
+from sam3d_ros.runtime import cuda, golden
+from sam3d_ros.runtime.engine import BuildOptions, EngineError, read_model
+from sam3d_ros.runtime.engine_cache import EngineCache, Entry
+from sam3d_ros.runtime.signature import STUDENT
+from sam3d_ros.runtime.tensorrt_build import MODULES, PRECISIONS, load_library
+from sam3d_ros.runtime.tensorrt_engine import build_ahead, engine_key, load_tensorrt, open_device
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the actions and their arguments."""
+    parser.add_argument("--cache", type=Path, metavar="DIR",
+                        help="cache folder (default: SAM3D_CACHE, else ~/.cache/sam3d_ros)")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    build = actions.add_parser("build", help="build the engine for this GPU, or ahead of time for others",
+                               description="Build the engine for this GPU, check it and keep it; nothing is built that "
+                                           "is there already. With --capability, build for GPUs that are not here.")
+    build.add_argument("--model", default="", help="as of sam3d reconstruct")
+    build.add_argument("--engine", choices=tuple(MODULES), default="tensorrt", help="(default: %(default)s)")
+    build.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="(default: %(default)s)")
+    build.add_argument("--capability", action="append", metavar="X.Y",
+                       help="compute capability of the GPU, as 8.6, 8.9 or 12.0; may be given several times; "
+                            "tensorrt-rtx only")
+    actions.add_parser("list", help="say what is in the cache", description="Say what is in the cache.")
+    verify = actions.add_parser("verify", help="check every engine",
+                                description="Check that every engine is whole and ours, and, of those built for this "
+                                            "machine, that they answer as they should.")
+    verify.add_argument("--model", default="", help="as of sam3d reconstruct")
+    clear = actions.add_parser("clear", help="delete engines", description="Delete all engines of the cache.")
+    clear.add_argument("--damaged", action="store_true", help="only those that would not be loaded")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what is asked for; the exit status is 1 if an engine was found unusable."""
+    cache = EngineCache(args.cache)
+    actions = {"build": lambda: _build(args), "list": lambda: _list(cache), "verify": lambda: _verify(cache, args),
+               "clear": lambda: _clear(cache, args.damaged)}
+    try:
+        return actions[args.action]()
+    except EngineError as error:
+        raise Fault(FaultCode[error.reason], error.detail) from error
+
+
+def show_progress(percent: int, what: str) -> None:
+    """One line on stderr, written over by the next where there is a terminal."""
+    end = "\r" if sys.stderr.isatty() and percent < 100 else "\n"
+    print(f"sam3d: engine {percent:3d} % {what:<40}", end=end, file=sys.stderr, flush=True)
+
+
+def _build(args: argparse.Namespace) -> int:
+    model, options = read_model(args.model), BuildOptions(folder=args.cache, on_progress=show_progress)
+    for capability in args.capability or ():
+        key = build_ahead(args.engine, model, STUDENT, args.precision, capability, options)
+        print(f"{key.digest[:12]}  {key.library}, {key.precision}, for compute capability {capability}")
+    if not args.capability:
+        engine = load_tensorrt(args.engine, model, STUDENT, args.precision, options)
+        print(f"{engine.name} is ready")
+        engine.close()
+    return 0
+
+
+def _list(cache: EngineCache) -> int:
+    entries = cache.entries()
+    for entry in entries:
+        print(_line(entry))
+    print(f"{len(entries)} engines in {cache.folder}")
+    return 0
+
+
+def _verify(cache: EngineCache, args: argparse.Namespace) -> int:
+    problems = 0
+    for entry in cache.entries():
+        problem = entry.problem or _problem_here(entry, args)
+        problems += bool(problem)
+        print(f"{'BAD' if problem else 'ok ':3} {_line(entry)}" + (f": {problem}" if problem else ""))
+    return 1 if problems else 0
+
+
+def _clear(cache: EngineCache, damaged: bool) -> int:
+    removed = cache.remove(lambda entry: bool(entry.problem) or not damaged)
+    print(f"{len(removed)} engines deleted from {cache.folder}")
+    return 0
+
+
+def _line(entry: Entry) -> str:
+    if entry.key is None:
+        return f"{entry.name[:12]}  {entry.problem}"
+    key = entry.key
+    device = key.device or "any GPU"
+    return (f"{entry.name[:12]}  {key.library}, {key.precision}, {device} ({key.capability}), model {key.model[:12]}, "
+            f"{entry.bytes / 2**20:.1f} MiB, built {entry.details.get('built', '?')}, "
+            f"{entry.details.get('check', 'not checked on a GPU yet')}")
+
+
+def _problem_here(entry: Entry, args: argparse.Namespace) -> str:
+    """What is wrong with the answers of an engine that was built for this machine; empty if nothing, or for others."""
+    if cuda.load_library() is None:
+        return ""
+    model, name = read_model(args.model), entry.key.library.split()[0]
+    device = open_device()
+    is_for_this = entry.key == engine_key(load_library(name), model, STUDENT, entry.key.precision, device)
+    device.close()
+    if not is_for_this:
+        return ""
+    try:
+        engine = load_tensorrt(name, model, STUDENT, entry.key.precision,
+                               BuildOptions(allow_build=False, folder=args.cache))
+    except EngineError as error:
+        return error.detail
+    try:
+        golden.check(engine, golden.reference(model))
+    except EngineError as error:
+        return error.detail
+    finally:
+        engine.close()
+    return ""

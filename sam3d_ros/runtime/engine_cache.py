@@ -1,0 +1,279 @@
+"""Built engines on disk.  An engine is a program: only what this user's sam3d_ros wrote, whole, is ever loaded.
+
+    <key>.engine    magic, then the plan as the library serialised it
+    <key>.json      what it was built from and with, its size and SHA-256, what its check said
+    <name>.timing   the library's timing cache for one device
+    cpu.json        which CPU engine is the fastest here;  lock  held while engines are built
+
+The folder is private to its owner (mode 0700).  Files are opened in it without following links, checked by what was
+opened rather than by name, and written to a temporary file that is synced and renamed.  What belongs to another user,
+can be written by one, or is a link is refused (EngineError ENGINE_CACHE_UNSAFE).  What is damaged counts as absent.
+"""
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .engine import EngineError
+
+MAGIC = b"SAM3D-ENGINE-1\n\0"
+MAX_PLAN_BYTES = 1 << 30
+MAX_DETAILS_BYTES = 1 << 16
+MAX_NOTE_BYTES = 1 << 28
+_LOCK_POLL_S = 0.2
+_ENGINE_FILE = re.compile(r"[0-9a-f]{64}\.(engine|json)")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """Everything that an engine depends on: another value of any of them is another engine.
+
+    model: SHA-256 of the ONNX file; library: as "tensorrt 10.3.0.26"; cuda, driver: versions, empty where the engine
+    is built for a device that is not there; device: its name; capability: as "8.7"; precision: fp32 or fp16;
+    profile: smallest, best and largest input shapes; flags: of the builder
+    """
+
+    model: str
+    library: str
+    cuda: str
+    driver: str
+    device: str
+    capability: str
+    precision: str
+    profile: str
+    flags: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Name of the engine's files."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An engine in the cache: what it was made from, and what else its sidecar says; problem: why it is not loaded."""
+
+    name: str
+    key: EngineKey | None
+    details: dict[str, Any]
+    bytes: int
+    problem: str
+
+
+class _Damaged(Exception):
+    """A file of the cache is not what was written."""
+
+
+def default_folder() -> Path:
+    """SAM3D_CACHE, else sam3d_ros in the user's cache folder."""
+    if os.environ.get("SAM3D_CACHE"):
+        return Path(os.environ["SAM3D_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sam3d_ros"
+
+
+class EngineCache:
+    """The engines in a folder, which is made when it is first needed."""
+
+    def __init__(self, folder: Path | None = None):
+        self.folder = (folder or default_folder()) / "engines"
+
+    def load(self, key: EngineKey) -> bytes | None:
+        """The plan for a key; None if there is none, or a damaged one (said in the log).
+
+        Raises EngineError ENGINE_CACHE_UNSAFE.
+        """
+        with self._opened() as folder:
+            try:
+                return self._plan(folder, key.digest, key)[0]
+            except FileNotFoundError:
+                return None
+            except _Damaged as damage:
+                _log.warning("engine %s in %s is not loaded: %s", key.digest[:12], self.folder, damage)
+                return None
+
+    def store(self, key: EngineKey, plan: bytes, details: dict[str, Any]) -> None:
+        """Add an engine, or replace the one of the same key; call it while `locked`."""
+        if len(plan) > MAX_PLAN_BYTES:
+            raise EngineError("ENGINE_BUILD_FAILED", f"the engine is larger than {MAX_PLAN_BYTES >> 20} MiB")
+        sidecar = {"key": dataclasses.asdict(key), "bytes": len(plan), "sha256": hashlib.sha256(plan).hexdigest(),
+                   "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **details}
+        with self._opened() as folder:
+            self._write(folder, key.digest + ".engine", MAGIC + plan)
+            # The sidecar last: an engine without one does not exist.
+            self._write(folder, key.digest + ".json", json.dumps(sidecar, indent=1).encode())
+
+    def read_note(self, name: str) -> bytes:
+        """What was kept beside the engines under this name; empty if there is nothing."""
+        with self._opened() as folder:
+            try:
+                return _read(folder, name, MAX_NOTE_BYTES)
+            except (FileNotFoundError, _Damaged):
+                return b""
+
+    def write_note(self, name: str, data: bytes) -> None:
+        """Keep something beside the engines: a timing cache, a measurement."""
+        with self._opened() as folder:
+            self._write(folder, name, data)
+
+    @contextlib.contextmanager
+    def locked(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Hold the cache against other processes; on_wait is called again and again while one of them has it."""
+        with self._opened() as folder:
+            lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+            try:
+                while not _try_lock(lock):
+                    on_wait()
+                    time.sleep(_LOCK_POLL_S)
+                for name in os.listdir(folder):
+                    if name.endswith(".tmp"):       # left by a process that was killed
+                        os.unlink(name, dir_fd=folder)
+                yield
+            finally:
+                os.close(lock)
+
+    def entries(self) -> list[Entry]:
+        """All engines, each of them read and checked."""
+        with self._opened() as folder:
+            names = sorted({name[:64] for name in os.listdir(folder) if _ENGINE_FILE.fullmatch(name)})
+            return [self._entry(folder, name) for name in names]
+
+    def remove(self, wanted: Callable[[Entry], bool] = lambda entry: True) -> list[Entry]:
+        """Delete engines; returns those deleted."""
+        with self.locked(), self._opened() as folder:
+            removed = [entry for entry in self.entries() if wanted(entry)]
+            for entry in removed:
+                for suffix in (".json", ".engine"):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(entry.name + suffix, dir_fd=folder)
+            return removed
+
+    def _entry(self, folder: int, name: str) -> Entry:
+        try:
+            plan, sidecar = self._plan(folder, name, None)
+            return Entry(name, EngineKey(**sidecar.pop("key")), sidecar, len(plan), "")
+        except FileNotFoundError as error:
+            return Entry(name, None, {}, 0, f"{error.filename} is missing")
+        except _Damaged as damage:
+            return Entry(name, None, {}, 0, str(damage))
+        except EngineError as error:
+            return Entry(name, None, {}, 0, error.detail)
+
+    def _plan(self, folder: int, name: str, key: EngineKey | None) -> tuple[bytes, dict[str, Any]]:
+        """The plan of this name and its sidecar.  Raises FileNotFoundError, _Damaged, EngineError."""
+        sidecar = _details(_read(folder, name + ".json", MAX_DETAILS_BYTES))
+        try:
+            found = EngineKey(**sidecar["key"])
+            size, digest = int(sidecar["bytes"]), str(sidecar["sha256"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _Damaged(f"its sidecar is not complete: {error!r}") from error
+        if found.digest != name or (key is not None and found != key):
+            raise _Damaged("it was built for something else")
+        data = _read(folder, name + ".engine", MAX_PLAN_BYTES + len(MAGIC))
+        if not data.startswith(MAGIC):
+            raise _Damaged("it was not written by sam3d_ros")
+        plan = data[len(MAGIC):]
+        if len(plan) != size:
+            raise _Damaged(f"it has {len(plan)} bytes instead of {size}")
+        if hashlib.sha256(plan).hexdigest() != digest:
+            raise _Damaged("its SHA-256 is not that of the engine that was built")
+        return plan, sidecar
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        """Descriptor of the folder, which is this user's alone."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            self.folder.mkdir(mode=0o700)
+        try:
+            folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise EngineError("ENGINE_CACHE_UNSAFE", f"{self.folder}: {_reason(error)}") from error
+        try:
+            state = os.fstat(folder)
+            if state.st_uid != os.geteuid():
+                raise EngineError("ENGINE_CACHE_UNSAFE", f"{self.folder} belongs to user {state.st_uid}")
+            if state.st_mode & 0o077:
+                raise EngineError("ENGINE_CACHE_UNSAFE", f"{self.folder} is open to others (mode "
+                                                         f"{stat.S_IMODE(state.st_mode):04o}): chmod 700")
+            yield folder
+        finally:
+            os.close(folder)
+
+    def _write(self, folder: int, name: str, data: bytes) -> None:
+        temporary = f".{name}.{os.getpid()}.tmp"
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600,
+                       dir_fd=folder)
+        try:
+            with os.fdopen(file, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            os.unlink(temporary, dir_fd=folder)
+            raise
+        os.fsync(folder)
+
+
+def _read(folder: int, name: str, limit: int) -> bytes:
+    """A file of the folder, if it is this user's alone.  Raises FileNotFoundError, _Damaged, EngineError."""
+    try:
+        # Not blocking: a named pipe would otherwise wait for a writer.
+        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise EngineError("ENGINE_CACHE_UNSAFE", f"{name}: {_reason(error)}") from error
+    try:
+        state = os.fstat(file)
+        if not stat.S_ISREG(state.st_mode):
+            raise EngineError("ENGINE_CACHE_UNSAFE", f"{name} is not a plain file")
+        if state.st_uid != os.geteuid():
+            raise EngineError("ENGINE_CACHE_UNSAFE", f"{name} belongs to user {state.st_uid}")
+        if state.st_mode & 0o022:
+            raise EngineError("ENGINE_CACHE_UNSAFE", f"{name} can be written by others (mode "
+                                                     f"{stat.S_IMODE(state.st_mode):04o})")
+        if state.st_size > limit:
+            raise _Damaged(f"it has {state.st_size} bytes, more than the {limit} allowed")
+        with os.fdopen(file, "rb", closefd=False) as stream:
+            return stream.read(limit)
+    finally:
+        os.close(file)
+
+
+def _details(data: bytes) -> dict[str, Any]:
+    try:
+        sidecar = json.loads(data)
+    except ValueError as error:
+        raise _Damaged(f"its sidecar is not JSON: {error}") from error
+    if not isinstance(sidecar, dict):
+        raise _Damaged("its sidecar is not a JSON object")
+    return sidecar
+
+
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        return "it is a symbolic link, or not a folder"
+    return os.strerror(error.errno)
+
+
+def _try_lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

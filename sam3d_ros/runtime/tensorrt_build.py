@@ -1,0 +1,221 @@
+"""From an ONNX model to a serialised TensorRT engine; `tensorrt` 10.3 to 11 and `tensorrt_rtx` alike.
+
+Networks are strongly typed: the graph says in which precision each layer computes (see half.py), and the library
+keeps to it or fails.  TensorRT tries kernels out on the GPU at hand.  TensorRT-RTX compiles for a device that need not
+be there, and picks kernels on it when it first runs.
+"""
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from .engine import EngineError, ModelFile, check_signature
+from .half import HalfError, with_half_convolutions
+from .signature import Shape, Signature
+
+PRECISIONS = ("fp16", "fp32")
+MAX_BATCH = 16           # objects in one run
+MAX_VIEWS = 8            # views of each
+_OUT_OF_MEMORY = ("out of memory", "outofmemory")
+_log = logging.getLogger(__name__)
+
+# Percent done, and what is being done.
+Progress = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Library:
+    """A Python module with TensorRT's interface; `rtx`: TensorRT-RTX, which builds for devices that are not there."""
+
+    name: str
+    module: ModuleType | Any
+    rtx: bool
+
+    @property
+    def version(self) -> str:
+        """As "tensorrt 10.3.0.26"."""
+        return f"{self.name} {self.module.__version__}"
+
+
+# Name of the engine -> its module.
+MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+
+
+def load_library(name: str) -> Library:
+    """Import a library of MODULES.  Raises EngineError ENGINE_UNAVAILABLE."""
+    try:
+        module = importlib.import_module(MODULES[name])
+    except (ImportError, OSError) as error:         # OSError: a shared library that it needs is missing
+        raise EngineError("ENGINE_UNAVAILABLE", f"{name}: {error}") from error
+    return Library(name, module, rtx=name == "tensorrt-rtx")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A serialised engine; timing: the timing cache after the build; convolutions: data type -> how many."""
+
+    data: bytes
+    timing: bytes
+    convolutions: dict[str, int]
+
+
+def make_logger(library: Library) -> Any:
+    """The library's messages go to Python's logging; the last error is kept as `last_error`."""
+    trt = library.module
+
+    class Logger(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.last_error = ""
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.last_error = message
+                _log.error("%s: %s", library.name, message)
+            elif severity == trt.ILogger.WARNING:
+                _log.debug("%s: %s", library.name, message)
+
+    return Logger()
+
+
+def profile_shapes(signature: Signature) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Smallest, best and largest shape of each input: one object of one view is what is most often wanted."""
+    least = signature.input_shapes(batch=1, views=1)
+    most = signature.input_shapes(batch=MAX_BATCH, views=MAX_VIEWS)
+    return {name: (least[name], least[name], most[name]) for name in signature.inputs}
+
+
+def builder_flags(library: Library) -> list[str]:
+    """Names of the builder's flags to set; TF32 is switched off besides: what is float32 here is so for a reason."""
+    # CUDA graphs of TensorRT-RTX need all memory to come from outside.
+    return ["REQUIRE_USER_ALLOCATION"] if library.rtx else []
+
+
+def build_plan(library: Library, model: ModelFile, signature: Signature, precision: str, capability: str = "",
+               timing: bytes = b"", on_progress: Progress = lambda percent, what: None) -> Plan:
+    """Build an engine.
+
+    precision: fp32 or fp16; capability: of the device it is for, as "8.6", which only TensorRT-RTX can choose (empty:
+    the device that is there); timing: cache of an earlier build
+    Raises EngineError: MODEL_INVALID, MODEL_MISMATCH, ENGINE_UNAVAILABLE, ENGINE_BUILD_FAILED, ENGINE_OUT_OF_MEMORY.
+    """
+    trt, logger = library.module, make_logger(library)
+    try:
+        builder = trt.Builder(logger)
+    except (TypeError, RuntimeError) as error:      # what a builder without a device is answered with
+        raise EngineError("ENGINE_UNAVAILABLE", f"{library.name}: {logger.last_error or error}") from error
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    _parse(library, logger, network, model, _typed(model, precision))
+    check_signature(model, signature, _shapes(network, network.num_inputs, network.get_input),
+                    _shapes(network, network.num_outputs, network.get_output))
+    convolutions = _convolution_types(trt, network)
+    if precision == "fp16" and not convolutions.get("HALF"):
+        raise EngineError("ENGINE_BUILD_FAILED", f"{library.name} computes no convolution in float16: {convolutions}")
+
+    config = builder.create_builder_config()
+    profile = builder.create_optimization_profile()
+    for name, shapes in profile_shapes(signature).items():
+        profile.set_shape(name, *shapes)
+    config.add_optimization_profile(profile)
+    config.clear_flag(trt.BuilderFlag.TF32)
+    for flag in builder_flags(library):
+        config.set_flag(getattr(trt.BuilderFlag, flag))
+    if library.rtx:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(_rtx_capability(library, capability), 0)
+    else:
+        config.set_timing_cache(config.create_timing_cache(timing), False)
+    config.progress_monitor = _monitor(trt, on_progress)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise build_error(library, logger.last_error)
+    on_progress(100, "built")
+    return Plan(bytes(plan), b"" if library.rtx else bytes(config.get_timing_cache().serialize()), convolutions)
+
+
+def build_error(library: Library, message: str) -> EngineError:
+    """The error for what the library said last."""
+    reason = "ENGINE_OUT_OF_MEMORY" if any(text in message.lower() for text in _OUT_OF_MEMORY) else \
+        "ENGINE_BUILD_FAILED"
+    return EngineError(reason, f"{library.name}: {message or 'no reason given'}")
+
+
+def _typed(model: ModelFile, precision: str) -> bytes:
+    """The model's bytes, its graph in the wanted precision."""
+    if precision == "fp32":
+        return model.data
+    try:
+        return with_half_convolutions(model.data)
+    except HalfError as error:
+        raise EngineError("ENGINE_BUILD_FAILED", f"{model.path}: {error}") from error
+    except Exception as error:      # what protobuf and onnx raise on bytes that are no model shares no base
+        raise EngineError("MODEL_INVALID", f"{model.path}: {error}") from error
+
+
+def _parse(library: Library, logger: Any, network: Any, model: ModelFile, data: bytes) -> None:
+    parser = library.module.OnnxParser(network, logger)
+    if not parser.parse(data):
+        errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        raise EngineError("MODEL_INVALID", f"{model.path}: {library.name} cannot use it: "
+                                           f"{'; '.join(errors) or logger.last_error}")
+
+
+def _shapes(network: Any, count: int, get: Callable[[int], Any]) -> dict[str, Shape]:
+    tensors = [get(index) for index in range(count)]
+    return {tensor.name: tuple(axis if axis >= 0 else None for axis in tensor.shape) for tensor in tensors}
+
+
+def _convolution_types(trt: Any, network: Any) -> dict[str, int]:
+    """How many convolutions compute in each data type."""
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    return dict(Counter(layer.get_output(0).dtype.name for layer in layers if layer.type == trt.LayerType.CONVOLUTION))
+
+
+def _rtx_capability(library: Library, capability: str) -> Any:
+    name = f"SM{capability.replace('.', '')}" if capability else "CURRENT"
+    value = getattr(library.module.ComputeCapability, name, None)
+    if value is None:
+        raise EngineError("ENGINE_UNAVAILABLE", f"{library.name} does not build for compute capability {capability}")
+    return value
+
+
+def _monitor(trt: Any, on_progress: Progress) -> Any:
+    """The library's nested phases as one percentage, which never falls."""
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._phases: dict[str, tuple[str | None, int]] = {}       # name -> phase it is part of, its steps
+            self._done: dict[str, float] = {}                          # name -> steps done
+            self._percent = -1
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self._phases[phase], self._done[phase] = (parent, max(steps, 1)), 0.0
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            self._done[phase] = step + 1.0
+            self._report(phase)
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            self._phases.pop(phase, None)
+
+        def _report(self, phase: str) -> None:
+            what, share = phase, 0.0
+            name: str | None = phase
+            while name in self._phases:
+                parent, steps = self._phases[name]
+                share = min(1.0, (self._done[name] + share) / steps)
+                name = parent
+            percent = min(99, int(100 * share))
+            if percent > self._percent:
+                self._percent = percent
+                on_progress(percent, what)
+
+    return Monitor()

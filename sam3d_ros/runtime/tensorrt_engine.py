@@ -1,0 +1,288 @@
+"""TensorRT and TensorRT-RTX on an NVIDIA GPU: built once per device, checked, kept in the engine cache.
+
+Inputs go through page-locked memory.  Batches are filled up to 1, 2, 4, 8 or 16 objects, and for each of these sizes
+copies and kernels are recorded into a CUDA graph the first time, so that later a run is one call.
+"""
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import cuda, golden
+from .engine import BuildOptions, EngineError, ModelFile
+from .engine_cache import EngineCache, EngineKey
+from .signature import Signature, shape_text
+from .tensorrt_build import (
+    MAX_BATCH,
+    MAX_VIEWS,
+    PRECISIONS,
+    Library,
+    Plan,
+    build_error,
+    build_plan,
+    builder_flags,
+    load_library,
+    make_logger,
+    profile_shapes,
+)
+
+BUCKETS = (1, 2, 4, 8, 16)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What runs one batch size: a context with its shapes set, and the graph of its work (None: not recordable)."""
+
+    context: Any
+    graph: int | None
+
+
+class TensorRtEngine:
+    """An `Engine`.  `infer` may be called from any thread, by one at a time.
+
+    Raises EngineError ENGINE_BUILD_FAILED if the plan does not load, ENGINE_OUT_OF_MEMORY.
+    """
+
+    def __init__(self, library: Library, plan: bytes, signature: Signature, precision: str, device: cuda.Device):
+        self.name = f"{library.name} {precision}"
+        self._library, self._signature, self._device = library, signature, device
+        self._logger = make_logger(library)
+        self._runtime = library.module.Runtime(self._logger)
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise build_error(library, f"the engine does not load: {self._logger.last_error}")
+        self._runs: dict[tuple[int, int], _Run] = {}
+        self._stream = device.new_stream()
+        most = dict(batch=MAX_BATCH, views=MAX_VIEWS)
+        shapes = signature.input_shapes(**most) | signature.output_shapes(**most)
+        self._host = {name: device.pinned((int(np.prod(shape)),)) for name, shape in shapes.items()}
+        for buffer in self._host.values():
+            buffer[:] = 0                          # what fills a batch up is finite
+        self._addresses = {name: device.allocate(buffer.nbytes) for name, buffer in self._host.items()}
+        self._scratch_bytes = self._engine.device_memory_size_v2
+        self._scratch = device.allocate(max(self._scratch_bytes, 1))   # shared: one run at a time
+
+    def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See Engine.infer; up to MAX_VIEWS views.  Raises RuntimeError."""
+        self._device.make_current()
+        batch, views = inputs["crops"].shape[:2]
+        if not 1 <= views <= MAX_VIEWS:
+            raise RuntimeError(f"{views} views of an object, at most {MAX_VIEWS} are supported")
+        wanted = self._signature.input_shapes(batch=batch, views=views)
+        for name, shape in wanted.items():
+            if inputs[name].shape != shape:
+                raise RuntimeError(f"{name} is {shape_text(inputs[name].shape)} instead of {shape_text(shape)}")
+        parts = [self._infer_part({name: array[start:start + MAX_BATCH] for name, array in inputs.items()}, views)
+                 for start in range(0, batch, MAX_BATCH)]
+        return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts])
+                                                 for name in self._signature.outputs}
+
+    def close(self) -> None:
+        """See Engine.close."""
+        self._runs.clear()
+        self._engine = self._runtime = None
+        self._device.close()
+
+    def _infer_part(self, inputs: Mapping[str, np.ndarray], views: int) -> dict[str, np.ndarray]:
+        count = len(inputs["crops"])
+        bucket = next(size for size in BUCKETS if size >= count)
+        lengths = dict(batch=bucket, views=views)
+        for name, shape in self._signature.input_shapes(**lengths).items():
+            self._staged(name, shape)[:count] = inputs[name]
+        run = self._runs.get((bucket, views))
+        if run is None:
+            run = self._runs[bucket, views] = self._prepare(bucket, views)
+        elif run.graph is None:
+            self._enqueue(run.context, bucket, views)
+        else:
+            self._device.launch(run.graph, self._stream)
+        self._device.synchronise(self._stream)
+        return {name: self._staged(name, shape)[:count].copy()
+                for name, shape in self._signature.output_shapes(**lengths).items()}
+
+    def _staged(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        return self._host[name][:int(np.prod(shape))].reshape(shape)
+
+    def _prepare(self, bucket: int, views: int) -> _Run:
+        """Run a batch size for the first time, then record it.
+
+        Each size has a context of its own, because a recorded graph is bound to its context's shapes.
+        """
+        context = self._new_context()
+        for name, shape in self._signature.input_shapes(batch=bucket, views=views).items():
+            if not context.set_input_shape(name, shape):
+                raise RuntimeError(f"{self.name}: {name} cannot be {shape_text(shape)}: {self._logger.last_error}")
+        for name, address in self._addresses.items():
+            context.set_tensor_address(name, address)
+        context.set_device_memory(self._scratch, self._scratch_bytes)
+        self._enqueue(context, bucket, views)      # allocates, and compiles where the library does so late
+        self._device.synchronise(self._stream)
+        try:
+            graph = self._device.capture(self._stream, lambda: self._enqueue(context, bucket, views))
+        except RuntimeError as error:
+            _log.warning("%s runs without a CUDA graph for %d objects: %s", self.name, bucket, error)
+            graph = None
+        return _Run(context, graph)
+
+    def _new_context(self) -> Any:
+        trt = self._library.module
+        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if self._library.rtx:
+            config = self._engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(strategy)
+            # Kernels for the shapes at hand at once, not in the background while a general one runs.
+            config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            context = self._engine.create_execution_context(config)
+        else:
+            context = self._engine.create_execution_context(strategy)
+        if context is None:
+            raise RuntimeError(f"{self.name}: no execution context: {self._logger.last_error}")
+        return context
+
+    def _enqueue(self, context: Any, bucket: int, views: int) -> None:
+        """Put upload, kernels and download into the stream."""
+        lengths = dict(batch=bucket, views=views)
+        for name, shape in self._signature.input_shapes(**lengths).items():
+            self._device.to_device(self._addresses[name], self._staged(name, shape), self._stream)
+        if not context.execute_async_v3(self._stream):
+            raise RuntimeError(f"{self.name}: {self._logger.last_error or 'the engine did not start'}")
+        for name, shape in self._signature.output_shapes(**lengths).items():
+            self._device.from_device(self._staged(name, shape), self._addresses[name], self._stream)
+
+
+def open_device() -> cuda.Device:
+    """The first CUDA device.  Raises EngineError ENGINE_UNAVAILABLE."""
+    library = cuda.load_library()
+    if library is None:
+        raise EngineError("ENGINE_UNAVAILABLE", f"no NVIDIA driver: {cuda.LIBRARY} is not installed")
+    try:
+        return cuda.Device(library)
+    except cuda.CudaError as error:
+        raise EngineError("ENGINE_UNAVAILABLE", f"no usable NVIDIA GPU: {error}") from error
+
+
+def engine_key(library: Library, model: ModelFile, signature: Signature, precision: str,
+               device: cuda.Device | None, capability: str = "") -> EngineKey:
+    """Key of the engine for a device, or, without one, for any device of a compute capability."""
+    if device:
+        capability = "{}.{}".format(*device.capability)
+    profile = "; ".join(f"{name} {'/'.join(map(shape_text, shapes))}"
+                        for name, shapes in profile_shapes(signature).items())
+    return EngineKey(model.sha256, library.version, device.cuda if device else "", device.driver if device else "",
+                     device.name if device else "", capability, precision, profile,
+                     " ".join(["strongly typed", "no TF32", *builder_flags(library)]))
+
+
+def load_tensorrt(name: str, model: ModelFile, signature: Signature, precision: str,
+                  options: BuildOptions) -> TensorRtEngine:
+    """The engine from the cache; built, checked against the golden outputs and kept there if it is not.
+
+    Raises EngineError: MODEL_*, ENGINE_UNAVAILABLE, ENGINE_NOT_BUILT, ENGINE_BUILD_FAILED, ENGINE_OUT_OF_MEMORY,
+    ENGINE_INACCURATE, ENGINE_CACHE_UNSAFE.
+    """
+    precision = "fp16" if precision == "auto" else precision
+    if precision not in PRECISIONS:
+        raise EngineError("ENGINE_UNAVAILABLE", f"{name} computes in fp16 or fp32: set precision to auto")
+    library = load_library(name)
+    device = open_device()
+    try:
+        return _Loader(library, model, signature, precision, device, options).load()
+    except cuda.CudaError as error:
+        device.close()
+        reason = "ENGINE_OUT_OF_MEMORY" if error.code == cuda.OUT_OF_MEMORY else "ENGINE_BUILD_FAILED"
+        raise EngineError(reason, f"{name}: {error}") from error
+    except BaseException:
+        device.close()
+        raise
+
+
+def build_ahead(name: str, model: ModelFile, signature: Signature, precision: str, capability: str,
+                options: BuildOptions) -> EngineKey:
+    """Build an engine for any device of a compute capability, as "8.6", and keep it unchecked; TensorRT-RTX only.
+
+    A device that loads it checks it first.  Raises EngineError as `load_tensorrt`.
+    """
+    library = load_library(name)
+    if not library.rtx:
+        raise EngineError("ENGINE_UNAVAILABLE", f"{name} builds only on the GPU it is for: leave --capability out")
+    cache, key = EngineCache(options.folder), engine_key(library, model, signature, precision, None, capability)
+    with cache.locked(lambda: options.on_progress(0, "waiting for another build")):
+        started = time.monotonic()
+        plan = build_plan(library, model, signature, precision, capability, on_progress=options.on_progress)
+        cache.store(key, plan.data, _details(plan, started))
+    return key
+
+
+class _Loader:
+    """One engine to be had, by one of three ways: from the cache, from an ahead-of-time build in it, or built."""
+
+    def __init__(self, library: Library, model: ModelFile, signature: Signature, precision: str, device: cuda.Device,
+                 options: BuildOptions):
+        self.library, self.model, self.signature, self.precision = library, model, signature, precision
+        self.device, self.options, self.cache = device, options, EngineCache(options.folder)
+        self.key = engine_key(library, model, signature, precision, device)
+
+    def load(self) -> TensorRtEngine:
+        return self._cached() or self._obtained()
+
+    def _cached(self) -> TensorRtEngine | None:
+        plan = self.cache.load(self.key)
+        return self._opened(plan) if plan else None
+
+    def _opened(self, plan: bytes) -> TensorRtEngine | None:
+        """None if the plan does not load: it is built anew."""
+        try:
+            return TensorRtEngine(self.library, plan, self.signature, self.precision, self.device)
+        except EngineError as error:
+            if error.reason != "ENGINE_BUILD_FAILED":
+                raise
+            _log.warning("%s: %s", self.library.name, error.detail)
+            return None
+
+    def _obtained(self) -> TensorRtEngine:
+        """An engine that is new to this device: checked, then kept."""
+        with self.cache.locked(lambda: self.options.on_progress(0, "waiting for another build")):
+            engine = self._cached()                # built while this process waited
+            if engine:
+                return engine
+            started = time.monotonic()
+            ahead = self._built_ahead()
+            if ahead:
+                engine, plan = ahead
+            else:
+                plan = self._built()
+                engine = TensorRtEngine(self.library, plan.data, self.signature, self.precision, self.device)
+            self.options.on_progress(100, "comparing with the reference")
+            found = golden.check(engine, golden.reference(self.model))
+            self.cache.store(self.key, plan.data, _details(plan, started) | {"check": str(found)})
+            return engine
+
+    def _built_ahead(self) -> tuple[TensorRtEngine, Plan] | None:
+        if not self.library.rtx:
+            return None
+        data = self.cache.load(engine_key(self.library, self.model, self.signature, self.precision, None,
+                                          self.key.capability))
+        engine = self._opened(data) if data else None
+        return (engine, Plan(data, b"", {})) if data and engine else None
+
+    def _built(self) -> Plan:
+        if not self.options.allow_build:
+            raise EngineError("ENGINE_NOT_BUILT", f"{self.library.version}, {self.precision}, for {self.device.name}")
+        timing = re.sub(r"[^\w.-]", "_", f"{self.library.version} {self.device.name}.timing")
+        plan = build_plan(self.library, self.model, self.signature, self.precision,
+                          self.key.capability if self.library.rtx else "", self.cache.read_note(timing),
+                          self.options.on_progress)
+        if plan.timing:
+            self.cache.write_note(timing, plan.timing)
+        return plan
+
+
+def _details(plan: Plan, started: float) -> dict[str, Any]:
+    return {"build_seconds": round(time.monotonic() - started, 1), "convolutions": plan.convolutions}

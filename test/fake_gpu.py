@@ -1,0 +1,310 @@
+"""Stand-ins for the CUDA driver and for TensorRT: the same calls, computed by ONNX Runtime on the processor.
+
+Device memory is a table of buffers, a stream does its work at once or, while it is captured, into a list.
+"""
+from __future__ import annotations
+
+import ctypes
+import types
+from enum import IntEnum
+from importlib.machinery import ModuleSpec
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnxruntime
+
+MAGIC = b"fake plan "
+OUT_OF_MEMORY, NOT_SUPPORTED = 2, 801
+
+
+class FakeCuda:
+    """The functions of libcuda that sam3d_ros calls.  `fail`: function -> CUresult that it gives from now on.
+
+    memory: bytes of the device; calls: how often each function was called
+    """
+
+    def __init__(self, name="Fake GPU", capability=(8, 6), driver=12060, memory=8 << 30):
+        self.name, self.capability, self.driver, self.memory = name, capability, driver, memory
+        self.fail: dict[str, int] = {}
+        self.calls: dict[str, int] = {}
+        self.buffers: dict[int, ctypes.Array] = {}
+        self.graphs: dict[int, list] = {}
+        self.captured: list | None = None
+        self.streams = 0
+
+    def __getattr__(self, function):
+        if not function.startswith("cu"):
+            raise AttributeError(function)
+
+        def call(*arguments):
+            self.calls[function] = self.calls.get(function, 0) + 1
+            if function in self.fail:
+                return self.fail[function]
+            return getattr(self, "_" + function)(*arguments) or 0
+
+        return call
+
+    def submit(self, work):
+        """Do work in a stream's order."""
+        work() if self.captured is None else self.captured.append(work)
+
+    def _cuInit(self, flags): ...
+    def _cuCtxSetCurrent(self, context): ...
+    def _cuStreamSynchronize(self, stream): ...
+    def _cuGraphDestroy(self, graph): ...
+    def _cuDevicePrimaryCtxRelease_v2(self, device): ...
+
+    def _cuDeviceGet(self, device, index):
+        device._obj.value = index.value
+
+    def _cuDeviceGetName(self, text, length, device):
+        text.value = self.name.encode()
+
+    def _cuDriverGetVersion(self, version):
+        version._obj.value = self.driver
+
+    def _cuDeviceTotalMem_v2(self, memory, device):
+        memory._obj.value = self.memory
+
+    def _cuDeviceGetAttribute(self, value, attribute, device):
+        value._obj.value = self.capability[attribute.value - 75]
+
+    def _cuDevicePrimaryCtxRetain(self, context, device):
+        context._obj.value = 1
+
+    def _cuGetErrorName(self, code, text):
+        text._obj.value = {OUT_OF_MEMORY: b"CUDA_ERROR_OUT_OF_MEMORY"}.get(code.value)
+
+    def _cuStreamCreate(self, stream, flags):
+        self.streams += 1
+        stream._obj.value = self.streams
+
+    def _cuStreamDestroy_v2(self, stream):
+        self.streams -= 1
+
+    def _allocate(self, pointer, size):
+        if sum(map(ctypes.sizeof, self.buffers.values())) + size.value > self.memory:
+            return OUT_OF_MEMORY
+        buffer = (ctypes.c_char * size.value)()
+        self.buffers[ctypes.addressof(buffer)] = buffer
+        pointer._obj.value = ctypes.addressof(buffer)
+
+    def _free(self, pointer):
+        del self.buffers[pointer.value]
+
+    _cuMemAlloc_v2 = _cuMemAllocHost_v2 = _allocate
+    _cuMemFree_v2 = _cuMemFreeHost = _free
+
+    def _copy(self, target, source, size, stream):
+        self.submit(lambda: ctypes.memmove(target.value, source.value, size.value))
+
+    _cuMemcpyHtoDAsync_v2 = _cuMemcpyDtoHAsync_v2 = _copy
+
+    def _cuStreamBeginCapture_v2(self, stream, mode):
+        self.captured = []
+
+    def _cuStreamEndCapture(self, stream, graph):
+        graph._obj.value = len(self.graphs) + 1
+        self.graphs[graph._obj.value], self.captured = self.captured, None
+
+    def _cuGraphInstantiateWithFlags(self, executable, graph, flags):
+        executable._obj.value = graph.value
+
+    def _cuGraphExecDestroy(self, executable):
+        del self.graphs[executable.value]
+
+    def _cuGraphLaunch(self, graph, stream):
+        for work in self.graphs[graph.value]:
+            work()
+
+
+def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
+    """A module like `tensorrt` (or `tensorrt_rtx`).  Its attributes let it fail:
+
+    parse_error, build_error, load_error, execute_error: what it says then; no_context; nan: outputs are not numbers;
+    offset: added to the distance; half_as_float: claims to compute float16 as float32.  builds: how many were made
+    """
+    trt = types.ModuleType(name)
+    trt.__spec__, trt.__version__ = ModuleSpec(name, None), version
+    trt.parse_error = trt.build_error = trt.load_error = trt.execute_error = ""
+    trt.no_context = trt.nan = trt.half_as_float = False
+    trt.offset, trt.builds, trt.contexts = 0.0, 0, []
+    trt.LayerType = SimpleNamespace(CONVOLUTION="convolution")
+    trt.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", {"STRONGLY_TYPED": 1})
+    trt.BuilderFlag = SimpleNamespace(TF32="TF32", REQUIRE_USER_ALLOCATION="REQUIRE_USER_ALLOCATION")
+    trt.ComputeCapability = SimpleNamespace(SM86="8.6", SM89="8.9", SM120="12.0", CURRENT="here")
+    trt.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user")
+    trt.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
+
+    class ILogger:
+        INTERNAL_ERROR, ERROR, WARNING, INFO = range(4)
+
+    class IProgressMonitor: ...
+
+    class Network:
+        def __init__(self):
+            self.model = onnx.ModelProto()
+
+        def read(self, data):
+            self.model = onnx.load_model_from_string(data)
+            self.layers = [
+                SimpleNamespace(type="convolution", get_output=lambda index, name=name: SimpleNamespace(
+                    dtype=SimpleNamespace(name=name)))
+                for name in ("HALF" if node.input[0].endswith("_half") and not trt.half_as_float else "FLOAT"
+                             for node in self.model.graph.node if node.op_type == "Conv")]
+
+        @staticmethod
+        def _tensor(value):
+            return SimpleNamespace(name=value.name, shape=tuple(
+                axis.dim_value if axis.HasField("dim_value") else -1 for axis in value.type.tensor_type.shape.dim))
+
+        num_inputs = property(lambda self: len(self.model.graph.input))
+        num_outputs = property(lambda self: len(self.model.graph.output))
+        num_layers = property(lambda self: len(self.layers))
+
+        def get_input(self, index):
+            return self._tensor(self.model.graph.input[index])
+
+        def get_output(self, index):
+            return self._tensor(self.model.graph.output[index])
+
+        def get_layer(self, index):
+            return self.layers[index]
+
+    class OnnxParser:
+        num_errors = 1
+
+        def __init__(self, network, logger):
+            self.network = network
+
+        def parse(self, data):
+            if not trt.parse_error:
+                self.network.read(data)
+            return not trt.parse_error
+
+        def get_error(self, index):
+            return SimpleNamespace(desc=lambda: trt.parse_error)
+
+    class Config:
+        def __init__(self):
+            self.flags, self.capability, self.timing = set(), None, b""
+
+        def add_optimization_profile(self, profile):
+            self.profile = profile
+
+        def set_flag(self, flag):
+            self.flags.add(flag)
+
+        def clear_flag(self, flag):
+            assert flag == "TF32"
+
+        def create_timing_cache(self, data):
+            return SimpleNamespace(serialize=lambda: data + b"t")
+
+        def set_timing_cache(self, cache, ignore_mismatch):
+            self.timing = cache
+
+        def get_timing_cache(self):
+            return self.timing
+
+        def set_compute_capability(self, capability, index):
+            self.capability = capability
+
+    class Builder:
+        def __init__(self, logger):
+            if cuda is None:
+                logger.log(ILogger.ERROR, "CUDA initialization failure with error: 35")
+                raise TypeError("factory function returned nullptr")
+            self.logger = logger
+
+        def create_network(self, flags):
+            assert flags == 1 << 1
+            return Network()
+
+        def create_builder_config(self):
+            return Config()
+
+        def create_optimization_profile(self):
+            shapes = {}
+            return SimpleNamespace(shapes=shapes, set_shape=lambda name, *sizes: shapes.update({name: sizes}))
+
+        def build_serialized_network(self, network, config):
+            monitor = config.progress_monitor
+            monitor.phase_start("build", None, 2)
+            monitor.step_complete("build", 0)
+            monitor.phase_start("kernels", "build", 4)
+            for step in range(4):
+                monitor.step_complete("kernels", step)
+            monitor.phase_finish("kernels")
+            if trt.build_error:
+                self.logger.log(ILogger.ERROR, trt.build_error)
+                return None
+            trt.builds += 1
+            return MAGIC + version.encode().ljust(16) + network.model.SerializeToString()
+
+    class Runtime:
+        def __init__(self, logger):
+            self.logger = logger
+
+        def deserialize_cuda_engine(self, plan):
+            if trt.load_error or not plan.startswith(MAGIC + version.encode().ljust(16)):
+                self.logger.log(ILogger.ERROR, trt.load_error or "the plan is of another version")
+                return None
+            return Engine(plan[len(MAGIC) + 16:], self.logger)
+
+    class Engine:
+        device_memory_size_v2 = 1 << 20
+
+        def __init__(self, data, logger):
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level, options.intra_op_num_threads = 3, 1
+            self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            self.logger = logger
+
+        def create_runtime_config(self):
+            return SimpleNamespace(set_execution_context_allocation_strategy=lambda strategy: None)
+
+        def create_execution_context(self, strategy):
+            if trt.no_context:
+                self.logger.log(ILogger.ERROR, "no memory for a context")
+                return None
+            trt.contexts.append(Context(self))
+            return trt.contexts[-1]
+
+    class Context:
+        def __init__(self, engine):
+            self.engine, self.shapes, self.addresses, self.scratch = engine, {}, {}, None
+
+        def set_input_shape(self, name, shape):
+            self.shapes[name] = tuple(shape)
+            return True
+
+        def set_tensor_address(self, name, address):
+            self.addresses[name] = address
+
+        def set_device_memory(self, address, size):
+            assert address in cuda.buffers
+            self.scratch = address
+
+        def execute_async_v3(self, stream):
+            if trt.execute_error:
+                self.engine.logger.log(ILogger.ERROR, trt.execute_error)
+                return False
+            cuda.submit(self._run)
+            return True
+
+        def _run(self):
+            inputs = {name: self._array(name, shape).copy() for name, shape in self.shapes.items()}
+            names = [output.name for output in self.engine.session.get_outputs()]
+            for name, value in zip(names, self.engine.session.run(names, inputs), strict=True):
+                value = value + trt.offset if name == "distance" else value
+                self._array(name, value.shape)[...] = np.nan if trt.nan else value
+
+        def _array(self, name, shape):
+            size = int(np.prod(shape))
+            return np.frombuffer((ctypes.c_float * size).from_address(self.addresses[name]), np.float32).reshape(shape)
+
+    for item in (ILogger, IProgressMonitor, OnnxParser, Builder, Runtime):
+        setattr(trt, item.__name__, item)
+    return trt

@@ -1,0 +1,224 @@
+"""The engine cache gives back what was stored, and nothing else."""
+import dataclasses
+import json
+import multiprocessing
+import os
+import stat
+import time
+
+import pytest
+
+from sam3d_ros.runtime import engine_cache
+from sam3d_ros.runtime.engine import EngineError
+from sam3d_ros.runtime.engine_cache import MAGIC, EngineCache, EngineKey, default_folder
+
+KEY = EngineKey("a" * 64, "tensorrt 10.3.0", "12.6", "540.4", "Orin", "8.7", "fp16", "crops 1", "")
+PLAN = bytes(range(256)) * 40
+
+
+@pytest.fixture
+def cache(tmp_path):
+    cache = EngineCache(tmp_path / "cache")
+    cache.store(KEY, PLAN, {"check": "vIoU 0.9990"})
+    return cache
+
+
+def engine_file(cache, key=KEY):
+    return cache.folder / f"{key.digest}.engine"
+
+
+def sidecar_file(cache):
+    return cache.folder / f"{KEY.digest}.json"
+
+
+def unsafe(action, *words):
+    """The action is refused as unsafe, in these words."""
+    with pytest.raises(EngineError) as error:
+        action()
+    assert error.value.reason == "ENGINE_CACHE_UNSAFE"
+    assert all(word in error.value.detail for word in words), error.value.detail
+
+
+def test_what_was_stored_comes_back(cache):
+    assert cache.load(KEY) == PLAN
+    assert cache.load(dataclasses.replace(KEY, precision="fp32")) is None
+    entry, = cache.entries()
+    assert entry.key == KEY and entry.bytes == len(PLAN) and not entry.problem and entry.details["check"]
+    cache.store(KEY, PLAN[::-1], {})
+    assert cache.load(KEY) == PLAN[::-1] and len(cache.entries()) == 1
+
+
+def test_the_folder_and_its_files_are_private(cache):
+    assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in cache.folder.iterdir()} == {0o600}
+    assert not list(cache.folder.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o777, 0o720, 0o755])
+def test_a_folder_open_to_others_is_refused(cache, mode):
+    cache.folder.chmod(mode)
+    for action in (lambda: cache.load(KEY), lambda: cache.store(KEY, PLAN, {}), cache.entries, cache.remove):
+        unsafe(action, "open to others", "chmod 700")
+
+
+def test_a_folder_of_another_owner_is_refused(cache, monkeypatch):
+    monkeypatch.setattr(engine_cache.os, "geteuid", lambda: os.getuid() + 1)
+    unsafe(lambda: cache.load(KEY), "belongs to user")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving files away takes root")
+def test_a_file_of_another_owner_is_refused(cache):
+    os.chown(engine_file(cache), 12345, -1)
+    unsafe(lambda: cache.load(KEY), "belongs to user 12345")
+    assert "belongs to user 12345" in cache.entries()[0].problem
+    os.chown(cache.folder, 12345, -1)
+    unsafe(lambda: cache.load(KEY), "belongs to user 12345")
+
+
+@pytest.mark.parametrize("suffix", [".engine", ".json"])
+def test_a_file_that_others_can_write_is_refused(cache, suffix):
+    file = cache.folder / (KEY.digest + suffix)
+    file.chmod(0o620)
+    unsafe(lambda: cache.load(KEY), "can be written by others")
+
+
+@pytest.mark.parametrize("suffix", [".engine", ".json"])
+def test_links_are_refused(cache, tmp_path, suffix):
+    file = cache.folder / (KEY.digest + suffix)
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    unsafe(lambda: cache.load(KEY), "symbolic link")
+    assert "symbolic link" in cache.entries()[0].problem
+
+
+def test_a_linked_folder_is_refused(cache, tmp_path):
+    cache.folder.rename(tmp_path / "elsewhere")
+    cache.folder.symlink_to(tmp_path / "elsewhere")
+    unsafe(lambda: cache.load(KEY), "symbolic link")
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "engines").write_text("")
+    unsafe(lambda: EngineCache(tmp_path).load(KEY), "not a folder")
+
+
+def test_neither_pipes_nor_folders_are_opened(cache):
+    engine_file(cache).unlink()
+    os.mkfifo(engine_file(cache), 0o600)
+    unsafe(lambda: cache.load(KEY), "not a plain file")          # and does not wait for a writer
+    engine_file(cache).unlink()
+    engine_file(cache).mkdir()
+    unsafe(lambda: cache.load(KEY), "not a plain file")
+
+
+def swapped(data):
+    return MAGIC + b"x" * (len(data) - len(MAGIC))
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda data: data[:-1], "10239 bytes instead of 10240"),
+    (lambda data: data[:5], "not written by sam3d_ros"),
+    (lambda data: b"", "not written by sam3d_ros"),
+    (lambda data: data + b"x", "10241 bytes instead of 10240"),
+    (lambda data: b"ftrt" + data[4:], "not written by sam3d_ros"),
+    (lambda data: data[:100] + b"\xff" + data[101:], "SHA-256"),
+    (swapped, "SHA-256")])
+def test_a_changed_engine_counts_as_absent(cache, change, said, caplog):
+    engine_file(cache).write_bytes(change(engine_file(cache).read_bytes()))
+    assert cache.load(KEY) is None and said in caplog.text
+    assert said in cache.entries()[0].problem
+
+
+def test_the_engine_of_another_key_counts_as_absent(cache, caplog):
+    other = dataclasses.replace(KEY, device="Thor")
+    cache.store(other, PLAN[::-1], {})
+    engine_file(cache).write_bytes(engine_file(cache, other).read_bytes())       # swapped, but its sidecar is not
+    assert cache.load(KEY) is None and "bytes instead" in caplog.text or "SHA-256" in caplog.text
+    sidecar_file(cache).write_bytes((cache.folder / f"{other.digest}.json").read_bytes())
+    assert cache.load(KEY) is None and "built for something else" in caplog.text
+    assert cache.load(other) == PLAN[::-1]
+
+
+def test_oversized_files_are_not_read(cache, caplog, monkeypatch):
+    monkeypatch.setattr(engine_cache, "MAX_PLAN_BYTES", 1000)
+    assert cache.load(KEY) is None and "more than the" in caplog.text
+    with pytest.raises(EngineError, match="larger than"):
+        cache.store(KEY, PLAN, {})
+    sidecar_file(cache).write_bytes(b" " * (engine_cache.MAX_DETAILS_BYTES + 1))
+    assert cache.load(KEY) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", '{"key": 3}', '{"key": {"model": "a"}}', "\xff",
+                                  '{"key": "x", "bytes": "many", "sha256": 1}'])
+def test_a_broken_sidecar_counts_as_absent(cache, text):
+    sidecar_file(cache).write_text(text, encoding="latin-1")
+    assert cache.load(KEY) is None
+    assert cache.entries()[0].problem
+
+
+def test_half_an_entry_counts_as_absent(cache):
+    engine_file(cache).unlink()
+    assert cache.load(KEY) is None and "missing" in cache.entries()[0].problem
+    cache.store(KEY, PLAN, {})
+    sidecar_file(cache).unlink()
+    assert cache.load(KEY) is None and "missing" in cache.entries()[0].problem
+
+
+def test_a_write_that_fails_leaves_the_old_engine(cache, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(engine_cache.os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        cache.store(KEY, PLAN[::-1], {})
+    monkeypatch.undo()
+    assert cache.load(KEY) == PLAN and not [name for name in os.listdir(cache.folder) if name.endswith(".tmp")]
+
+
+def test_removal(cache):
+    other = dataclasses.replace(KEY, device="Thor")
+    cache.store(other, PLAN, {})
+    cache.write_note("x.timing", b"t")
+    assert [entry.key for entry in cache.remove(lambda entry: entry.key == other)] == [other]
+    assert cache.load(KEY) == PLAN and cache.load(other) is None
+    engine_file(cache).write_bytes(b"")
+    assert len(cache.remove()) == 1 and not cache.entries() and cache.read_note("x.timing") == b"t"
+
+
+def test_notes(cache):
+    assert cache.read_note("x.timing") == b""
+    cache.write_note("x.timing", b"abc")
+    assert cache.read_note("x.timing") == b"abc"
+
+
+def hold(folder, locked, seconds):
+    with EngineCache(folder).locked():
+        locked.set()
+        time.sleep(seconds)
+        os._exit(0)                     # killed while it has the lock
+
+
+def test_one_process_at_a_time_and_none_keeps_the_lock_when_it_dies(cache, tmp_path):
+    context = multiprocessing.get_context("fork")
+    locked = context.Event()
+    process = context.Process(target=hold, args=(tmp_path / "cache", locked, 0.5))
+    process.start()
+    assert locked.wait(10)
+    waits = []
+    (cache.folder / ".left.123.tmp").write_bytes(b"half an engine")
+    with cache.locked(lambda: waits.append(1)):
+        assert waits and not (cache.folder / ".left.123.tmp").exists()
+    process.join()
+
+
+def test_place(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAM3D_CACHE", str(tmp_path))
+    assert default_folder() == tmp_path
+    monkeypatch.delenv("SAM3D_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert default_folder() == tmp_path / "xdg" / "sam3d_ros"
+
+
+def test_the_sidecar_says_what_it_is(cache):
+    sidecar = json.loads(sidecar_file(cache).read_text())
+    assert sidecar["key"]["device"] == "Orin" and sidecar["bytes"] == len(PLAN) and len(sidecar["sha256"]) == 64

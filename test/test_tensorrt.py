@@ -1,0 +1,353 @@
+"""The TensorRT engine, every branch of it, on stand-ins for the driver and the library."""
+import dataclasses
+import json
+import sys
+import threading
+
+import numpy as np
+import onnx
+import pytest
+from fake_gpu import NOT_SUPPORTED, OUT_OF_MEMORY, FakeCuda, fake_tensorrt
+from student_graphs import student_inputs, student_model
+
+from sam3d_ros.runtime import cuda, golden, tensorrt_engine
+from sam3d_ros.runtime.engine import BuildOptions, EngineError, load_engine, read_model
+from sam3d_ros.runtime.engine_cache import EngineCache
+from sam3d_ros.runtime.signature import STUDENT, Signature
+from sam3d_ros.runtime.tensorrt_build import MAX_VIEWS
+
+
+@pytest.fixture(scope="module")
+def model_bytes():
+    return student_model().SerializeToString()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_golden_object():
+    """The check of every engine on one object of one view: quicker."""
+    inputs = {name: array[:1, :1] if name != "support" else array[:1] for name, array in golden.golden_inputs().items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(golden, "golden_inputs", lambda: inputs)
+        yield
+
+
+@pytest.fixture(scope="module")
+def golden_outputs(model_bytes, one_golden_object, tmp_path_factory):
+    path = tmp_path_factory.mktemp("golden") / "student.onnx"
+    path.write_bytes(model_bytes)
+    return golden.compute(read_model(path))
+
+
+class Machine:
+    """A machine with a fake GPU and both libraries, a model, and an empty cache."""
+
+    def __init__(self, tmp_path, monkeypatch, model_bytes):
+        self.monkeypatch = monkeypatch
+        self.model = tmp_path / "student.onnx"
+        self.model.write_bytes(model_bytes)
+        self.folder = tmp_path / "cache"
+        self.progress = []
+        self.install(FakeCuda())
+
+    def install(self, driver, version="10.3.0"):
+        """Another driver or version of the libraries."""
+        self.cuda = driver
+        self.trt, self.rtx = fake_tensorrt(driver, "tensorrt", version), fake_tensorrt(driver, "tensorrt_rtx", version)
+        self.monkeypatch.setattr(cuda, "load_library", lambda: driver)
+        self.monkeypatch.setitem(sys.modules, "tensorrt", self.trt)
+        self.monkeypatch.setitem(sys.modules, "tensorrt_rtx", self.rtx)
+
+    def load(self, name="tensorrt", precision="auto", allow_build=True, signature=STUDENT):
+        options = BuildOptions(allow_build, self.folder, lambda percent, what: self.progress.append((percent, what)))
+        return load_engine(name, self.model, precision, signature=signature, options=options)
+
+    def key(self):
+        """Key of the float16 engine of this machine."""
+        return tensorrt_engine.engine_key(tensorrt_engine.load_library("tensorrt"), read_model(self.model), STUDENT,
+                                          "fp16", cuda.Device(self.cuda))
+
+    def refusal(self, **arguments):
+        """Reason and detail of the refusal to load."""
+        with pytest.raises(EngineError) as error:
+            self.load(**arguments)
+        if self.cuda is not None:
+            assert not self.cuda.buffers and not self.cuda.graphs and not self.cuda.streams      # nothing is left over
+        return error.value.reason, error.value.detail
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch, model_bytes, golden_outputs):
+    monkeypatch.setattr(golden, "reference", lambda model: golden_outputs)
+    return Machine(tmp_path, monkeypatch, model_bytes)
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 0.01)])
+def test_numbers_in_any_batch_size(machine, name, precision, tolerance):
+    exact = load_engine("onnxruntime", machine.model, "fp32", signature=STUDENT)
+    engine = machine.load(name, precision)
+    assert engine.name == f"{name} {precision}"
+    for batch, views in ((1, 1), (2, 2), (1, 1), (17, 1), (2, 2)):
+        inputs = student_inputs(batch, views, seed=batch)
+        found, wanted = engine.infer(inputs), exact.infer(inputs)
+        for key, shape in STUDENT.output_shapes(batch=batch).items():
+            assert found[key].shape == shape and found[key].dtype == np.float32
+            np.testing.assert_allclose(found[key], wanted[key], atol=tolerance)
+    engine.close()
+    assert not machine.cuda.buffers and not machine.cuda.graphs and not machine.cuda.streams
+
+
+def test_one_recorded_graph_for_each_bucket(machine):
+    engine = machine.load()
+    before = machine.cuda.calls.get("cuGraphLaunch", 0)
+    contexts = len(machine.trt.contexts)
+    results = [engine.infer(student_inputs(batch, 2)) for batch in (1, 3, 5, 12)]
+    assert len(machine.trt.contexts) - contexts == 4                  # buckets 1, 4, 8, 16
+    assert machine.cuda.calls.get("cuGraphLaunch", 0) == before       # the first run of each is its warm-up
+    kept = [result["distance"].copy() for result in results]
+    for batch in (2, 4, 7, 16, 1, 3, 5, 12):
+        engine.infer(student_inputs(batch, 2, seed=batch))
+    assert len(machine.trt.contexts) - contexts == 5                  # and 2
+    assert machine.cuda.calls["cuGraphLaunch"] == before + 7
+    for result, distance in zip(results, kept, strict=True):
+        np.testing.assert_array_equal(result["distance"], distance)   # results are the caller's own
+    assert len({context.scratch for context in machine.trt.contexts}) == 1
+
+
+@pytest.mark.parametrize("function", ["cuStreamBeginCapture_v2", "cuGraphInstantiateWithFlags"])
+def test_runs_without_graphs_where_none_can_be_recorded(machine, function, caplog):
+    machine.cuda.fail[function] = NOT_SUPPORTED
+    engine = machine.load()
+    first, second = engine.infer(student_inputs()), engine.infer(student_inputs())
+    np.testing.assert_array_equal(first["distance"], second["distance"])
+    assert "runs without a CUDA graph" in caplog.text and "cuGraphLaunch" not in machine.cuda.calls
+
+
+def test_memory_stays_the_same(machine):
+    engine = machine.load()
+    sizes = []
+    for _ in range(3):
+        for batch in (1, 2, 4):
+            engine.infer(student_inputs(batch))
+        sizes.append((len(machine.cuda.buffers), len(machine.cuda.graphs), len(machine.trt.contexts)))
+    assert sizes[0] == sizes[1] == sizes[2]
+
+
+def test_another_thread_may_infer(machine):
+    engine = machine.load()
+    before, results = machine.cuda.calls["cuCtxSetCurrent"], []
+    thread = threading.Thread(target=lambda: results.append(engine.infer(student_inputs())))
+    thread.start()
+    thread.join()
+    assert machine.cuda.calls["cuCtxSetCurrent"] == before + 1
+    np.testing.assert_array_equal(results[0]["layout"], engine.infer(student_inputs())["layout"])
+
+
+def test_failures_while_running_are_runtime_errors(machine):
+    engine = machine.load()
+    with pytest.raises(RuntimeError, match="9 views"):
+        engine.infer(student_inputs(1, MAX_VIEWS + 1))
+    with pytest.raises(RuntimeError, match="support is 2 x 5 instead of 1 x 5"):
+        engine.infer(student_inputs(1) | {"support": np.zeros((2, 5), np.float32)})
+    machine.trt.execute_error = "illegal memory access"
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        engine.infer(student_inputs(2))
+    machine.trt.execute_error, machine.trt.no_context = "", True
+    with pytest.raises(RuntimeError, match="no memory for a context"):
+        engine.infer(student_inputs(8))
+    machine.trt.no_context = False
+    machine.cuda.fail["cuGraphLaunch"] = 700
+    with pytest.raises(RuntimeError, match="cuGraphLaunch: error 700"):
+        engine.infer(student_inputs(1))
+
+
+def test_built_once_then_taken_from_the_cache(machine):
+    machine.load().close()
+    assert machine.trt.builds == 1
+    percents = [percent for percent, what in machine.progress]
+    assert percents == sorted(percents) and percents[0] < 60 and percents[-1] == 100
+    machine.load(allow_build=False).close()
+    assert machine.trt.builds == 1
+    machine.load(precision="fp32").close()
+    assert machine.trt.builds == 2
+    (sidecar, _) = [json.loads(file.read_text()) for file in sorted((machine.folder / "engines").glob("*.json"))]
+    assert sidecar["key"]["library"] == "tensorrt 10.3.0" and sidecar["key"]["device"] == "Fake GPU"
+    assert sidecar["key"]["cuda"] == "12.6" and sidecar["key"]["capability"] == "8.6"
+    assert "crops 1 x 1 x 6 x 96 x 96" in sidecar["key"]["profile"] and "vIoU" in sidecar["check"]
+
+
+def test_what_is_not_built_is_named(machine):
+    reason, detail = machine.refusal(allow_build=False)
+    assert reason == "ENGINE_NOT_BUILT" and "tensorrt 10.3.0, fp16, for Fake GPU" in detail
+
+
+@pytest.mark.parametrize("change", [
+    dict(version="10.4.0"), dict(driver=FakeCuda(driver=13000)), dict(driver=FakeCuda(name="Other GPU")),
+    dict(driver=FakeCuda(capability=(8, 9)))])
+def test_any_other_version_or_device_is_another_engine(machine, change):
+    machine.load().close()
+    machine.install(**{"driver": machine.cuda} | change)
+    assert machine.refusal(allow_build=False)[0] == "ENGINE_NOT_BUILT"
+    machine.load().close()
+    assert machine.trt.builds == 1
+
+
+def test_another_model_is_another_engine(machine):
+    machine.load().close()
+    machine.model.write_bytes(student_model(seed=1).SerializeToString())
+    assert machine.refusal(allow_build=False)[0] == "ENGINE_NOT_BUILT"
+
+
+def test_an_engine_that_does_not_load_is_rebuilt(machine, caplog):
+    machine.load().close()
+    engine_file, = (machine.folder / "engines").glob("*.engine")
+    key = machine.key()
+    EngineCache(machine.folder).store(key, b"fake plan 9.9.9", {})        # whole, ours, but of another library
+    machine.cuda.buffers.clear()
+    machine.load().close()
+    assert machine.trt.builds == 2 and "does not load: the plan is of another version" in caplog.text
+    machine.load(allow_build=False).close()
+    assert machine.trt.builds == 2 and engine_file.exists()
+
+
+def test_a_damaged_engine_is_rebuilt(machine, caplog):
+    machine.load().close()
+    engine_file, = (machine.folder / "engines").glob("*.engine")
+    engine_file.write_bytes(engine_file.read_bytes()[:-100])
+    assert machine.refusal(allow_build=False)[0] == "ENGINE_NOT_BUILT"
+    machine.load().close()
+    assert machine.trt.builds == 2 and "is not loaded: it has" in caplog.text
+
+
+def test_build_failures_are_named(machine):
+    machine.trt.build_error = "Could not find any implementation for node conv_3"
+    assert machine.refusal() == ("ENGINE_BUILD_FAILED", f"tensorrt: {machine.trt.build_error}")
+    machine.trt.build_error = "Requested size was 8 GiB. OutOfMemory"
+    assert machine.refusal()[0] == "ENGINE_OUT_OF_MEMORY"
+    machine.trt.build_error, machine.trt.load_error = "", "internal error"
+    assert machine.refusal() == ("ENGINE_BUILD_FAILED", "tensorrt: the engine does not load: internal error")
+    machine.trt.load_error, machine.trt.parse_error = "", "no importer for operator GridSample3D"
+    reason, detail = machine.refusal()
+    assert reason == "MODEL_INVALID" and "no importer for operator GridSample3D" in detail
+    machine.trt.parse_error, machine.trt.half_as_float = "", True
+    assert machine.refusal() == ("ENGINE_BUILD_FAILED",
+                                 "tensorrt computes no convolution in float16: {'FLOAT': 17}")
+    machine.trt.half_as_float = False
+    assert not list((machine.folder / "engines").glob("*.engine"))
+
+
+def test_out_of_device_memory(machine):
+    machine.cuda.memory = 64 << 20
+    reason, detail = machine.refusal()
+    assert reason == "ENGINE_OUT_OF_MEMORY" and "CUDA_ERROR_OUT_OF_MEMORY" in detail
+    machine.cuda.memory = 8 << 30
+    machine.cuda.fail["cuStreamCreate"] = OUT_OF_MEMORY
+    assert machine.refusal()[0] == "ENGINE_OUT_OF_MEMORY"
+    machine.cuda.fail["cuStreamCreate"] = 999
+    assert machine.refusal() == ("ENGINE_BUILD_FAILED", "tensorrt: cuStreamCreate: error 999")
+
+
+def test_an_inaccurate_engine_is_refused_with_its_figures(machine):
+    machine.trt.offset = 0.4                # voxels
+    reason, detail = machine.refusal()
+    assert reason == "ENGINE_INACCURATE" and "tensorrt fp16: vIoU 0.9" in detail and "at least 0.99" in detail
+    machine.trt.offset, machine.trt.nan = 0.0, True
+    reason, detail = machine.refusal()
+    assert reason == "ENGINE_INACCURATE" and "distance, log_std, colour, layout not finite" in detail
+    assert not list((machine.folder / "engines").glob("*.engine"))
+
+
+def test_machines_without_gpu(machine):
+    assert machine.refusal(precision="bf16")[0] == "ENGINE_UNAVAILABLE"
+    machine.cuda.fail["cuInit"] = 100
+    assert machine.refusal() == ("ENGINE_UNAVAILABLE", "no usable NVIDIA GPU: cuInit: error 100")
+    machine.monkeypatch.setattr(cuda, "load_library", lambda: None)
+    reason, detail = machine.refusal()
+    assert reason == "ENGINE_UNAVAILABLE" and "libcuda.so.1" in detail
+    assert machine.load("auto", "fp32").name in ("openvino fp32", "onnxruntime fp32")
+    machine.monkeypatch.setattr(cuda, "load_library", lambda: machine.cuda)
+    machine.monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(None))
+    del machine.cuda.fail["cuInit"]
+    assert machine.refusal() == ("ENGINE_UNAVAILABLE", "tensorrt: CUDA initialization failure with error: 35")
+
+
+def test_auto_takes_the_gpu_and_passes_over_what_fails(machine, caplog):
+    engine = machine.load("auto")
+    assert engine.name == "tensorrt fp16"
+    engine.close()
+    machine.trt.load_error = "internal error"
+    engine = machine.load("auto")
+    assert engine.name == "tensorrt-rtx fp16"
+    engine.close()
+    assert "engine tensorrt is passed over: ENGINE_BUILD_FAILED" in caplog.text
+    assert machine.load("cpu", "fp32").name in ("openvino fp32", "onnxruntime fp32")
+    (machine.folder / "engines").chmod(0o777)
+    assert machine.refusal(name="auto")[0] == "ENGINE_CACHE_UNSAFE"           # not passed over: an attack, maybe
+
+
+def test_another_signature_is_refused(machine):
+    assert machine.refusal(signature=Signature({"evidence_v1": ("batch", 3)}, STUDENT.outputs))[0] == "MODEL_MISMATCH"
+
+
+def test_built_ahead_of_time_and_checked_on_the_device(machine):
+    model, options = read_model(machine.model), BuildOptions(folder=machine.folder)
+    key = tensorrt_engine.build_ahead("tensorrt-rtx", model, STUDENT, "fp16", "8.6", options)
+    assert key.device == key.driver == key.cuda == "" and machine.rtx.builds == 1
+    machine.load("tensorrt-rtx", allow_build=False).close()
+    assert machine.rtx.builds == 1
+    assert len(EngineCache(machine.folder).entries()) == 2            # and the one that was checked here
+    machine.install(FakeCuda(capability=(8, 9)))
+    assert machine.refusal(name="tensorrt-rtx", allow_build=False)[0] == "ENGINE_NOT_BUILT"
+    with pytest.raises(EngineError) as error:
+        tensorrt_engine.build_ahead("tensorrt-rtx", model, STUDENT, "fp16", "9.9", options)
+    assert error.value.reason == "ENGINE_UNAVAILABLE" and "9.9" in error.value.detail
+    with pytest.raises(EngineError) as error:
+        tensorrt_engine.build_ahead("tensorrt", model, STUDENT, "fp16", "8.6", options)
+    assert "only on the GPU" in error.value.detail
+
+
+def test_an_engine_built_ahead_is_refused_if_it_is_inaccurate_here(machine):
+    model, options = read_model(machine.model), BuildOptions(folder=machine.folder)
+    tensorrt_engine.build_ahead("tensorrt-rtx", model, STUDENT, "fp16", "8.6", options)
+    machine.rtx.offset = 1.0
+    assert machine.refusal(name="tensorrt-rtx")[0] == "ENGINE_INACCURATE"
+    assert len(EngineCache(machine.folder).entries()) == 1
+
+
+def test_one_process_builds_while_another_waits(machine):
+    cache, progress, engines = EngineCache(machine.folder), machine.progress, []
+    with cache.locked():
+        thread = threading.Thread(target=lambda: engines.append(machine.load()))
+        thread.start()
+        for _ in range(100):
+            if (0, "waiting for another build") in progress:
+                break
+            thread.join(0.1)
+        assert not engines and machine.trt.builds == 0
+    thread.join(30)
+    assert engines[0].name == "tensorrt fp16" and machine.trt.builds == 1
+
+
+def test_timing_cache_grows(machine):
+    machine.load().close()
+    machine.load(precision="fp32").close()
+    timing, = (machine.folder / "engines").glob("*.timing")
+    assert timing.read_bytes() == b"tt" and "Fake_GPU" in timing.name
+
+
+def test_a_weight_too_large_for_half(machine):
+    proto = onnx.load(machine.model)
+    weight = next(w for w in proto.graph.initializer if len(w.dims) == 5)
+    array = onnx.numpy_helper.to_array(weight).copy()
+    array.flat[0] = 1e6
+    weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
+    machine.model.write_bytes(proto.SerializeToString())
+    reason, detail = machine.refusal()
+    assert reason == "ENGINE_BUILD_FAILED" and "too large for float16: 1e+06" in detail
+
+
+def test_every_field_of_the_key_counts(machine):
+    key = machine.key()
+    digests = {key.digest} | {dataclasses.replace(key, **{field.name: "other"}).digest
+                              for field in dataclasses.fields(key)}
+    assert len(digests) == 1 + len(dataclasses.fields(key))
