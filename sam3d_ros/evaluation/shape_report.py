@@ -47,15 +47,24 @@ def few_cells(group: Section | None) -> tuple[str, ...]:
 
 
 def core(section: Section) -> str:
-    """Every method on both sets; the product (the first method) also by kind of object."""
+    """Every method on both sets."""
+    return markdown_table(("set", "method", *ERROR_COLUMNS), [
+        (scene_set, *row) for scene_set, figures in section.items() for row in method_rows(figures["methods"])])
+
+
+def methods(summaries: Section) -> str:
+    """Every method on one set (frames.report)."""
+    return markdown_table(("method", *ERROR_COLUMNS), method_rows(summaries))
+
+
+def method_rows(summaries: Section) -> list[tuple[str, ...]]:
+    """A row for every method; for the product, the first method, also by kind of object."""
     rows = []
-    for scene_set, figures in section.items():
-        for position, (method, summary) in enumerate(figures["methods"].items()):
-            rows.append((scene_set, method, *error_cells(summary["all"])))
-            if position == 0:
-                rows += [(scene_set, f"{method}, {kind} only", *error_cells(summary[kind]))
-                         for kind in ("solid", "thin-walled")]
-    return markdown_table(("set", "method", *ERROR_COLUMNS), rows)
+    for position, (method, summary) in enumerate(summaries.items()):
+        kinds = ("all", "solid", "thin-walled") if position == 0 else ("all",)
+        rows += [(method if kind == "all" else f"{method}, {kind} only", *error_cells(summary[kind]))
+                 for kind in kinds if summary[kind]["found"]]
+    return rows
 
 
 def by_object(section: Section) -> str:
