@@ -13,11 +13,13 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+NOT_MEASURED = "Not measured yet.\n"
 PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -64,6 +66,75 @@ def accuracy_row(name: str, group: dict[str, Any]) -> tuple[str, ...]:
             f"{mean['f_score_10mm']:.2f}", f"{mean['volume_iou']:.2f}")
 
 
+def real_frames() -> str:
+    """Every figure on real frames, from benchmarks/results/frames.json."""
+    from sam3d_ros.evaluation import shape_report
+
+    report = read_result("frames")
+    if report is None:
+        return NOT_MEASURED
+    return "\n".join([shape_report.methods(report["methods"]), shape_report.protocol(
+        {"real": {name: method["sam3d_protocol"] for name, method in report["methods"].items()}})])
+
+
+def shape_setting() -> str:
+    """What benchmarks/results/shape.json was measured on."""
+    report = read_result("shape")
+    if report is None:
+        return NOT_MEASURED
+    environment, core = report["environment"], report["sections"]["core"]
+    sizes = "; ".join(f"{name}: {figures['methods'][next(iter(figures['methods']))]['all']['objects']} objects in "
+                      f"{figures['frames']} scenes" for name, figures in core.items())
+    return (f"Model `{report['model']}` (sha256 {report['model_sha256'][:12]}), {report['engine']}, on "
+            f"{environment['cores']} cores of {environment['cpu']}; seed {report['seed']}; {sizes}.\n")
+
+
+def shape_summary() -> str:
+    """The product and two baselines on the rendered scenes."""
+    report = read_result("shape")
+    if report is None:
+        return NOT_MEASURED
+    return table(("set", "method", "objects rebuilt", "CD mm", "F@5 mm", "F@10 mm", "vIoU"), [
+        (scene_set, *accuracy_row(method, summary["all"]))
+        for scene_set, figures in report["sections"]["core"].items()
+        for method, summary in figures["methods"].items() if method in ("sam3d", "convex hull", "extruded hull")])
+
+
+def shape_by_object() -> str:
+    """The product by class of object."""
+    return from_core("by_object")
+
+
+def shape_by_visibility() -> str:
+    """The product by how much of the object is seen."""
+    return from_core("by_visibility")
+
+
+def from_core(name: str) -> str:
+    """A further table of the core section of benchmarks/results/shape.json."""
+    from sam3d_ros.evaluation import shape_report
+
+    report = read_result("shape")
+    return NOT_MEASURED if report is None else getattr(shape_report, name)(report["sections"]["core"])
+
+
+def shape_section(name: str) -> str:
+    """The table of a section of benchmarks/results/shape.json."""
+    from sam3d_ros.evaluation import shape_report
+
+    report = read_result("shape")
+    if report is None or name not in report["sections"]:
+        return NOT_MEASURED
+    return shape_report.section_table(name, report["sections"][name])
+
+
+def published() -> str:
+    """Published figures of others."""
+    from sam3d_ros.evaluation.references import REFERENCES
+
+    return table(("method", "figure", "on"), [(r["name"], r["figure"], r["on"]) for r in REFERENCES])
+
+
 def speed() -> str:
     """Time from the image's stamp to the result in another process, from benchmarks/results/latency.json."""
     report = read_result("latency")
@@ -93,8 +164,13 @@ def training_run() -> str:
             f"({environment['cpu']}; [command and log](../benchmarks/results/training.json)).\n")
 
 
+SHAPE_SECTIONS = ("core", "oracle", "noise", "protocol", "robustness", "no_depth", "visibility", "views", "colour",
+                  "uncertainty", "ablation")
 PARTS: dict[str, Callable[[], str]] = {
-    part.__name__: part for part in (parameters, faults, message_definitions, accuracy, speed, training_run)}
+    part.__name__: part for part in (
+        parameters, faults, message_definitions, accuracy, speed, training_run, real_frames, shape_setting,
+        shape_summary, shape_by_object, shape_by_visibility, published)
+} | {f"shape_{name}": partial(shape_section, name) for name in SHAPE_SECTIONS}
 
 
 def read_result(name: str) -> dict[str, Any] | None:
