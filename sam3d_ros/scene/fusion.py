@@ -1,4 +1,4 @@
-"""Views of an object from other moments and cameras, kept in its own frame, so that a reconstruction can use them all."""
+"""Views of an object from other moments and cameras, kept in its own frame for the next reconstruction."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ class Observation:
     """An object as another image shows it: at another moment, or from another camera.
 
     frame: that image; label: the object's value in frame.labels
-    camera_from_observer: (4, 4) float64, that image's camera frame -> present camera frame, metres; for an object that has
-        moved since, together with the object's motion, so that the object stands still
+    camera_from_observer: (4, 4) float64, that image's camera frame -> present camera frame, metres; for an object that
+        has moved since, together with the object's motion, so that the object stands still
     """
 
     frame: Frame
@@ -49,7 +49,7 @@ class View:
 
 
 def cut_out(frame: Frame, label: int) -> Frame:
-    """A copy of the part of `frame` around an object, in the same camera frame (its intrinsics are shifted); it does not
+    """A copy of the part of `frame` around an object, in the same camera frame (with intrinsics to match); it does not
     keep the whole image alive."""
     rows, columns = (np.flatnonzero((frame.labels == label).any(axis=axis)) for axis in (1, 0))
     margin = int(_MARGIN * max(np.ptp(rows), np.ptp(columns))) + 2
@@ -81,8 +81,8 @@ def angles(direction: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def needs_view(views: Sequence[View], camera_from_object: np.ndarray, area: float) -> bool:
-    """Whether an image that shows `area` m^2 of an object at camera_from_object (4, 4) adds to its views: a new side, or
-    far more of one."""
+    """Whether an image that shows `area` m^2 of an object at camera_from_object (4, 4) adds to its views: a new side,
+    or far more of one."""
     apart = angles(direction_of(camera_from_object), [view.direction for view in views])
     return not len(apart) or apart.min() >= NEW_SIDE or area > CLEARER * views[int(apart.argmin())].area
 
@@ -101,7 +101,8 @@ def with_view(views: Sequence[View], new: View) -> tuple[View, ...]:
     chosen = [new]
     rest = list(views)
     while len(chosen) < MOST_VIEWS:
-        loneliest = int(np.argmax([angles(view.direction, [other.direction for other in chosen]).min() for view in rest]))
+        taken = [view.direction for view in chosen]
+        loneliest = int(np.argmax([angles(view.direction, taken).min() for view in rest]))
         chosen.append(rest.pop(loneliest))
     return tuple(chosen)
 

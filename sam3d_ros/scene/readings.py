@@ -172,7 +172,9 @@ def _project(samples, normals, pose, depth, labels, lookup, camera, own, toleran
         elif abs(d - z) < tolerance:
             state[s] = _CONFIRMED
             where[s] = index
-            points[s, 0], points[s, 1], points[s, 2] = (u - camera[2]) / camera[0] * d, (v - camera[3]) / camera[1] * d, d
+            points[s, 0] = (u - camera[2]) / camera[0] * d
+            points[s, 1] = (v - camera[3]) / camera[1] * d
+            points[s, 2] = d
         elif d > z:
             state[s] = _MISSING
         elif index == own:

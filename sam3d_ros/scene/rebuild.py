@@ -64,7 +64,7 @@ def pays(track: Track, camera_from_object: np.ndarray, area: float, now_ns: int)
 
 def run(pipeline: Pipeline, asked: Request, on_stage: Callable[[str], None] | None = None) -> PipelineResult:
     """Reconstruct what a request asks for.  The one place where the scene calls the pipeline."""
-    return pipeline.run(asked.frame, on_stage)
+    return pipeline.run(asked.frame, on_stage=on_stage)
 
 
 def prepare(asked: Request, objects: Sequence[ReconstructedObject]) -> list[Rebuilt]:

@@ -19,7 +19,7 @@ LEAST_ERROR = 0.0004      # metres, 1 sigma of a reading's distance from the bes
 _SETTLED = 2e-5           # metres and radians: a smaller step ends the iteration
 # Errors of neighbouring readings agree, most of all where the mesh itself is wrong there: readings on a patch of this
 # size count once.
-PATCH = 0.012             # metres
+PATCH = 0.045             # metres
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def register(shape: Shape, points: np.ndarray, camera_from_object: np.ndarray, p
     """Fit a shape to depth readings.
 
     points: (N, 3) metres, camera frame
-    camera_from_object: (4, 4), where to start, and the mean of the prior; prior: (6, 6) its information, in the order of
-    Registration.white; start: robust scale to begin with, metres
+    camera_from_object: (4, 4), where to start, and the mean of the prior; prior: (6, 6) its information, in the order
+    of Registration.white; start: robust scale to begin with, metres
     """
     pose = np.array(camera_from_object, np.float64)
     data, figures = np.zeros((6, 6)), np.zeros(3)
@@ -76,7 +76,7 @@ def _seen_area(points: np.ndarray) -> float:
 
 @numba.njit(cache=True, nogil=True, fastmath=True, inline="always")
 def look_up(grid, x, y, z):  # pragma: no cover (compiled)
-    """Distance and gradient per cell at node coordinates x, y, z; the first value tells whether it is inside the grid."""
+    """Distance and gradient per cell at node coordinates x, y, z; the first value tells whether these are inside."""
     i, j, k = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
     if i < 0 or j < 0 or k < 0 or i + 1 >= grid.shape[0] or j + 1 >= grid.shape[1] or k + 1 >= grid.shape[2]:
         return False, 0.0, 0.0, 0.0, 0.0
@@ -159,7 +159,7 @@ def accumulate(grid, origin, cell, points, pose, scale, hessian, gradient):  # p
 def _fit(grid, origin, cell, points, pose, prior, start, data, figures):  # pragma: no cover (compiled)
     mean = pose.copy()
     scale = start
-    for iteration in range(ITERATIONS):
+    for _ in range(ITERATIONS):
         data[:] = 0
         gradient = np.zeros(6)
         total, squares, near = accumulate(grid, origin, cell, points, pose, scale, data, gradient)

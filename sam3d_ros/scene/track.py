@@ -29,9 +29,9 @@ class Track:
 
     mesh: as last reconstructed, in the track's own frame (pose and views are those of then); shape: made of it
     revision: rises with every new mesh; views: kept for the next reconstruction
-    used: unit vectors from the object to the cameras that the mesh was made from; used_area: what the newest of these saw
-    of it, m^2
-    instance: what the detector says of it, with its label in the newest image (0: no mask there)
+    used: unit vectors from the object to the cameras that the mesh was made from; used_area: what the newest of these
+    saw of it, m^2
+    label: of its mask in the newest image (0: none); score, detector_id: what the detector last said of it
     seen_ns, masked_ns, updated_ns: stamps of the image that last showed it, of its last mask, and of the last update
     restless_until_ns: until then it counts as moving, with `velocity` (3,) m/s in the scene
     attempted_ns: when its reconstruction was last asked for

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from ..perception.frame import Frame, Instance
+from ..perception.frame import Frame, Instance, Intrinsics
 from ..perception.objects import ReconstructedObject, Status
 from . import motion
 from .camera import camera_motion
 from .fusion import make_view, needs_view, with_view
 from .readings import Readings, Sighting, look_for, read
 from .registration import Registration, near_share, register, turned
+from .shape import make_shape
 from .track import Presence, Rebuilt, Request, Track, TrackedObject
 
 # Which mask is which object: least share of the object's visible samples that lie in the mask, and of the mask's
@@ -119,7 +120,7 @@ class Tracker:
             track = self.tracks.get(request.tracks.get(item.label, ""))
             if track is None:
                 track = self._at(item) or self._add(request, item)
-                # Also where it is known from before: it could not be followed, so that its pose is that of the new mesh.
+                # Also where it is known from before: it could not be followed, so its pose is that of the new mesh.
                 track.belief = motion.first_belief(item.scene_from_object)
                 track.presence, track.label, track.views = Presence.SEEN, item.label, ()
                 track.seen_ns = track.masked_ns = max(track.seen_ns, request.frame.stamp_ns)
@@ -131,6 +132,7 @@ class Tracker:
             track.used_area, track.misfit = item.area, 0.0
             track.views = with_view(track.views, item.view)
             track.visible_fraction = item.mesh.visible_fraction
+        self.unknown = ()  # until the next image
 
     # One image
 
@@ -271,7 +273,7 @@ class Tracker:
         return found
 
     def _relocated(self, track: Track, index: int, readings: Readings) -> Registration | None:
-        """Registration of a track to a mask elsewhere: as it was turned when last seen, or turned about the vertical."""
+        """Registration of a track to a mask elsewhere: as it was last seen, or turned about the vertical."""
         points = readings.points[index]
         camera_from_object = self._camera_from(track, readings.frame)
         up = np.linalg.inv(self.scene_from_camera(readings.frame))[:3, 2] if self._in_world \
@@ -329,6 +331,27 @@ class Tracker:
         return min(near, key=lambda pair: pair[0])[1] if near else None
 
 
+def warm_up() -> None:
+    """Compile what the tracker needs, so that its first image is followed as fast as the next."""
+    rows, columns = np.indices((48, 64))
+    depth = np.where((abs(rows - 24) < 9) & (abs(columns - 32) < 9), 0.5, 0.6).astype(np.float32)
+    frame = Frame(np.zeros((48, 64, 3), np.uint8), depth, (depth < 0.55).astype(np.int32),
+                  Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5), (Instance(1),))
+    shape = make_shape(*_BLOCK)
+    pose = np.eye(4)
+    pose[2, 3] = 0.5 + _BLOCK[0].max()
+    readings = read(frame)
+    look_for(shape, pose, readings)
+    near_share(shape, readings.points[0], pose, _NEAR)
+    register(shape, readings.points[0], pose, np.eye(6))
+    camera_motion([(shape, pose, readings.points[0])])
+
+
+_BLOCK = (np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * 0.07,
+          np.array([[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1],
+                    [2, 3, 7], [2, 7, 6], [0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3]]))
+
+
 def _registered(track: Track, points: np.ndarray, prior: motion.Belief, scene_from_camera: np.ndarray) -> Registration:
     camera_from_scene = np.linalg.inv(scene_from_camera)
     information = motion.rotated(np.linalg.inv(prior.noise), camera_from_scene)
@@ -343,7 +366,8 @@ def _tracked(track: Track, camera_from_scene: np.ndarray) -> TrackedObject:
     seen = track.presence is Presence.SEEN
     camera_from_object = camera_from_scene @ track.belief.scene_from_object
     # How well the mesh's frame is known in the object, which turns with it, and how well that was followed since.
-    own = motion.rotated(track.mesh.pose_covariance, camera_from_object[:3, :3] @ track.mesh.camera_from_object[:3, :3].T)
+    turned_since = camera_from_object[:3, :3] @ track.mesh.camera_from_object[:3, :3].T
+    own = motion.rotated(track.mesh.pose_covariance, turned_since)
     followed = motion.rotated(track.belief.covariance, camera_from_scene)
     mesh: ReconstructedObject = replace(
         track.mesh, label=track.label, score=track.score, detector_id=track.detector_id,
