@@ -21,6 +21,7 @@ from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Statu
 from sam3d_ros.ros.images import stamp_message  # noqa: E402
 from sam3d_ros.ros.messages import (  # noqa: E402
     MarkerTracker,
+    MeshMemory,
     PlacedObject,
     PlanningSceneTracker,
     detection_3d_array,
@@ -163,6 +164,18 @@ def test_a_known_mesh_is_left_out():
     assert len(first.vertices) == 12
     assert not len(second.vertices) and not len(second.triangles) and not len(second.vertex_std)
     assert (second.mesh_revision, second.pose, second.size) == (9, first.pose, first.size)
+
+
+def test_a_subscriber_puts_meshes_and_poses_together():
+    memory = MeshMemory()
+    assert not memory.complete(object_mesh_array([placed("a")], HEADER, without_mesh=["a"])).objects
+    memory.complete(object_mesh_array([placed("a")], HEADER))
+    moved = placed("a", camera_from_object=np.eye(4))
+    [found] = memory.complete(object_mesh_array([moved], HEADER, without_mesh=["a"])).objects
+    np.testing.assert_array_equal(mesh_arrays(found).vertices, VERTICES)
+    np.testing.assert_allclose(matrix_from_pose(found.pose.pose), BASE_FROM_CAMERA)
+    other = place(replace(placed("a").tracked, revision=10))
+    assert not memory.complete(object_mesh_array([other], HEADER, without_mesh=["a"])).objects
 
 
 def test_a_hidden_object_is_never_shown_as_fresh():

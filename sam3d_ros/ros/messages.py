@@ -112,6 +112,26 @@ def mesh_arrays(message: ObjectMesh) -> MeshArrays:
                       np.frombuffer(message.vertex_std, np.float32))
 
 
+class MeshMemory:
+    """For subscribers of `objects`: puts the meshes back into updates of the pose alone."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], ObjectMesh] = {}
+
+    def complete(self, message: ObjectMeshArray) -> ObjectMeshArray:
+        """The message with its empty arrays filled; objects whose mesh never came are left out."""
+        for item in message.objects:
+            key = item.id, item.mesh_revision
+            if len(item.vertices):
+                self._known = {known: mesh for known, mesh in self._known.items() if known[0] != item.id}
+                self._known[key] = item
+            elif (known := self._known.get(key)) is not None:
+                item.vertices, item.triangles = known.vertices, known.triangles
+                item.vertex_rgba, item.vertex_std = known.vertex_rgba, known.vertex_std
+        message.objects = [item for item in message.objects if len(item.vertices)]
+        return message
+
+
 def pose_array(placed: Sequence[PlacedObject], header: Header) -> PoseArray:
     """Poses alone, of the objects that the image shows, in the order of the ObjectMeshArray."""
     return PoseArray(header=header, poses=[pose_from_matrix(p.target_from_object) for p in placed if p.seen])
