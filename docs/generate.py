@@ -117,9 +117,9 @@ def tracking() -> str:
                      f"{run['degrees']['p50']:.1f} / {run['degrees']['p95']:.1f}",
                      f"{run['update_cpu_ms']['p50']:.1f}"))
     environment = report["environment"]
-    return (f"{report['objects']} objects, {report['seconds']:g} s ({environment['cpu']}, {environment['cores']} cores, "
-            f"load {environment['load_average_1min']:g} at the start; median / 95th percentile over all objects and "
-            "images):\n\n"
+    return (f"{report['objects']} objects, {report['seconds']:g} s ({environment['cpu']}, {environment['cores']} "
+            f"cores, load {environment['load_average_1min']:g} at the start; median / 95th percentile over all objects "
+            "and images):\n\n"
             + table(("scene", "camera pose", "images", "id switches", "mm", "degrees", "CPU ms per image"), rows))
 
 

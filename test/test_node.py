@@ -127,32 +127,48 @@ def test_several_cameras_need_a_common_frame():
         rig.wait(lambda: "PARAMETER_INVALID" in rig.codes())
 
 
-def test_target_frame_at_the_stamp_of_the_image(monkeypatch: pytest.MonkeyPatch):
-    """The camera looks straight down from 1.5 m and moves along the base's x with 2 cm/s, the object with it."""
+# The camera looks straight down from 1.5 m.
+BASE_FROM_CAMERA = np.array([[0.0, -1, 0, 0.2], [-1, 0, 0, 0.1], [0, 0, -1, 1.5], [0, 0, 0, 1]])
+
+
+def set_transforms(rig: Rig, speed: float) -> None:
+    """TF of a camera that moves along the base's x, m/s; at BASE_FROM_CAMERA at the rig's present stamp."""
+    for seconds in (-2, 2):
+        moved = BASE_FROM_CAMERA.copy()
+        moved[0, 3] += speed * seconds
+        transform = TransformStamped(child_frame_id="camera", transform=transform_from_matrix(moved))
+        transform.header.frame_id = "base"
+        transform.header.stamp = stamp_message(rig.stamp + seconds * 1_000_000_000)
+        rig.node._transforms.buffer.set_transform(transform, "test")
+
+
+def test_poses_and_covariances_in_the_target_frame(monkeypatch: pytest.MonkeyPatch):
     provide_tf2_ros(monkeypatch)
-    base_from_camera = np.array([[0.0, -1, 0, 0.2], [-1, 0, 0, 0.1], [0, 0, -1, 1.5], [0, 0, 0, 1]])
     with Rig(target_frame="base") as rig:
-        start = rig.stamp
-        for seconds in (-2, 2):
-            moved = base_from_camera.copy()
-            moved[0, 3] += 0.02 * seconds
-            transform = TransformStamped(child_frame_id="camera", transform=transform_from_matrix(moved))
-            transform.header.frame_id = "base"
-            transform.header.stamp = stamp_message(start + seconds * 1_000_000_000)
-            rig.node._transforms.buffer.set_transform(transform, "test")
+        set_transforms(rig, speed=0.0)
         result = rig.good()
-        moment = (stamp_ns(result.header.stamp) - start) / 1e9
-        assert 0 < moment < 2
-        expected = base_from_camera.copy()
-        expected[0, 3] += 0.02 * moment
         assert result.header.frame_id == "base"
         pose = matrix_from_pose(result.objects[0].pose.pose)
-        np.testing.assert_allclose(pose[:3, 3], expected[:3, :3] @ POSITION + expected[:3, 3], atol=3e-3)
+        expected = BASE_FROM_CAMERA[:3, :3] @ POSITION + BASE_FROM_CAMERA[:3, 3]
+        np.testing.assert_allclose(pose[:3, 3], expected, atol=3e-3)
         assert pose[2, 3] == pytest.approx(1.5 - OBJECT, abs=1e-3)
         # The variances along the camera's x and y (also about them) have changed places.
         np.testing.assert_allclose(np.diag(result.objects[0].pose.covariance.reshape(6, 6)),
                                    [4e-4, 1e-4, 9e-4, 0.02, 0.01, 0.03], rtol=0.1)
-        np.testing.assert_allclose(rig.pipeline.frames[-1].world_from_camera, expected, atol=0.02)
+
+
+def test_the_transform_is_that_of_the_image_s_stamp(monkeypatch: pytest.MonkeyPatch):
+    provide_tf2_ros(monkeypatch)
+    with Rig(target_frame="base") as rig:
+        start = rig.stamp
+        set_transforms(rig, speed=1.0)
+        rig.good()
+        frame = rig.pipeline.frames[-1]
+        moment = (frame.stamp_ns - start) / 1e9
+        assert 0 < moment < 2
+        expected = BASE_FROM_CAMERA.copy()
+        expected[0, 3] += moment
+        np.testing.assert_allclose(frame.world_from_camera, expected, atol=1e-9)
 
 
 def test_target_frame_can_change_at_run_time(monkeypatch: pytest.MonkeyPatch):

@@ -15,6 +15,7 @@ from sam3d_ros.scene.fusion import View, observations, with_view
 from sam3d_ros.scene.motion import difference
 from sam3d_ros.scene.readings import read
 from sam3d_ros.scene.registration import register
+from sam3d_ros.scene.resting import Resting
 from sam3d_ros.scene.shape import make_shape
 from sam3d_ros.scene.track import Presence
 from sam3d_ros.scene.tracker import Tracker, TrackerConfig
@@ -281,3 +282,26 @@ def test_without_depth_objects_are_known_by_their_place():
         tracker.absorb(asked, rebuild.prepare(asked, [made]))
         [item] = tracker.objects(frame)
         assert item.id == "object_1" and item.presence is Presence.SEEN
+
+
+def test_objects_are_put_at_rest_after_a_reconstruction_and_freed_when_they_move():
+    """A solver that lowers everything by 2 mm; the support plane comes from the depth."""
+    planes = []
+
+    def settle(objects, plane):
+        planes.append(plane)
+        return [pose(0, 0, -0.002) @ item.scene_from_object for item in objects]
+    world = World.__new__(World)
+    world.tracker = Tracker(resting=Resting(settle))
+    world.toys, world.places, world.rng, world.in_world = [*TOYS], [*PLACES], np.random.default_rng(0), True
+    world.look(0.0, camera_at(0.3))
+    world.build()
+    world.ids = {track.label: track.id for track in world.tracker.tracks.values()}
+    np.testing.assert_allclose(planes[-1], [0, 0, 1, 0], atol=0.004)
+    item = world.look(0.1, camera_at(0.35))[world.ids[1]]
+    assert world.error(item, 1, pose(0, 0, -0.002) @ world.places[0])[:3] == pytest.approx(np.zeros(3), abs=0.001)
+    moved = world.places[0]
+    for step in range(1, 8):
+        moved = world.places[0] @ pose(0.004 * step, 0, 0.003 * step)
+        item = world.look(0.1 + step / 30, camera_at(0.35), places=[moved, *world.places[1:]])[world.ids[1]]
+    assert world.error(item, 1, moved)[:3] == pytest.approx(np.zeros(3), abs=0.002)

@@ -19,6 +19,7 @@ from .camera import camera_motion
 from .fusion import make_view, needs_view, with_view
 from .readings import Readings, Sighting, look_for, read
 from .registration import Registration, near_share, register, turned
+from .resting import Resting
 from .shape import make_shape
 from .track import Presence, Rebuilt, Request, Track, TrackedObject
 
@@ -54,12 +55,14 @@ class TrackerConfig:
 class Tracker:
     """Follows the objects of a scene; for one thread at a time.
 
+    resting: puts the objects at rest after each reconstruction; None: they are where the depth says
     tracks: id -> track; frame: the newest image; unknown: its instances that are no known object
     areas: label -> m^2 that the newest image shows of that instance; generation: counts the calls of `clear`
     """
 
-    def __init__(self, config: TrackerConfig = TrackerConfig()):
+    def __init__(self, config: TrackerConfig = TrackerConfig(), resting: Resting | None = None):
         self.config = config
+        self._resting = resting
         self.tracks: dict[str, Track] = {}
         self.unknown: tuple[Instance, ...] = ()
         self.generation = 0
@@ -107,7 +110,9 @@ class Tracker:
     def objects(self, frame: Frame) -> list[TrackedObject]:
         """All that are remembered and not known to be gone, in the camera frame of the image that was last followed."""
         camera_from_scene = np.linalg.inv(self.scene_from_camera(frame))
-        return [_tracked(track, camera_from_scene) for track in self._present()]
+        poses = {track.id: self._resting.corrected(track) if self._resting else track.belief.scene_from_object
+                 for track in self._present()}
+        return [_tracked(track, camera_from_scene, poses[track.id]) for track in self._present()]
 
     def absorb(self, request: Request, rebuilt: Sequence[Rebuilt]) -> None:
         """Take in new meshes.  They were made from an older image; a known object has moved on with its frame since."""
@@ -133,6 +138,8 @@ class Tracker:
             track.views = with_view(track.views, item.view)
             track.visible_fraction = item.mesh.visible_fraction
         self.unknown = ()  # until the next image
+        if self._resting:
+            self._resting.update([*self.tracks.values()], request.frame, request.scene_from_camera)
 
     # One image
 
@@ -362,9 +369,9 @@ def _fits(registration: Registration) -> bool:
     return registration.inliers >= _LEAST_INLIERS and registration.rms <= _MOST_RMS
 
 
-def _tracked(track: Track, camera_from_scene: np.ndarray) -> TrackedObject:
+def _tracked(track: Track, camera_from_scene: np.ndarray, scene_from_object: np.ndarray) -> TrackedObject:
     seen = track.presence is Presence.SEEN
-    camera_from_object = camera_from_scene @ track.belief.scene_from_object
+    camera_from_object = camera_from_scene @ scene_from_object
     # How well the mesh's frame is known in the object, which turns with it, and how well that was followed since.
     turned_since = camera_from_object[:3, :3] @ track.mesh.camera_from_object[:3, :3].T
     own = motion.rotated(track.mesh.pose_covariance, turned_since)
