@@ -35,7 +35,7 @@ LAMP = Lamp(samples=0)             # shadows would not move with the carried obj
 RATE = 30.0                       # images per second
 SWING = np.deg2rad(30.0)          # of the camera, either side
 SWING_PERIOD = 8.0                # seconds, to and fro
-SWING_SHOTS = 30                  # pictures of one way
+SWING_SHOTS = 120                 # pictures of one way, one for each image
 CARRY = (0.30, 0.55)              # shares of the run's time
 CARRY_SHIFT, CARRY_LIFT, CARRY_TURN = 0.10, 0.12, 1.2     # metres, metres, radians
 COVER_AT, COVER_SECONDS = 0.72, 3.0

@@ -9,8 +9,8 @@ from .motion import diagonal
 from .registration import LEAST_ERROR, SCALE_END, SCALE_STEP, accumulate, turned
 from .shape import Shape
 
-_ITERATIONS = 8
-_SCALE_START = 0.015
+_ITERATIONS = 10
+_SCALE_START = 0.03
 _LIKELY = (0.05, 0.1)     # metres, radians from image to image, 1 sigma
 
 

@@ -14,7 +14,7 @@ from .registration import Registration, rotation_vector, turned
 # Random walk of an object, 1 sigma after a second: at rest, and while something moves it.
 REST = (0.0005, 0.003)            # metres, radians
 CARRIED = (0.002, 0.01)           # at rest, where the camera's own motion is an estimate
-MOVED = (0.12, 0.8)
+MOVED = (0.12, 0.3)
 # How sure the pose is when the mesh was made: the object frame is defined by it, so only noise is left.
 FIRST = (0.0005, 0.003)
 # Beyond this the systematic error of a registration says nothing any more.

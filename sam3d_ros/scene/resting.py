@@ -40,7 +40,7 @@ class Seen:
     covariance: np.ndarray
 
 
-# Objects, and the support plane (4,): unit normal against gravity and offset, scene frame -> scene_from_object (4, 4) of
+# Objects, and support plane (4,), unit normal against gravity and offset, scene frame -> scene_from_object (4, 4) of
 # each.
 Settle = Callable[[Sequence[Seen], np.ndarray], Sequence[np.ndarray]]
 

@@ -167,7 +167,8 @@ def _fill_distance(vertices, triangles, normals, origin, cell, distance):  # pra
                         y = origin[1] + j * cell - closest[a0, a1, a2, 1]
                         z = origin[2] + k * cell - closest[a0, a1, a2, 2]
                         d = np.sqrt(x * x + y * y + z * z)
-                        if d < distance[i, j, k]:
+                        # A tie but for rounding must not carry the sign from the surface's other side.
+                        if d < distance[i, j, k] - 0.001 * cell:
                             distance[i, j, k] = d
                             sign[i, j, k] = sign[a0, a1, a2]
                             for m in range(3):

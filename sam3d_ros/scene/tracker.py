@@ -17,7 +17,7 @@ from ..perception.objects import ReconstructedObject, Status
 from . import motion
 from .camera import camera_motion
 from .fusion import make_view, needs_view, with_view
-from .readings import Readings, Sighting, look_for, read
+from .readings import CONFIRM, Readings, Sighting, look_for, read
 from .registration import Registration, near_share, register, turned
 from .resting import Resting
 from .shape import make_shape
@@ -26,6 +26,8 @@ from .track import Presence, Rebuilt, Request, Track, TrackedObject
 # Which mask is which object: least share of the object's visible samples that lie in the mask, and of the mask's
 # readings that lie near the object's surface.
 _LEAST_VOTES, _LEAST_NEAR, _NEAR = 0.25, 0.35, 0.015
+# While the camera's own motion is still to be found, metres; and how long it is taken to go on as it went, seconds.
+_NEAR_CAMERA, _LONGEST_GLIDE = 0.03, 0.3
 # A mask is a piece of an object, not a new one, if that share of its readings lies on the object.
 _FRAGMENT, _ON_SURFACE = 0.6, 0.006
 # What a registration must reach to be believed.
@@ -70,6 +72,7 @@ class Tracker:
         self.areas: dict[int, float] = {}
         self._count = 0
         self._scene_from_camera: dict[str, np.ndarray] = {}
+        self._camera_speed: dict[str, tuple[np.ndarray, int]] = {}
         self._in_world = False
 
     def clear(self) -> None:
@@ -79,6 +82,7 @@ class Tracker:
         self.frame = None
         self.areas = {}
         self._scene_from_camera.clear()
+        self._camera_speed.clear()
         self.generation += 1
 
     def scene_from_camera(self, frame: Frame) -> np.ndarray:
@@ -184,23 +188,35 @@ class Tracker:
             self._scene_from_camera[frame.frame_id] = frame.world_from_camera
             return
         last = self.scene_from_camera(frame)
-        self._scene_from_camera[frame.frame_id] = last
-        sightings = {track.id: self._look(track, readings) for track in self._present()}
-        seen = [(self.tracks[identity].shape, self._camera_from(self.tracks[identity], frame), readings.points[index])
-                for identity, index in self._match(sightings, readings).items()
-                if len(readings.points[index]) >= _LEAST_READINGS
-                and frame.stamp_ns >= self.tracks[identity].restless_until_ns]
-        if seen:
-            self._scene_from_camera[frame.frame_id] = last @ np.linalg.inv(camera_motion(seen))
+        speed, stamp_ns = self._camera_speed.get(frame.frame_id, (np.zeros(6), frame.stamp_ns))
+        seconds = (frame.stamp_ns - stamp_ns) / 1e9
+        predicted = motion.shifted(last, speed * seconds if seconds < _LONGEST_GLIDE else np.zeros(6))
+        self._scene_from_camera[frame.frame_id] = predicted
+        sightings = {track.id: self._look(track, readings, _NEAR_CAMERA) for track in self._present()}
+        matched = [(self.tracks[identity], index) for identity, index
+                   in self._match(sightings, readings, _NEAR_CAMERA).items()
+                   if len(readings.points[index]) >= _LEAST_READINGS]
+        # Where most seem to move, it is the camera.
+        still = [pair for pair in matched if frame.stamp_ns >= pair[0].restless_until_ns]
+        trusted = still if 2 * len(still) >= len(matched) else matched
+        if trusted:
+            moved = camera_motion([(track.shape, self._camera_from(track, frame), readings.points[index])
+                                   for track, index in trusted])
+            self._scene_from_camera[frame.frame_id] = predicted @ np.linalg.inv(moved)
+        else:
+            self._scene_from_camera[frame.frame_id] = last
+        if seconds > 0:
+            speed = motion.difference(self._scene_from_camera[frame.frame_id], last) / seconds
+        self._camera_speed[frame.frame_id] = speed, frame.stamp_ns
 
     def _camera_from(self, track: Track, frame: Frame) -> np.ndarray:
         return np.linalg.inv(self.scene_from_camera(frame)) @ track.belief.scene_from_object
 
-    def _look(self, track: Track, readings: Readings) -> Sighting:
-        return look_for(track.shape, self._camera_from(track, readings.frame), readings)
+    def _look(self, track: Track, readings: Readings, tolerance: float = CONFIRM) -> Sighting:
+        return look_for(track.shape, self._camera_from(track, readings.frame), readings, tolerance=tolerance)
 
-    def _match(self, sightings: dict[str, Sighting], readings: Readings) -> dict[str, int]:
-        """Id -> index of the instance that shows it, for as many and as well as possible."""
+    def _match(self, sightings: dict[str, Sighting], readings: Readings, within: float = _NEAR) -> dict[str, int]:
+        """Id -> index of the instance that shows it, for as many and as well as possible; within: metres."""
         if not sightings or not readings.points:
             return {}
         gain = np.zeros((len(sightings), len(readings.points)))
@@ -209,7 +225,8 @@ class Tracker:
             votes = sighting.votes[:-1] / max(uncovered, 1.0)
             for column in np.flatnonzero(votes >= _LEAST_VOTES):
                 track = self.tracks[identity]
-                near = near_share(track.shape, readings.points[column], self._camera_from(track, readings.frame), _NEAR)
+                pose = self._camera_from(track, readings.frame)
+                near = near_share(track.shape, readings.points[column], pose, within)
                 gain[row, column] = votes[column] * near if near >= _LEAST_NEAR else 0.0
         identities = [*sightings]
         return {identities[row]: int(column) for row, column in zip(*linear_sum_assignment(-gain), strict=True)
