@@ -164,12 +164,56 @@ def training_run() -> str:
             f"({environment['cpu']}; [command and log](../benchmarks/results/training.json)).\n")
 
 
+def registration() -> str:
+    """Ways to register a mesh, from benchmarks/results/registration.json."""
+    report = read_result("registration")
+    if report is None:
+        return ""
+    rows = [(name, *(f"{figures[key]['p50']:.2f}" for key in ("cpu_ms", "mm", "degrees")))
+            for name, figures in report["methods"].items()]
+    return (f"One registration, 500 readings, medians over {report['objects']} objects and {report['starts']} starts "
+            f"each ({report['environment']['cpu']}, one thread, CPU time; errors against the pose that the mesh was "
+            "made at):\n\n" + table(("method", "CPU ms", "mm", "degrees"), rows))
+
+
+def tracking() -> str:
+    """Tracking in simulated scenes, from benchmarks/results/track.json."""
+    report = read_result("track")
+    if report is None:
+        return ""
+    rows = []
+    for run in report["runs"]:
+        rows.append((str(run["seed"]), "given" if run["camera_pose_given"] else "found", str(run["images"]),
+                     str(run["id_switches"]), f"{run['mm']['p50']:.1f} / {run['mm']['p95']:.1f}",
+                     f"{run['degrees']['p50']:.1f} / {run['degrees']['p95']:.1f}",
+                     f"{run['update_cpu_ms']['p50']:.1f}"))
+    environment = report["environment"]
+    return (f"{report['objects']} objects, {report['seconds']:g} s ({environment['cpu']}, {environment['cores']} "
+            f"cores, load {environment['load_average_1min']:g} at the start; median / 95th percentile over all objects "
+            "and images):\n\n"
+            + table(("scene", "camera pose", "images", "id switches", "mm", "degrees", "CPU ms per image"), rows))
+
+
+def rough_soak() -> str:
+    """The long run with troubles, from benchmarks/results/rough_soak.json."""
+    report = read_result("rough_soak")
+    if report is None:
+        return ""
+    actions = ", ".join(f"{count} {name}" for name, count in report["actions"].items())
+    environment = report["environment"]
+    return (f"{report['minutes']:g} minutes, {report['objects']} objects, {report['results']} results; {actions} "
+            f"({environment['cpu']}, {environment['cores']} cores, load {environment['load_average_1min']:g} at the "
+            "start):\n\n" + table(("bar", "measured", "limit"), [
+                (name.replace("_", " "), f"{bar['value']:g}", f"{bar['limit']:g}")
+                for name, bar in report["bars"].items()]))
+
+
 SHAPE_SECTIONS = ("core", "oracle", "noise", "protocol", "robustness", "no_depth", "visibility", "views", "colour",
                   "uncertainty", "ablation")
 PARTS: dict[str, Callable[[], str]] = {
     part.__name__: part for part in (
         parameters, faults, message_definitions, accuracy, speed, training_run, real_frames, shape_setting,
-        shape_summary, shape_by_object, shape_by_visibility, published)
+        shape_summary, shape_by_object, shape_by_visibility, published, registration, tracking, rough_soak)
 } | {f"shape_{name}": partial(shape_section, name) for name in SHAPE_SECTIONS}
 
 

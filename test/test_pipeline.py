@@ -9,7 +9,6 @@ import trimesh
 from evidence_reference import TRUNCATION, evidence
 from scipy import ndimage
 
-from sam3d_ros.perception.association import Associator
 from sam3d_ros.perception.evidence import Observation
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
@@ -262,27 +261,6 @@ def test_the_shipped_model_completes_a_ball():
     back = in_camera[:, 2] > z
     assert error[~back].mean() < 0.001 and error[back].mean() < 0.2 * radius
     np.testing.assert_allclose(item.size, 2 * radius, atol=0.02)
-
-
-def test_ids_follow_objects_through_a_moving_camera(pipeline):
-    associator = Associator()
-    first = associator.assign(pipeline(scene(BALLS)), None)
-    assert len(set(first)) == 3
-    moved = [(x + 0.01, y, z, r) for x, y, z, r in BALLS]
-    shuffled = scene([moved[2], moved[0], moved[1]])
-    same_class = replace(shuffled, instances=tuple(replace(i, class_id=f"ball{k}") for i, k in
-                                                   zip(shuffled.instances, (2, 0, 1), strict=True)))
-    assert associator.assign(pipeline(same_class), None) == [first[2], first[0], first[1]]
-    # the camera moves by 0.3 m: with its pose the ids stay, the objects being where they were
-    pose = np.eye(4)
-    pose[0, 3] = -0.3
-    associator.clear()
-    before = associator.assign(pipeline(scene(BALLS[:1])), np.eye(4))
-    assert before[0] not in first                                    # ids are never given twice
-    seen_later = scene([(0.15, 0.05, 0.7, 0.05)])
-    assert associator.assign(pipeline(seen_later), pose) == before
-    other = replace(seen_later, instances=(Instance(1, "cup"),))
-    assert associator.assign(pipeline(other), pose) != before        # another class is another object
 
 
 def test_real_frames_give_all_objects():

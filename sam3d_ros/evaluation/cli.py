@@ -1,8 +1,8 @@
 """`sam3d bench`: figures of the product, measured here and now.
 
 `sam3d bench frames` judges it, beside the baselines, on frame folders with ground truth; `sam3d bench shape` on
-rendered scenes of objects that it was not trained on. What needs several processes (latency, soak, message cost) is in
-the repository's benchmarks/ folder.
+rendered scenes of objects that it was not trained on; `sam3d bench track` follows objects under a simulated moving
+camera. What needs several processes (latency, soak, message cost) is in the repository's benchmarks/ folder.
 """
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sam3d_ros.evaluation import frames, pictures, shape, shape_report
+from sam3d_ros.evaluation import frames, pictures, shape, shape_report, tracking
 from sam3d_ros.evaluation.environment import describe_environment, write_report
 from sam3d_ros.evaluation.references import REFERENCES
 from sam3d_ros.evaluation.scenes import cache_root
@@ -66,9 +66,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rendered.set_defaults(measure=run_shape)
 
 
+    text = "ids and poses of objects under a simulated moving camera, with masks missing and shuffled"
+    track = benchmarks.add_parser("track", help=text, description=text.capitalize() + ".")
+    track.add_argument("--seconds", type=float, default=60.0, help="of each run (default: %(default)s)")
+    track.add_argument("--objects", type=int, default=5, metavar="N", help="on the table (default: %(default)s)")
+    track.add_argument("--seeds", type=int, nargs="+", default=[1, 2], metavar="SEED",
+                       help="of the scenes (default: 1 2); each is run with the camera's pose and without")
+    track.add_argument("--drop", type=float, default=0.2, metavar="SHARE",
+                       help="of the masks that are missing (default: %(default)s)")
+    track.add_argument("-o", "--out", type=Path, default=Path("benchmarks/results/track.json"), metavar="JSON",
+                       help="where the report goes (default: %(default)s)")
+    add_pipeline_arguments(track)
+    track.set_defaults(measure=run_track)
+
+
 def run(args: argparse.Namespace) -> int:
-    """Run the chosen benchmark."""
+    """Run the benchmark that was chosen."""
     return args.measure(args)
+
+
+def run_track(args: argparse.Namespace) -> int:
+    """Follow objects in simulated scenes, print the table and write the report; exit status 1 if a bar is missed."""
+    environment = describe_environment()
+    pipeline = Pipeline.from_config(pipeline_config(args))
+    try:
+        pipeline.warm_up()
+        runs = [tracking.run(pipeline, seed, args.objects, args.seconds, tracking.Disturbance(args.drop, world))
+                for seed in args.seeds for world in (True, False)]
+    finally:
+        pipeline.close()
+    kept = tracking.bars(runs)
+    print(tracking.table(runs))
+    for name, bar in kept.items():
+        print(f"{'ok    ' if bar['passed'] else 'FAILED'} {name}: {bar['value']} (limit {bar['limit']})")
+    passed = all(bar["passed"] for bar in kept.values())
+    write_report(args.out, environment, {
+        "benchmark": "track", "engine": pipeline.engine_name, "seconds": args.seconds, "objects": args.objects,
+        "camera_rate_hz": tracking.RATE, "load_average_at_end": round(os.getloadavg()[0], 2), "bars": kept,
+        "passed": passed, "runs": runs})
+    print(f"report: {args.out}")
+    return 0 if passed else 1
 
 
 def run_frames(args: argparse.Namespace) -> int:

@@ -15,14 +15,13 @@ from .appearance import seen_vertices, vertex_colours, vertex_normals
 from .cube import IMAGE_UP, Cube, fit_cube, fit_cube_to_mask, inlier_points
 from .evidence import Observation, first_view, further_view, support_row
 from .faults import Fault, FaultCode
-from .frame import Frame, Instance, Intrinsics, back_project
+from .frame import Frame, Instance, Intrinsics, back_project, check_frame
 from .object_frame import object_frame
 from .objects import ReconstructedObject, ScaleSource, Status
 from .surface import Surface, extract_surface, sampled
 from .tabletop import fit_support_plane
 from .uncertainty import pose_uncertainty
 
-PLAUSIBLE_DEPTH = (0.02, 50.0)  # metres, median of a frame; outside this the unit is wrong
 _FEW_POINTS = 4                 # times min_points: below, a result is marked LOW_QUALITY
 _CUBE_POINTS = 4000             # points that are enough for medians and percentiles
 _PLANE_POINTS = 6000
@@ -243,29 +242,6 @@ class _Clock:
         started = time.perf_counter()
         yield
         self.milliseconds[stage] += 1e3 * (time.perf_counter() - started)
-
-
-def check_frame(frame: Frame) -> None:
-    """Raise the Fault that names what makes the whole frame unusable."""
-    k = frame.intrinsics
-    if not all(np.isfinite([k.fx, k.fy, k.cx, k.cy])) or k.fx <= 0 or k.fy <= 0:
-        raise Fault(FaultCode.CAMERA_INFO_UNCALIBRATED, f"fx {k.fx}, fy {k.fy}")
-    shape = frame.colour.shape[:2]
-    if shape != (k.height, k.width):
-        raise Fault(FaultCode.CAMERA_INFO_SIZE_MISMATCH, f"{k.width} x {k.height}, image {shape[1]} x {shape[0]}")
-    if frame.labels.shape != shape:
-        raise Fault(FaultCode.MASK_SIZE_MISMATCH, f"labels {frame.labels.shape}, image {shape}")
-    if frame.depth is None:
-        return
-    if frame.depth.shape != shape:
-        raise Fault(FaultCode.DEPTH_SIZE_MISMATCH, f"depth {frame.depth.shape}, image {shape}")
-    seen = frame.depth[::4, ::4]
-    seen = seen[seen > 0]
-    if not len(seen):
-        raise Fault(FaultCode.DEPTH_EMPTY)
-    median = float(np.median(seen))
-    if not PLAUSIBLE_DEPTH[0] <= median <= PLAUSIBLE_DEPTH[1]:
-        raise Fault(FaultCode.DEPTH_UNIT_SUSPECT, f"median {median:.4g} m")
 
 
 def _rejection(instance: Instance, code: FaultCode, detail: str = "") -> Rejection:

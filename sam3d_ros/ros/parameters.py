@@ -47,6 +47,8 @@ class Settings:
     max_faces: int = _parameter(5000, "triangles of each mesh at most", low=100, high=200_000)
     min_points: int = _parameter(50, "depth readings that an object's mask must hold", low=10, high=100_000)
     # Input
+    cameras: str = _parameter("", "namespaces of the cameras that see the scene, separated by commas, each with its "
+                                  "input topics; several need target_frame; empty: one, without a namespace")
     mask_format: str = _parameter("labels", "what is published on `segmentation`; boxes: only `detections` are used",
                                   choices=MASK_FORMATS)
     classes: str = _parameter("", "class ids to reconstruct, separated by commas; empty: all", live=True)
@@ -69,9 +71,14 @@ class Settings:
     tf_timeout: float = _parameter(0.1, "how long to wait for the transform at the image's stamp",
                                    unit="s", low=0.0, high=10.0, live=True)
     # Output
-    enabled: bool = _parameter(True, "reconstruct every image; false: only on the action's request", live=True)
-    max_rate: float = _parameter(0.0, "images reconstructed per second at most; 0: as many as possible",
+    enabled: bool = _parameter(True, "work on every image; false: only on the action's request", live=True)
+    max_rate: float = _parameter(0.0, "images worked on per second at most; 0: as many as possible",
                                  unit="Hz", low=0.0, high=1000.0, live=True)
+    reconstruct_hz: float = _parameter(
+        2.0, "reconstructions per second at most, each of all objects that are new, show a new side or fit badly",
+        unit="Hz", low=0.01, high=100.0, live=True)
+    remember: float = _parameter(30.0, "how long an object that is not seen keeps its id", unit="s", low=0.0,
+                                 high=86400.0)
     publish_markers: bool = _parameter(
         True, "publish `markers` for RViz and Foxglove (only while somebody listens)", live=True)
     publish_object_points: bool = _parameter(
@@ -84,6 +91,11 @@ class Settings:
     # Start
     autostart: bool = _parameter(True, "configure and activate by itself when run as an executable; set it false for a "
                                        "lifecycle manager")
+
+    @property
+    def camera_namespaces(self) -> tuple[str, ...]:
+        """`cameras` one by one; ("",) for the one without a namespace."""
+        return tuple(name.strip().strip("/") for name in self.cameras.split(",") if name.strip()) or ("",)
 
     @property
     def wanted_classes(self) -> frozenset[str]:

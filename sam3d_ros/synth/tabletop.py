@@ -51,6 +51,7 @@ class Tabletop:
     """A settled scene.
 
     seed: decides objects, poses, table and viewpoint; count: number of objects, 1 to MAX_OBJECTS.
+    objects: on the table; furniture: table and floor
     Raises RuntimeError if no drop came to rest on the table.
     """
 
@@ -63,7 +64,7 @@ class Tabletop:
         self.objects = tuple(PlacedObject(label, shape, pose) for label, (shape, pose) in enumerate(placed, 1))
         self._azimuth = rng.uniform(0, 2 * np.pi)
         self._elevation = np.deg2rad(rng.uniform(36, 50))
-        self._furniture = furniture(rng)
+        self.furniture = furniture(rng)
 
     @cached_property
     def raycaster(self) -> Raycaster:
@@ -72,7 +73,7 @@ class Tabletop:
                   for o in self.objects]
         # over the camera's left shoulder
         position = 1.3 * _direction(self._azimuth - 1.3, 0.0) + [0, 0, 1.6]
-        return Raycaster([*bodies, *self._furniture], Lamp(position))
+        return Raycaster([*bodies, *self.furniture], Lamp(position))
 
     @cached_property
     def _points(self) -> np.ndarray:
