@@ -20,7 +20,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from tqdm import tqdm
 
-from benchmarks.harness import START_TIMEOUT, common_arguments, read_records, statistics, workspace
+from benchmarks.harness import START_TIMEOUT, common_arguments, read_records, statistics, wait_until, workspace
 from benchmarks.node_run import NodeRun, Result
 from benchmarks.scenes import tabletop
 from benchmarks.soak import MAX_GROWTH_MIB_PER_MINUTE, Sample, take_sample
@@ -97,7 +97,7 @@ def measure(config: PipelineConfig, minutes: float, cores: int, seed: int) -> di
     user = User(seed)
     try:
         with workspace(cores) as folder, NodeRun(folder, config, tabletop(OBJECTS), CAMERA_RATE, rough=seed) as run:
-            run.wait_for_results(1, START_TIMEOUT)
+            wait_until(lambda: bool(run.results()), [run.node], START_TIMEOUT, "result")
             samples = _trouble(run, user, minutes * 60)
             return {"samples": samples, "results": run.results(), "sent": read_records(run.camera_log),
                     "received_ns": [r["received_ns"] for r in read_records(folder / "results.jsonl")],
