@@ -1,0 +1,1 @@
+"""The scene as a whole: objects that stand on a support and touch each other."""
