@@ -1,13 +1,13 @@
-"""Joint refinement of the poses of all objects in view, so that they rest as rigid bodies do: on the support, not through
-it, not through each other, and not about to tip over.
+"""Joint refinement of the poses of all objects in view, so that they rest as rigid bodies do: on the support, not
+through it, not through each other, and not about to tip over.
 
-No simulation: each object's pose is a Gaussian (the pose it was seen at, and its covariance), gravity pulls it down with
-a force that can move a free body by just MAX_SIGMAS standard deviations, and contacts keep bodies out of each other.  The
-poses sought minimise the energy of both under these constraints: an uncertain body gives way to a certain one, and every
-body in the directions in which the depth left it uncertain.  Contacts are linearised at signed distances of surface points,
-the quadratic programme in between is solved in its dual by projected Gauss-Seidel, with Coulomb friction that resists
-sliding away from where the body was seen.  What would have to move farther than its uncertainty allows stays where it was
-seen, and is reported.
+No simulation: each object's pose is a Gaussian (the pose it was seen at, and its covariance), gravity pulls it down
+with a force that can move a free body by just MAX_SIGMAS standard deviations, and contacts keep bodies out of each
+other.  The poses sought minimise the energy of both under these constraints: an uncertain body gives way to a certain
+one, and every body in the directions in which the depth left it uncertain.  Contacts are linearised at signed
+distances of surface points, the quadratic programme in between is solved in its dual by projected Gauss-Seidel, with
+Coulomb friction that resists sliding away from where the body was seen.  What would have to move farther than its
+uncertainty allows stays where it was seen, and is reported.
 
 One frame for everything, named "world" here; it may be the camera's. Metres and radians.
 """
@@ -24,6 +24,8 @@ import open3d as o3d
 import trimesh
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.transform import Rotation
+
+from ..perception.objects import ReconstructedObject
 
 GRID = 24                    # cells of a distance grid along the longest side
 SAMPLES = 512                # surface points for contacts between bodies
@@ -45,7 +47,8 @@ _SECTORS = 8                 # contacts of one body on the support at most; one 
 class Solid:
     """What contacts need to know of a closed mesh, in its object frame; made by `solid_from_mesh`, once per mesh.
 
-    corners: (C, 3) float64, metres, vertices of its convex hull; points: (P, 3) float64, metres, spread over its surface
+    corners: (C, 3) float64, metres, vertices of its convex hull; points: (P, 3) float64, metres, spread over its
+    surface
     distance: (X, Y, Z) float32, signed distance in metres, negative inside, at `low` + index * `voxel`
     centre_of_mass: (3,) float64, metres, of uniform density
     """
@@ -127,10 +130,16 @@ def solid_from_mesh(vertices: np.ndarray, triangles: np.ndarray) -> Solid:
     return Solid(corners, _surface_points(vertices, triangles), distance, low, voxel, centre)
 
 
+def body_from_object(item: ReconstructedObject) -> Body:
+    """A reconstructed object as a body; the camera's frame takes the place of the world's."""
+    return Body(solid_from_mesh(item.vertices, item.triangles), item.camera_from_object, item.pose_covariance)
+
+
 def settle(bodies: Sequence[Body], plane: np.ndarray, max_sigmas: float = MAX_SIGMAS) -> Settled:
     """Poses at which the bodies rest on the support and on each other, as near to the given ones as that allows.
 
-    plane: (4,) unit normal n, against gravity, and offset d: n . p + d is the height of p over the support, world frame.
+    plane: (4,) unit normal n, against gravity, and offset d: n . p + d is the height of p over the support, world
+    frame.
     """
     if not bodies:
         return Settled(np.empty((0, 4, 4)), ())
