@@ -1,7 +1,8 @@
 """`sam3d bench`: figures of the product, measured here and now.
 
-`sam3d bench frames` judges it, beside the baselines, on frame folders with ground truth. What needs several processes
-(latency, soak, message cost) is in the repository's benchmarks/ folder.
+`sam3d bench frames` judges it, beside the baselines, on frame folders with ground truth; `sam3d bench physics` and
+`sam3d bench grasp` in simulated clutter. What needs several processes (latency, soak, message cost) is in the
+repository's benchmarks/ folder.
 """
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sam3d_ros.evaluation import frames
+from sam3d_ros.evaluation import frames, simulated
 from sam3d_ros.evaluation.environment import describe_environment, write_report
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
@@ -39,9 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     accuracy.add_argument("-o", "--out", type=Path, default=Path("benchmarks/results/frames.json"), metavar="JSON",
                           help="where the report goes (default: %(default)s)")
     add_pipeline_arguments(accuracy)
+    accuracy.set_defaults(measure=run_frames)
+    simulated.add_benchmarks(benchmarks, data_root())
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the chosen benchmark."""
+    return args.measure(args)
+
+
+def run_frames(args: argparse.Namespace) -> int:
     """Judge product and baselines, print the table and write the report."""
     environment = describe_environment()
     with ExitStack() as stack:

@@ -14,7 +14,7 @@ One frame for everything, named "world" here; it may be the camera's. Metres and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ import numba
 import numpy as np
 import open3d as o3d
 import trimesh
-from scipy.spatial import ConvexHull, QhullError
+from scipy.spatial import ConvexHull, QhullError, cKDTree
 from scipy.spatial.transform import Rotation
 
 from ..perception.objects import ReconstructedObject
@@ -39,7 +39,7 @@ _REACH = 0.02                # metres: contacts nearer than this are kept in vie
 _LEAST_SIGMA = (5e-4, 2e-3)  # metres, radians: no pose is surer than this
 _LEAST_GRADIENT = 0.1         # of a signed distance, which has 1 but where its surfaces are equally near
 _ROUNDING = 1e-6              # of sigmas
-_CONVERGED = 2e-5            # metres and radians between two linearisations
+_CONVERGED = 1e-4            # metres and radians between two linearisations
 _SECTORS = 8                 # contacts of one body on the support at most; one in each direction around its middle
 
 
@@ -135,6 +135,55 @@ def body_from_object(item: ReconstructedObject) -> Body:
     return Body(solid_from_mesh(item.vertices, item.triangles), item.camera_from_object, item.pose_covariance)
 
 
+def yielding(objects: Sequence[ReconstructedObject], plane: np.ndarray) -> list[ReconstructedObject]:
+    """The objects without what they have inside each other and below the support, as far as their surfaces are unsure.
+
+    plane: as for `settle`, camera frame. Undersides and far sides are not seen, and guessed too deep or too shallow: to
+    move an object out of a neighbour for that would spoil the side that was seen.  So first the surfaces give way: a
+    vertex inside another object is shifted out of it by its share of the depth, the share being that of its variance
+    in both, then what is below the support is raised to it; none by more than MAX_SIGMAS of its standard deviation.
+    An object's origin moves to the middle of its new mesh.
+    """
+    solids = [solid_from_mesh(item.vertices, item.triangles) for item in objects]
+    trees = [cKDTree(item.vertices) for item in objects]
+    return [_reshaped(item, _shifts(index, objects, solids, trees), plane) for index, item in enumerate(objects)]
+
+
+def _shifts(index: int, objects: Sequence[ReconstructedObject], solids: Sequence[Solid],
+            trees: Sequence[cKDTree]) -> np.ndarray:
+    """(N, 3) metres, object frame: how each vertex of one object is moved out of the others."""
+    item = objects[index]
+    shifts = np.zeros(item.vertices.shape)
+    for other, neighbour in enumerate(objects):
+        if other == index:
+            continue
+        other_from_item = np.linalg.inv(neighbour.camera_from_object) @ item.camera_from_object
+        points = item.vertices @ other_from_item[:3, :3].T + other_from_item[:3, 3]
+        near = np.flatnonzero((np.abs(points) < neighbour.size / 2).all(axis=1))
+        depth, outward = _depths(solids[other].distance.ravel(), np.array(solids[other].distance.shape),
+                                 solids[other].low, solids[other].voxel, points[near].astype(np.float64))
+        near, depth, outward = near[depth > 0], depth[depth > 0], outward[depth > 0]
+        own = item.vertex_std[near].astype(np.float64)
+        theirs = neighbour.vertex_std[trees[other].query(points[near])[1]]
+        way = np.minimum(depth * own ** 2 / (own ** 2 + theirs ** 2), MAX_SIGMAS * own)
+        shifts[near] += way[:, None] * (outward @ other_from_item[:3, :3])
+    return shifts
+
+
+def _reshaped(item: ReconstructedObject, shifts: np.ndarray, plane: np.ndarray) -> ReconstructedObject:
+    """The object with its vertices shifted (N, 3, object frame) and then raised to the support."""
+    rotation, origin = item.camera_from_object[:3, :3], item.camera_from_object[:3, 3]
+    up = plane[:3] @ rotation                                              # in the object frame
+    vertices = item.vertices + shifts
+    heights = vertices @ up + (plane[:3] @ origin + plane[3])
+    vertices = vertices + np.clip(-heights, 0, MAX_SIGMAS * item.vertex_std)[:, None] * up
+    low, high = vertices.min(axis=0), vertices.max(axis=0)
+    middle = (low + high) / 2
+    pose = item.camera_from_object.copy()
+    pose[:3, 3] = origin + rotation @ middle
+    return replace(item, vertices=(vertices - middle).astype(np.float32), camera_from_object=pose, size=high - low)
+
+
 def settle(bodies: Sequence[Body], plane: np.ndarray, max_sigmas: float = MAX_SIGMAS) -> Settled:
     """Poses at which the bodies rest on the support and on each other, as near to the given ones as that allows.
 
@@ -149,13 +198,16 @@ def settle(bodies: Sequence[Body], plane: np.ndarray, max_sigmas: float = MAX_SI
     covariances = np.stack([_floored(body.pose_covariance) for body in bodies])
     before = _state(solids, seen, plane)
     refused = np.zeros(len(bodies), bool)
+    moves = np.zeros((len(bodies), 6))
     while True:
-        moves = _rest(solids, seen, np.where(refused[:, None, None], 0, covariances), plane, max_sigmas)
+        mobility = np.where(refused[:, None, None], 0, covariances)
+        moves = _rest(solids, seen, mobility, plane, max_sigmas, np.where(refused[:, None], 0, moves))
         poses = _moved(seen, moves)
         after = _state(solids, poses, plane)
         sigmas = np.sqrt(np.einsum("bi,bi->b", moves, np.linalg.solve(covariances, moves[:, :, None])[:, :, 0]))
         # One at a time, the worst first: what is pushed too far by another may rest well when that one stays.
-        excess = np.where(refused, 0, np.maximum(sigmas - max_sigmas, 0) + (after.gap > TOUCH) * after.gap / TOUCH)
+        worse = np.maximum(after.gap - TOUCH, 0) + np.maximum(after.penetration - before.penetration - TOUCH, 0)
+        excess = np.where(refused, 0, np.maximum(sigmas - max_sigmas, 0) + worse / TOUCH)
         if excess.max() <= _ROUNDING:
             break
         refused[excess.argmax()] = True
@@ -233,13 +285,16 @@ def _moved(poses: np.ndarray, moves: np.ndarray) -> np.ndarray:
     return moved
 
 
-def _rest(solids: _Solids, seen: np.ndarray, mobility: np.ndarray, plane: np.ndarray, max_sigmas: float) -> np.ndarray:
-    """Moves (B, 6) from the poses `seen` (B, 4, 4); mobility: (B, 6, 6), the covariances, 0 where a body must stay."""
+def _rest(solids: _Solids, seen: np.ndarray, mobility: np.ndarray, plane: np.ndarray, max_sigmas: float,
+          moves: np.ndarray) -> np.ndarray:
+    """Moves (B, 6) from the poses `seen` (B, 4, 4).
+
+    mobility: (B, 6, 6), the covariances, 0 where a body must stay; moves: (B, 6), where to begin.
+    """
     arms = np.einsum("bij,bj->bi", seen[:, :3, :3], solids.centre)
     weight = max_sigmas / np.sqrt(np.maximum(np.einsum("i,bij,j->b", plane[:3], mobility[:, :3, :3], plane[:3]), 1e-12))
     pull = -np.concatenate([np.tile(plane[:3], (len(arms), 1)), np.cross(arms, plane[:3])], axis=1)
     free = np.einsum("bij,bj->bi", mobility, pull * weight[:, None])
-    moves = np.zeros((len(seen), 6))
     for _ in range(_LINEARISATIONS):
         poses = _moved(seen, moves)
         contacts = _contacts(solids, poses, plane)
@@ -311,6 +366,19 @@ def _look_up(distance, counts, low, voxel, x, y, z):  # pragma: no cover (compil
     a = (1 - v) * ((1 - w) * (c100 - c000) + w * (c101 - c001)) + v * ((1 - w) * (c110 - c010) + w * (c111 - c011))
     b = (1 - w) * (c10 - c00) + w * (c11 - c01)
     return c0 + w * (c1 - c0), a / voxel, b / voxel, (c1 - c0) / voxel
+
+
+@numba.njit(cache=True)
+def _depths(distance, counts, low, voxel, points):  # pragma: no cover (compiled)
+    """How deep each of (P, 3) points, object frame, is inside, at least 0, and the way out (P, 3), unit."""
+    depth, outward = np.zeros(len(points)), np.zeros((len(points), 3))
+    for index in range(len(points)):
+        d, x, y, z = _look_up(distance, counts, low, voxel, points[index, 0], points[index, 1], points[index, 2])
+        length = np.sqrt(x * x + y * y + z * z)
+        if d < 0 and length > _LEAST_GRADIENT:
+            depth[index] = -d
+            outward[index, 0], outward[index, 1], outward[index, 2] = x / length, y / length, z / length
+    return depth, outward
 
 
 @numba.njit(cache=True)

@@ -15,7 +15,6 @@ import trimesh
 from scipy.spatial import ConvexHull
 
 from .render import random_rotation
-from .tabletop import run_until_quiet
 
 WORKSPACE = 0.3              # metres, edge of the square in which objects are put
 TIMESTEP = 0.002             # seconds
@@ -24,6 +23,8 @@ HULL_CORNERS = 64            # of a convex piece in the simulation
 _BIN = 0.11                  # metres from the bin's middle to its walls
 _DROP = 0.12                 # metres between objects that fall one after the other
 _BIN_TIME = 1.5              # seconds in the bin
+_MIN_TIME, _MAX_TIME = 0.2, 4.0   # seconds, of settling
+_QUIET = 0.02                # m/s or rad/s
 _SPACE = 0.006               # metres between packed objects
 _TRIES = 300
 
@@ -95,7 +96,8 @@ def settled(placed: Sequence[Placed]) -> list[Placed]:
         return []
     world = mujoco.MjModel.from_xml_string(world_xml(placed))
     data = mujoco.MjData(world)
-    run_until_quiet(world, data)
+    while data.time < _MIN_TIME or (data.time < _MAX_TIME and np.abs(data.qvel).max() > _QUIET):
+        mujoco.mj_step(world, data)
     return [item for item in read_poses(placed, data)
             if np.abs(item.world_from_object[:2, 3]).max() < 0.75 * WORKSPACE and item.world_from_object[2, 3] > 0]
 
@@ -121,7 +123,8 @@ def world_xml(placed: Sequence[Placed], fixed: str = "", bodies: str = "", secti
         geoms = ""
         for index, corners in enumerate(item.model.pieces):
             name = f"object{number}_{index}"
-            assets += f'<mesh name="{name}" maxhullvert="{HULL_CORNERS}" vertex="{" ".join(f"{x:.6f}" for x in corners.ravel())}"/>'
+            vertices = " ".join(f"{x:.6f}" for x in corners.ravel())
+            assets += f'<mesh name="{name}" maxhullvert="{HULL_CORNERS}" vertex="{vertices}"/>'
             geoms += f'<geom type="mesh" mesh="{name}" density="{DENSITY}"/>'
         position = " ".join(f"{x:.7f}" for x in item.world_from_object[:3, 3])
         turn = " ".join(f"{x:.9f}" for x in trimesh.transformations.quaternion_from_matrix(item.world_from_object))

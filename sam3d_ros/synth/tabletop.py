@@ -169,7 +169,7 @@ def _settled_poses(rng: np.random.Generator, shapes: list[Shape]) -> list[np.nda
     for _ in range(MAX_ATTEMPTS):
         data = mujoco.MjData(model)
         data.qpos[:] = _drop_poses(rng, shapes).ravel()
-        if run_until_quiet(model, data):
+        if _run_until_quiet(model, data):
             return [_pose(data.xpos[1 + i], data.xmat[1 + i]) for i in range(len(shapes))]
     raise RuntimeError(f"{len(shapes)} objects did not come to rest on the table in {MAX_ATTEMPTS} drops")
 
@@ -229,7 +229,7 @@ def _drop_quaternion(rng: np.random.Generator) -> np.ndarray:
     return trimesh.transformations.quaternion_from_matrix(matrix)
 
 
-def run_until_quiet(model: mujoco.MjModel, data: mujoco.MjData) -> bool:
+def _run_until_quiet(model: mujoco.MjModel, data: mujoco.MjData) -> bool:
     """Step until everything has been at rest for a while; False if something fell off or never came to rest."""
     quiet = 0.0
     limit = np.tile(np.repeat(QUIET_SPEED, 3), model.nbody - 1)
