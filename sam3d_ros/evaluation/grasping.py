@@ -196,7 +196,8 @@ def wilson_interval(successes: int, attempts: int, z: float = 1.96) -> tuple[flo
 
 def table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """Text of scenes and order -> methods -> report."""
-    lines = [f"{'scenes, order':18}{'meshes':16}{'rounds':>8}{'grasps':>8}{'success %':>11}{'95 %':>12}{'cleared %':>11}"]
+    lines = [f"{'scenes, order':18}{'meshes':16}{'rounds':>8}{'grasps':>8}"
+             f"{'success %':>11}{'95 %':>12}{'cleared %':>11}"]
     for kind, methods in results.items():
         for name, figures in methods.items():
             low, high = figures["success_rate_95"] or (math.nan, math.nan)
