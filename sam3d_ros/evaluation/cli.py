@@ -2,7 +2,8 @@
 
 `sam3d bench frames` judges it, beside the baselines, on frame folders with ground truth; `sam3d bench shape` on
 rendered scenes of objects that it was not trained on; `sam3d bench track` follows objects under a simulated moving
-camera. What needs several processes (latency, soak, message cost) is in the repository's benchmarks/ folder.
+camera; `sam3d bench physics` and `sam3d bench grasp` work in simulated clutter. What needs several processes (latency,
+soak, message cost) is in the repository's benchmarks/ folder.
 """
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sam3d_ros.evaluation import frames, pictures, shape, shape_report, tracking
+from sam3d_ros.evaluation import frames, pictures, shape, shape_report, simulated, tracking
 from sam3d_ros.evaluation.environment import describe_environment, write_report
 from sam3d_ros.evaluation.references import REFERENCES
 from sam3d_ros.evaluation.scenes import cache_root
@@ -78,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="where the report goes (default: %(default)s)")
     add_pipeline_arguments(track)
     track.set_defaults(measure=run_track)
+    simulated.add_benchmarks(benchmarks, data_root())
 
 
 def run(args: argparse.Namespace) -> int:

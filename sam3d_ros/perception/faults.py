@@ -92,6 +92,7 @@ class FaultCode(Enum):
     PARAMETER_INVALID = "a parameter's value is refused: correct it, then configure the node again"
     # files
     FRAME_FOLDER_INVALID = "the frame folder is incomplete or inconsistent"
+    RESULT_INVALID = "objects.json or a mesh beside it is missing or broken: run `sam3d reconstruct` again"
     BAG_UNREADABLE = "the bag is absent, truncated, or not a recording of rosbag2 (sqlite3 or MCAP)"
     BAG_TOPICS_UNCLEAR = "say which topics to use: --image, --depth, --camera-info, --segmentation"
     INTERNAL_ERROR = "a programming error in sam3d_ros: please report it with the log"
