@@ -18,16 +18,12 @@ from .faults import Fault, FaultCode
 from .frame import Frame, Instance, Intrinsics, back_project, check_frame
 from .object_frame import object_frame
 from .objects import ReconstructedObject, ScaleSource, Status
+from .support import given_plane, support_plane
 from .surface import Surface, extract_surface, sampled
-from .tabletop import fit_support_plane
 from .uncertainty import pose_uncertainty
 
 _FEW_POINTS = 4                 # times min_points: below, a result is marked LOW_QUALITY
 _CUBE_POINTS = 4000             # points that are enough for medians and percentiles
-_PLANE_POINTS = 6000
-_PLANE_REACH = 0.35             # metres around the objects: their support, not the room
-_PLANE_TOLERANCE = 0.006        # metres at 1 m
-_LEVEL = np.cos(np.deg2rad(25))  # cosine between up and the normal of what can be a support
 _PLANE_SCALE_STD, _MODEL_SCALE_STD = 0.1, 0.5   # 1 sigma of the scale factor without depth
 MOST_VIEWS = 8                  # of one object that are fused
 _BOX_CLEARANCE = 0.008          # metres above the support from which a box's content counts as the object
@@ -140,7 +136,7 @@ class Pipeline:
         check_frame(frame)
         report("EVIDENCE")
         with clock("evidence"):
-            plane = _support_plane(frame)
+            plane = support_plane(frame)
             up = _up(frame, plane)
             frame, candidates, rejections = self._candidates(frame, plane, up)
             inputs = _inputs(frame, candidates, earlier or {}, plane, up) if candidates else {}
@@ -270,41 +266,6 @@ def _touches_border(window: tuple[slice, slice], shape: tuple[int, int]) -> bool
     return any(s.start == 0 or s.stop == n for s, n in zip(window, shape, strict=True))
 
 
-def _support_plane(frame: Frame) -> np.ndarray | None:
-    """Plane under the objects, (4,): unit normal, up, and offset in metres, camera frame; None if unknown.
-
-    It is fitted to the depth around the objects, and is what the frame says of it where none is seen.  Without depth
-    nothing has a size yet, and the plane serves to find it (`_sized`).
-    """
-    if frame.depth is None or not frame.instances:
-        return None
-    given = _given_plane(frame)
-    step = max(1, int(np.sqrt(frame.depth.size / 60_000)))
-    depth, labels = frame.depth[::step, ::step], frame.labels[::step, ::step]
-    own = np.isin(labels, [i.label for i in frame.instances]) & (depth > 0)
-    rows, columns = np.nonzero(~own & (depth > 0))
-    own_rows, own_columns = np.nonzero(own)
-    if not len(own_rows):
-        return given
-    points = back_project(frame.depth, frame.intrinsics, rows * step, columns * step)
-    objects = back_project(frame.depth, frame.intrinsics, own_rows * step, own_columns * step)
-    low, high = np.percentile(objects, [1, 99], axis=0)
-    near = points[((points > low - _PLANE_REACH) & (points < high + _PLANE_REACH)).all(axis=1)]
-    try:
-        plane = fit_support_plane(near[::max(1, len(near) // _PLANE_POINTS)], _PLANE_TOLERANCE)
-    except Fault:
-        return given
-    is_wall = frame.world_from_camera is not None and plane[:3] @ frame.world_from_camera[2, :3] < _LEVEL
-    return given if is_wall else plane
-
-
-def _given_plane(frame: Frame) -> np.ndarray | None:
-    """Support plane (4,) as the frame's transform and support_height say, camera frame; None if they do not."""
-    if frame.world_from_camera is None or frame.support_height is None:
-        return None
-    return np.r_[frame.world_from_camera[2, :3], frame.world_from_camera[2, 3] - frame.support_height]
-
-
 def _up(frame: Frame, plane: np.ndarray | None) -> np.ndarray | None:
     """Unit vector against gravity in the camera frame: given, else the support's normal, else None."""
     if frame.world_from_camera is not None:
@@ -347,7 +308,7 @@ def _sized(frame: Frame, candidate: _Candidate, surface: Surface,
     """
     if frame.depth is not None:
         return surface, ScaleSource.DEPTH, None
-    plane = _given_plane(frame)
+    plane = given_plane(frame)
     drop = 0.0 if plane is None else float((-surface.vertices @ plane[:3]).max())   # below the camera, at this scale
     if plane is not None and drop > 0 and plane[3] > 0:
         factor, source, sigma = float(plane[3]) / drop, ScaleSource.SUPPORT_PLANE, _PLANE_SCALE_STD

@@ -79,6 +79,8 @@ class Settings:
         unit="Hz", low=0.01, high=100.0, live=True)
     remember: float = _parameter(30.0, "how long an object that is not seen keeps its id", unit="s", low=0.0,
                                  high=86400.0)
+    physics: bool = _parameter(True, "after a reconstruction, put objects at rest on their support and on each other, "
+                                     "as far as their uncertainty allows")
     publish_markers: bool = _parameter(
         True, "publish `markers` for RViz and Foxglove (only while somebody listens)", live=True)
     publish_object_points: bool = _parameter(

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..perception.objects import ReconstructedObject, Status
+from ..perception.support import support_plane
 from .fusion import NEW_SIDE, angles, direction_of, make_view, observations
+from .physics import yielding
 from .shape import make_shape
 from .track import Presence, Rebuilt, Request, Track, moved_mesh
 from .tracker import Tracker
@@ -60,9 +62,15 @@ def pays(track: Track, camera_from_object: np.ndarray, area: float, now_ns: int)
     return bool(new_side or doubtful or area > MORE_IN_VIEW * track.used_area)
 
 
-def run(pipeline: Pipeline, asked: Request, on_stage: Callable[[str], None] | None = None) -> PipelineResult:
-    """Reconstruct what a request asks for.  The one place where the scene calls the pipeline."""
-    return pipeline.run(asked.frame, asked.earlier, on_stage)
+def run(pipeline: Pipeline, asked: Request, on_stage: Callable[[str], None] | None = None,
+        physics: bool = True) -> PipelineResult:
+    """Reconstruct what a request asks for.  The one place where the scene calls the pipeline.
+
+    physics: surfaces that are unsure give way to each other and to the support
+    """
+    result = pipeline.run(asked.frame, asked.earlier, on_stage)
+    plane = support_plane(asked.frame) if physics and result.objects else None
+    return result if plane is None else replace(result, objects=yielding(result.objects, plane))
 
 
 def prepare(asked: Request, objects: Sequence[ReconstructedObject]) -> list[Rebuilt]:

@@ -11,15 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..perception.faults import Fault
-from ..perception.frame import Frame, back_project
-from ..perception.tabletop import fit_support_plane
+from ..perception.frame import Frame
+from ..perception.support import support_plane
 from .motion import difference
+from .physics import Body, Outcome, Solid, settle, solid_from_mesh
 from .track import Presence, Track
 
-_STEP = 6                 # pixels between the readings that the plane is fitted to
-_REACH = 0.35             # metres around the objects: their support, not the room
-_TOLERANCE = 0.006        # metres at 1 m
 # An object has moved, and its correction is void, beyond this from where it was corrected.
 _MOVED = (0.004, 0.03)    # metres, radians
 
@@ -82,22 +79,27 @@ class Resting:
         return after @ np.linalg.inv(before) @ pose
 
 
-def support_plane(frame: Frame) -> np.ndarray | None:
-    """(4,) unit normal towards the camera and offset, metres, camera frame, of what the objects of a frame stand on;
-    None if none is seen."""
-    if frame.depth is None or not frame.instances:
-        return None
-    depth, labels = frame.depth[::_STEP, ::_STEP], frame.labels[::_STEP, ::_STEP]
-    groups = []
-    for wanted in ((labels > 0) & (depth > 0), (labels == 0) & (depth > 0)):
-        rows, columns = np.nonzero(wanted)
-        groups.append(back_project(frame.depth, frame.intrinsics, rows * _STEP, columns * _STEP))
-    objects, rest = groups
-    if not len(objects):
-        return None
-    low, high = np.percentile(objects, [1, 99], axis=0)
-    near = rest[((rest > low - _REACH) & (rest < high + _REACH)).all(axis=1)]
-    try:
-        return fit_support_plane(near, _TOLERANCE)
-    except Fault:
-        return None
+class ContactSolver:
+    """The `Settle` of scene/physics.py, which keeps what it has prepared of each mesh.
+
+    refused: ids of the objects of the last call that would have had to move farther than their covariance allows
+    """
+
+    def __init__(self) -> None:
+        self._solids: dict[str, tuple[int, Solid]] = {}
+        self.refused: tuple[str, ...] = ()
+
+    def __call__(self, objects: Sequence[Seen], plane: np.ndarray) -> list[np.ndarray]:
+        """See `Settle`."""
+        self._solids = {item.id: self._prepared(item) for item in objects}
+        bodies = [Body(self._solids[item.id][1], item.scene_from_object, item.covariance) for item in objects]
+        settled = settle(bodies, plane)
+        self.refused = tuple(item.id for item, report in zip(objects, settled.report, strict=True)
+                             if report.outcome is Outcome.REFUSED)
+        return list(settled.poses)
+
+    def _prepared(self, item: Seen) -> tuple[int, Solid]:
+        revision, solid = self._solids.get(item.id, (0, None))
+        if solid is not None and revision == item.revision:
+            return revision, solid
+        return item.revision, solid_from_mesh(item.vertices, item.triangles)
