@@ -24,6 +24,7 @@ from sam3d_ros.ros.messages import PlacedObject, object_mesh_array, pose_array
 from sam3d_ros.ros.parameters import MASK_FORMATS, Settings
 from sam3d_ros.ros.synchroniser import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, MASKS, Match, Synchroniser
 from sam3d_ros.scene import rebuild
+from sam3d_ros.scene.resting import ContactSolver, Resting
 from sam3d_ros.scene.tracker import Tracker
 
 OBJECTS_TOPIC, OBJECTS_TYPE = "/objects", "sam3d_ros/msg/ObjectMeshArray"
@@ -156,7 +157,7 @@ class Replay:
         self._settings = settings
         self._classes = classes
         self._writer = writer
-        self._tracker = Tracker()
+        self._tracker = Tracker(resting=Resting(ContactSolver()))
         self._revisions: dict[str, int] = {}
         self._first_faults: dict[FaultCode, Fault] = {}
         self._fault_counts: collections.Counter[FaultCode] = collections.Counter()

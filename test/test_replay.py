@@ -90,7 +90,7 @@ class FakePipeline:
     def __init__(self):
         self.frames: list[Frame] = []
 
-    def run(self, frame: Frame, earlier: Any = None, on_stage: None = None) -> PipelineResult:
+    def run(self, frame: Frame, earlier: dict | None = None, on_stage: None = None) -> PipelineResult:
         check_frame(frame)
         self.frames.append(frame)
         kept = [instance for instance in frame.instances if (frame.labels == instance.label).sum() > 16]
