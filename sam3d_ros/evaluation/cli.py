@@ -93,8 +93,9 @@ def run_track(args: argparse.Namespace) -> int:
     pipeline = Pipeline.from_config(pipeline_config(args))
     try:
         pipeline.warm_up()
-        runs = [tracking.run(pipeline, seed, args.objects, args.seconds, tracking.Disturbance(args.drop, world))
-                for seed in args.seeds for world in (True, False)]
+        stages = (tracking.Stage(seed, args.objects, args.seconds) for seed in args.seeds)
+        runs = [tracking.run(pipeline, stage, tracking.Disturbance(args.drop, world))
+                for stage in stages for world in (True, False)]
     finally:
         pipeline.close()
     kept = tracking.bars(runs)

@@ -38,6 +38,10 @@ class Readings:
         """Of the frame; their order is that of `points`."""
         return self.frame.instances
 
+    def colours(self, index: int) -> np.ndarray:
+        """(N, 3) uint8 RGB of an instance's pixels."""
+        return self.frame.colour[self.frame.labels == self.instances[index].label]
+
     def area(self, index: int) -> float:
         """m^2 of an instance that the image shows, across the line of sight."""
         k = self.frame.intrinsics

@@ -34,8 +34,10 @@ _FRAGMENT, _ON_SURFACE = 0.6, 0.006
 _LEAST_READINGS, _LEAST_INLIERS, _MOST_RMS = 25, 0.5, 0.006
 _LEAST_CONFIRMED = 0.35   # of the visible samples, where there is no mask
 _GONE = 0.6               # of the visible samples missing: it is not there any more
-# An object found at another place must fit well: it may be another one of about that size.
-_FOUND_INLIERS, _FOUND_CONFIRMED, _FOUND_MISSING = 0.85, 0.6, 0.2
+# An object found at another place must fit well, and have about the colour (share of red, green and blue): it may be
+# another one of about that size.
+_FOUND_NEAR, _FOUND_SHARE, _FOUND_CONFIRMED, _FOUND_MISSING = 0.004, 0.85, 0.6, 0.2
+_FOUND_COLOUR = 0.08
 _SEARCHES = 4             # in one image at most: each takes milliseconds
 _YAWS = np.arange(8) * (np.pi / 4)
 _SURPRISE = 22.5          # chi-squared of 6 degrees of freedom exceeds it once in a thousand times
@@ -279,9 +281,8 @@ class Tracker:
         searches = 0
         for track in missing:
             for index, points in enumerate(readings.points):
-                other_class = track.class_id != readings.instances[index].class_id
-                if index in taken or index in found or len(points) < _LEAST_READINGS or other_class \
-                        or np.linalg.norm(np.ptp(points, axis=0)) > 1.3 * track.shape.diagonal or searches >= _SEARCHES:
+                if index in taken or index in found or len(points) < _LEAST_READINGS or searches >= _SEARCHES \
+                        or not self._may_be(track, index, readings):
                     continue
                 searches += 1
                 registration = self._relocated(track, index, readings)
@@ -295,6 +296,15 @@ class Tracker:
                     found.add(index)
                     break
         return found
+
+    def _may_be(self, track: Track, index: int, readings: Readings) -> bool:
+        """Whether a mask may show a missing object, before its shape is compared."""
+        instance, points = readings.instances[index], readings.points[index]
+        if track.class_id != instance.class_id or np.linalg.norm(np.ptp(points, axis=0)) > 1.3 * track.shape.diagonal:
+            return False
+        colours = tint(track.mesh.vertex_rgba[:, :3]), tint(readings.colours(index))
+        return bool(np.abs(colours[0] - colours[1]).max() < _FOUND_COLOUR
+                    and not self._is_fragment(index, readings, besides=track))
 
     def _relocated(self, track: Track, index: int, readings: Readings) -> Registration | None:
         """Registration of a track to a mask elsewhere: as it was last seen, or turned about the vertical."""
@@ -310,7 +320,7 @@ class Tracker:
             visible = track.shape.samples[track.shape.normals @ towards > 0]
             start[:3, 3] = points.mean(axis=0) - start[:3, :3] @ visible.mean(axis=0)
             registration = register(track.shape, points, start, np.linalg.inv(motion.diagonal((0.1, 1.0))))
-            if registration.inliers < _FOUND_INLIERS or registration.rms > max(_MOST_RMS / 2, 2 * track.misfit):
+            if near_share(track.shape, points, registration.camera_from_object, _FOUND_NEAR) < _FOUND_SHARE:
                 continue
             sighting = look_for(track.shape, registration.camera_from_object, readings, own=index)
             score = sighting.confirmed - sighting.missing
@@ -320,12 +330,12 @@ class Tracker:
                     break
         return best
 
-    def _is_fragment(self, index: int, readings: Readings) -> bool:
-        """Whether a mask that no object claims lies on one."""
+    def _is_fragment(self, index: int, readings: Readings, besides: Track | None = None) -> bool:
+        """Whether a mask that no object claims lies on one that is seen, or on any other than `besides`."""
         points = readings.points[index]
         return len(points) > 0 and any(
             near_share(track.shape, points, self._camera_from(track, readings.frame), _ON_SURFACE) > _FRAGMENT
-            for track in self.tracks.values() if track.presence is Presence.SEEN)
+            for track in self.tracks.values() if track.presence is Presence.SEEN and track is not besides)
 
     def _forget(self, now_ns: int) -> None:
         """Drop what was not seen for long, and what is seen but has had no mask for long: it is no object any more."""
@@ -380,6 +390,12 @@ def _registered(track: Track, points: np.ndarray, prior: motion.Belief, scene_fr
     camera_from_scene = np.linalg.inv(scene_from_camera)
     information = motion.rotated(np.linalg.inv(prior.noise), camera_from_scene)
     return register(track.shape, points, camera_from_scene @ prior.scene_from_object, information)
+
+
+def tint(rgb: np.ndarray) -> np.ndarray:
+    """(3,) shares of red, green and blue in colours (N, 3) uint8; the light's brightness does not matter."""
+    mean = rgb.mean(axis=0) + 1.0
+    return mean / mean.sum()
 
 
 def _fits(registration: Registration) -> bool:
