@@ -128,6 +128,13 @@ def shape_section(name: str) -> str:
     return shape_report.section_table(name, report["sections"][name])
 
 
+def shape_pictures() -> str:
+    """The pictures that `sam3d bench shape --pictures docs/images/accuracy` has drawn."""
+    files = sorted((ROOT / "docs" / "images" / "accuracy").glob("*.png"))
+    lines = (f"![{file.stem.replace('_', ', ')}](images/accuracy/{file.name})\n" for file in files)
+    return "\n".join(lines) or NOT_MEASURED
+
+
 def published() -> str:
     """Published figures of others."""
     from sam3d_ros.evaluation.references import REFERENCES
@@ -214,7 +221,8 @@ SHAPE_SECTIONS = ("core", "oracle", "noise", "protocol", "robustness", "no_depth
 PARTS: dict[str, Callable[[], str]] = {
     part.__name__: part for part in (
         parameters, faults, message_definitions, accuracy, speed, training_run, real_frames, shape_setting,
-        shape_summary, shape_by_object, shape_by_visibility, published, registration, tracking, rough_soak)
+        shape_summary, shape_by_object, shape_by_visibility, shape_pictures, published, registration,
+        tracking, rough_soak)
 } | {f"shape_{name}": partial(shape_section, name) for name in SHAPE_SECTIONS}
 
 

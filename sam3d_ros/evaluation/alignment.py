@@ -5,8 +5,8 @@ import numpy as np
 import open3d as o3d
 import trimesh
 
-POINTS = 3000               # drawn from each surface
-ITERATIONS = 40
+POINTS = 2000               # drawn from each surface
+ITERATIONS = 30
 PAIR_DISTANCE = 0.1         # pairs farther apart than this share of the target's diagonal are left out
 
 

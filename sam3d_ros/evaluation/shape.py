@@ -10,7 +10,7 @@
     views         two and four fused views against one
     colour        error of the colours on the unseen sides
     uncertainty   whether vertex_std tells where the surface is wrong
-    ablation      what the model makes of depth, colour and the free space around
+    ablation      what colour and the free space around are worth (depth and views: no_depth, views)
 
 Distances are metric and nothing is aligned unless a section says so.
 """
@@ -202,21 +202,25 @@ def robustness(bench: Bench) -> dict[str, Any]:
 
 
 def ratio_report(before: Sequence[float], after: Sequence[Pair]) -> dict[str, Any]:
-    """Mean chamfer distances before and after a change, over the objects found both times.
+    """Mean chamfer distances before and after a change, over the objects found both times; their ratio, and the median
+    of the objects' own ratios.
 
     before: mm per object, NaN where it was not found
     """
     both = [(old, chamfer_mm(pair)) for old, pair in zip(before, after, strict=True)
             if pair.item and not np.isnan(old)]
     means = np.mean(both, axis=0) if both else [np.nan, np.nan]
+    median = np.median([after / before for before, after in both]) if both else np.nan
     return {"objects": len(after), "found": sum(pair.item is not None for pair in after), "compared": len(both),
-            "before_mm": float(means[0]), "after_mm": float(means[1]), "ratio": float(means[1] / means[0])}
+            "before_mm": float(means[0]), "after_mm": float(means[1]), "ratio": float(means[1] / means[0]),
+            "median_ratio": float(median)}
 
 
 def no_depth(bench: Bench) -> dict[str, Any]:
     """`easy` from colour and mask alone.
 
-    unknown_scale: vIoU after similarity alignment, and unaligned errors; support_plane: with camera pose and table
+    with_depth: vIoU after similarity alignment of the result from depth, for comparison; unknown_scale: the same
+    without depth, and unaligned errors; support_plane: with camera pose and table
     height known, errors and the size error, that of the bounding box's diagonal
     """
     def scored(change: Callable[[TrueFrame], Frame]) -> tuple[dict[str, Any], list[Score]]:
@@ -225,12 +229,17 @@ def no_depth(bench: Bench) -> dict[str, Any]:
         return group_report(scores), [score for score in scores if score.mesh is not None]
 
     unknown, found = scored(lambda where: replace(asked_for(where), depth=None))
-    unknown["aligned_volume_iou"] = mean(
-        volume_iou(score.mesh.copy().apply_transform(similarity(score.mesh, score.true.posed)), score.true.posed)
-        for score in found)
+    unknown["aligned_volume_iou"] = aligned_volume_iou((score.mesh, score.true.posed) for score in found)
     plane, found = scored(lambda where: replace(with_gravity(where), depth=None))
     plane["size_error_median"] = float(np.median([size_error(score) for score in found])) if found else None
-    return {"unknown_scale": unknown, "support_plane": plane}
+    with_depth = aligned_volume_iou((posed_mesh(p.item), p.true.posed) for p in bench.pairs("easy") if p.item)
+    return {"with_depth": {"aligned_volume_iou": with_depth}, "unknown_scale": unknown, "support_plane": plane}
+
+
+def aligned_volume_iou(meshes: Iterable[tuple[trimesh.Trimesh, trimesh.Trimesh]]) -> float | None:
+    """Mean vIoU of (result, truth) after similarity alignment; None without any."""
+    ious = [volume_iou(mesh.copy().apply_transform(similarity(mesh, true)), true) for mesh, true in meshes]
+    return float(np.mean(ious)) if ious else None
 
 
 def with_gravity(where: TrueFrame) -> Frame:
@@ -328,25 +337,7 @@ def ablation(bench: Bench) -> dict[str, Any]:
     return {
         "colour off": ratio(lambda where: bench.reconstruct(without_colour(asked_for(where)))),
         "own pixels only": ratio(alone),
-        "depth off": unless_refused(lambda: ratio(
-            lambda where: bench.reconstruct(replace(asked_for(where), depth=None)))),
     }
-
-
-def unless_refused(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The measurement, or that the model needs depth."""
-    try:
-        return measure()
-    except Fault as fault:
-        if fault.code is not FaultCode.DEPTH_MISSING:
-            raise
-        return {"refused": fault.code.name}
-
-
-def mean(values: Iterable[float]) -> float | None:
-    """Arithmetic mean, None of nothing."""
-    values = list(values)
-    return float(np.mean(values)) if values else None
 
 
 SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
@@ -356,4 +347,9 @@ SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
 
 def run_section(bench: Bench, name: str) -> dict[str, Any]:
     """Report of the named section; {"refused": fault} where the model needs depth that the section takes away."""
-    return unless_refused(lambda: SECTIONS[name](bench))
+    try:
+        return SECTIONS[name](bench)
+    except Fault as fault:
+        if fault.code is not FaultCode.DEPTH_MISSING:
+            raise
+        return {"refused": fault.code.name}

@@ -6,8 +6,9 @@ from typing import Any
 
 Section = Mapping[str, Any]
 
-ERROR_COLUMNS = ("rebuilt", "CD mm", "acc. mm", "compl. mm", "F@5 mm", "F@10 mm", "vIoU", "ADD-S < 0.1", "ICP-Rot °",
-                 "box IoU")
+ERROR_COLUMNS = ("rebuilt", "CD mm", "CD median", "acc. mm", "compl. mm", "F@5 mm", "F@10 mm", "vIoU", "ADD-S < 0.1",
+                 "ICP-Rot °", "box IoU")
+KINDS = {"all": "", "sound": ", without chain and lid", "solid": ", solid only", "thin-walled": ", thin-walled only"}
 FEW_COLUMNS = ("objects", "CD mm", "F@5 mm", "vIoU")
 
 
@@ -33,7 +34,8 @@ def error_cells(group: Section) -> tuple[str, ...]:
     rebuilt, m = f"{group['found']} of {group['objects']}", group["mean"]
     if m is None:
         return (rebuilt, *("" for _ in ERROR_COLUMNS[1:]))
-    return (rebuilt, f"{m['chamfer_mm']:.2f}", f"{m['accuracy_mm']:.2f}", f"{m['completeness_mm']:.2f}",
+    return (rebuilt, f"{m['chamfer_mm']:.2f}", f"{m['chamfer_mm_median']:.2f}", f"{m['accuracy_mm']:.2f}",
+            f"{m['completeness_mm']:.2f}",
             f"{m['f_score_5mm']:.3f}", f"{m['f_score_10mm']:.3f}", f"{m['volume_iou']:.3f}",
             f"{m['add_s_accepted']:.3f}", f"{m['icp_rotation_deg']:.1f}", f"{m['box_iou']:.3f}")
 
@@ -58,12 +60,14 @@ def methods(summaries: Section) -> str:
 
 
 def method_rows(summaries: Section) -> list[tuple[str, ...]]:
-    """A row for every method; for the product, the first method, also by kind of object."""
+    """Rows for every method, over all and over sound objects (if these are fewer); for the product, the first method,
+    also by kind of object.
+    """
     rows = []
     for position, (method, summary) in enumerate(summaries.items()):
-        kinds = ("all", "solid", "thin-walled") if position == 0 else ("all",)
-        rows += [(method if kind == "all" else f"{method}, {kind} only", *error_cells(summary[kind]))
-                 for kind in kinds if summary[kind]["found"]]
+        kinds = ["all", "sound"] if summary["sound"]["objects"] < summary["all"]["objects"] else ["all"]
+        kinds += ["solid", "thin-walled"] if position == 0 else []
+        rows += [(f"{method}{KINDS[kind]}", *error_cells(summary[kind])) for kind in kinds if summary[kind]["found"]]
     return rows
 
 
@@ -106,10 +110,9 @@ def protocol(section: Section) -> str:
 
 def ratios(section: Section) -> str:
     """Chamfer distance before and after a change of the input."""
-    return markdown_table(("input", "rebuilt", "CD mm as it is", "CD mm changed", "change"), [
+    return markdown_table(("input", "rebuilt", "CD mm as it is", "CD mm changed", "change", "median object"), [
         (name, f"{r['found']} of {r['objects']}", f"{r['before_mm']:.2f}", f"{r['after_mm']:.2f}",
-         f"{r['ratio'] - 1:+.0%}") if "refused" not in r else (name, "refused", "", "", "")
-        for name, r in section.items()])
+         f"{r['ratio'] - 1:+.0%}", f"{r['median_ratio'] - 1:+.0%}") for name, r in section.items()])
 
 
 def no_depth(section: Section) -> str:
@@ -117,6 +120,7 @@ def no_depth(section: Section) -> str:
     unknown, plane = section["unknown_scale"], section["support_plane"]
     head = ("scale from", "rebuilt", "vIoU, similarity aligned", "size error, median", "CD mm", "vIoU")
     return markdown_table(head, [
+        ("depth (for comparison)", "", cell(section["with_depth"]["aligned_volume_iou"], ".3f"), "", "", ""),
         ("the model", f"{unknown['found']} of {unknown['objects']}", cell(unknown["aligned_volume_iou"], ".3f"), "",
          *few_cells(unknown)[1::2]),
         ("the support plane", f"{plane['found']} of {plane['objects']}", "", cell(plane["size_error_median"], ".1%"),
