@@ -29,7 +29,7 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     default = PipelineConfig()
     group = parser.add_argument_group("reconstruction")
     group.add_argument("--model", default=default.model,
-                       help="base, small, or the path of an ONNX student (default: %(default)s)")
+                       help="base (the model that is shipped) or the path of an ONNX student (default: %(default)s)")
     group.add_argument("--engine", choices=ENGINE_CHOICES, default=default.engine,
                        help="what runs the student (default: %(default)s)")
     group.add_argument("--precision", choices=PRECISIONS, default=default.precision,

@@ -33,7 +33,7 @@ _BOX_CLEARANCE = 0.008          # metres above the support from which a box's co
 class PipelineConfig:
     """What can be chosen.
 
-    model: base or small (those that are shipped), or the path of an ONNX student; engine: one of
+    model: base (the model that is shipped) or the path of an ONNX student; engine: one of
     runtime.engine.ENGINE_CHOICES; precision: one of PRECISIONS there; threads: 0 = all cores; allow_engine_build: build
     an engine for this GPU if there is none yet, which takes minutes; max_objects: the largest masks of a frame are
     kept; max_faces: triangles per mesh; min_points: depth readings inside a mask (without depth: pixels) that are too

@@ -34,7 +34,7 @@ class Settings:
     """Values of all parameters at one moment."""
 
     # Model
-    model: str = _parameter("base", "base or small (the shipped models), or the path of an ONNX model")
+    model: str = _parameter("base", "base (the model that is shipped) or the path of an ONNX model")
     engine: str = _parameter("auto", "inference engine; auto: a GPU engine if one works, else the CPU engine that is "
                                      "fastest on this machine", choices=ENGINE_CHOICES)
     precision: str = _parameter("auto", "arithmetic of the engine; auto: the fastest that agrees with fp32",

@@ -16,7 +16,7 @@ MAX_MODEL_BYTES = 256 << 20
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 _WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
-SHIPPED_MODELS = {name: _WEIGHTS / f"{name}.onnx" for name in ("base", "small")}
+SHIPPED_MODELS = {name: _WEIGHTS / f"{name}.onnx" for name in ("base",)}
 
 
 class EngineError(Exception):

@@ -57,7 +57,7 @@ class TrainingConfig:
 
 
 def read_config(name: str) -> TrainingConfig:
-    """A config by the name of a shipped one ("base", "small") or by its path."""
+    """A config by the name of one in configs/ ("base", "small") or by its path."""
     path = CONFIGS / f"{name}.yaml"
     return TrainingConfig(**yaml.safe_load((path if path.exists() else Path(name)).read_text()))
 
