@@ -133,6 +133,7 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
     trt.LayerType = SimpleNamespace(CONVOLUTION="convolution")
     trt.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", {"STRONGLY_TYPED": 1})
     trt.BuilderFlag = SimpleNamespace(TF32="TF32", REQUIRE_USER_ALLOCATION="REQUIRE_USER_ALLOCATION")
+    trt.ProfilingVerbosity = SimpleNamespace(DETAILED="detailed")
     trt.ComputeCapability = SimpleNamespace(SM86="8.6", SM89="8.9", SM120="12.0", CURRENT="here")
     trt.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user")
     trt.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")

@@ -78,7 +78,7 @@ def check_signature(model: ModelFile, wanted: Signature, inputs: Mapping[str, Sh
 # `auto` tries them: made for the device, made for its family, general.
 CPU_ENGINES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
 GPU_ENGINES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx", "onnxruntime-tensorrt": "onnxruntime",
-               "onnxruntime-cuda": "onnxruntime", "torch": "torch"}
+               "onnxruntime-cuda": "onnxruntime"}
 ENGINES = CPU_ENGINES | GPU_ENGINES
 ENGINE_CHOICES = ("auto", "cpu", *ENGINES)
 
@@ -137,10 +137,6 @@ def load_named(name: str, file: ModelFile, precision: str, threads: int, signatu
         from .onnxruntime_engine import OnnxRuntimeEngine
 
         return _checked(OnnxRuntimeEngine(file, signature, precision, threads, name), file)
-    if name == "torch":
-        from .torch_engine import TorchEngine
-
-        return _checked(TorchEngine(file, signature, precision), file)
     from .tensorrt_engine import load_tensorrt
 
     return load_tensorrt(name, file, signature, precision, options)
