@@ -216,13 +216,31 @@ def rough_soak() -> str:
                 for name, bar in report["bars"].items()]))
 
 
+# Device -> dense float16 operations per second, bytes per second of its memory (NVIDIA's data sheets; Orin Nano: Super).
+DEVICES = {"Orin Nano 8 GB": (17e12, 102e9), "AGX Orin 64 GB": (43e12, 205e9), "Thor": (259e12, 273e9),
+           "RTX 4060": (60e12, 272e9)}
+
+
+def gpu_sizing() -> str:
+    """Least time of the network alone on several GPUs, from benchmarks/results/operations.json."""
+    report = read_result("operations")
+    if report is None:
+        return ""
+    rows = []
+    for name, cost in report["models"].items():
+        moved = cost["weights"] + cost["activations"]
+        limits = [1e3 * max(cost["operations"] / rate, moved / bandwidth) for rate, bandwidth in DEVICES.values()]
+        rows.append((name, f"{cost['operations'] / 1e9:.1f}", f"{moved / 1e6:.0f}", *(f"{ms:.2f}" for ms in limits)))
+    return table(("model", "10^9 operations", "MB", *(f"{device}, ms" for device in DEVICES)), rows)
+
+
 SHAPE_SECTIONS = ("core", "oracle", "noise", "protocol", "robustness", "no_depth", "visibility", "views", "colour",
                   "uncertainty", "ablation")
 PARTS: dict[str, Callable[[], str]] = {
     part.__name__: part for part in (
         parameters, faults, message_definitions, accuracy, speed, training_run, real_frames, shape_setting,
         shape_summary, shape_by_object, shape_by_visibility, shape_pictures, published, registration,
-        tracking, rough_soak)
+        tracking, rough_soak, gpu_sizing)
 } | {f"shape_{name}": partial(shape_section, name) for name in SHAPE_SECTIONS}
 
 

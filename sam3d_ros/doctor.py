@@ -70,9 +70,14 @@ LIBRARIES = (
     Library("rosbags", "rosbags", "sam3d replay", "pip install rosbags"),
     Library("mujoco", "mujoco", "simulated camera and sam3d demo", "pip install mujoco"),
     Library("torch", "torch", "training only", "pip install 'sam3d_ros[train]', if you want to train"),
-    Library("tensorrt", "tensorrt", "not used by this version", ""),
-    Library("tensorrt_rtx", "tensorrt-rtx-cu13", "not used by this version", ""),
+    Library("onnx", "onnx", "float16 on NVIDIA GPUs", "pip install onnx, if you have an NVIDIA GPU"),
+    Library("tensorrt", "tensorrt", "engine for NVIDIA GPUs", ""),
+    Library("tensorrt_rtx", "tensorrt-rtx-cu13", "engine for RTX GPUs", ""),
 )
+
+# GPU engine -> what pip has to install for it.
+GPU_PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx-cu13", "onnxruntime-tensorrt": "onnxruntime-gpu",
+                "onnxruntime-cuda": "onnxruntime-gpu"}
 
 # Packages of a full ROS 2 installation, none of them needed -> what sam3d does without them.
 ROS_PACKAGES = {
@@ -188,9 +193,9 @@ def library_checks() -> list[Check]:
 
 def engine_checks() -> list[Check]:
     """Each engine, with the model that is shipped, on a made-up frame."""
-    from sam3d_ros.runtime.engine import ENGINES, available_engines
+    from sam3d_ros.runtime.engine import CPU_ENGINES, GPU_ENGINES, available_engines
     checks = []
-    for name in ENGINES:
+    for name in CPU_ENGINES:
         if name not in available_engines():
             checks.append(Check("engine", name, GAP, "not installed", f"pip install {name}"))
             continue
@@ -200,7 +205,7 @@ def engine_checks() -> list[Check]:
             checks.append(Check("engine", name, BROKEN, f"{fault.code.name}: {fault.detail}", fault.code.advice))
         except (ImportError, OSError) as error:
             checks.append(Check("engine", name, BROKEN, _last_line(error), f"pip install --force-reinstall {name}"))
-    return checks
+    return checks + [_gpu_engine_check(name) for name in GPU_ENGINES]
 
 
 def hardware_checks() -> list[Check]:
@@ -280,10 +285,27 @@ def sample_frame() -> Frame:
     return Frame(colour, depth, ball.astype(np.int32), intrinsics, (Instance(1, "ball"),))
 
 
+def _gpu_engine_check(name: str) -> Check:
+    """A GPU engine, run if it has been built; building one takes minutes, and is not begun here."""
+    from sam3d_ros.runtime import cuda
+    from sam3d_ros.runtime.engine import GPU_ENGINES
+    if cuda.load_library() is None:
+        return Check("engine", name, GAP, "no NVIDIA driver")
+    if importlib.util.find_spec(GPU_ENGINES[name]) is None:
+        return Check("engine", name, GAP, "not installed", f"pip install {GPU_PACKAGES[name]}")
+    try:
+        return Check("engine", name, OK, _time_engine(name))
+    except Fault as fault:
+        not_built = fault.code is FaultCode.ENGINE_NOT_BUILT
+        state = GAP if not_built or fault.code is FaultCode.ENGINE_UNAVAILABLE else BROKEN
+        return Check("engine", name, state, f"{fault.code.name}: {fault.detail}",
+                     f"sam3d engine build --engine {name}" if not_built else fault.code.advice)
+
+
 def _time_engine(name: str) -> str:
     """Precision and time of the second of two runs; raises Fault if the engine or the model does not work."""
     from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig
-    pipeline = Pipeline.from_config(PipelineConfig(engine=name))
+    pipeline = Pipeline.from_config(PipelineConfig(engine=name, allow_engine_build=False))
     try:
         frame = sample_frame()
         pipeline.run(frame)                        # the first run compiles and allocates
@@ -324,7 +346,7 @@ def _gpu_check() -> Check:
     if tegra.is_file():
         return Check("hardware", "GPU", OK, f"Jetson, {tegra.read_text().splitlines()[0].strip('# ')}")
     if shutil.which("nvidia-smi") is None:
-        return Check("hardware", "GPU", GAP, "no NVIDIA driver found; not needed, this version runs on the CPU")
+        return Check("hardware", "GPU", GAP, "no NVIDIA driver found; not needed, sam3d runs on the CPU, too")
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=GPU_QUERY_SECONDS, check=True)

@@ -81,6 +81,20 @@ def test_one_engine_is_enough(engines):
     assert doctor.main_job_obstacles(checks) == []
 
 
+def test_gpu_engines(engines, monkeypatch):
+    from sam3d_ros.runtime import cuda
+    assert named(doctor.engine_checks(), "tensorrt").detail == "no NVIDIA driver"
+    monkeypatch.setattr(cuda, "load_library", lambda: object())
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == "tensorrt_rtx" else object())
+    engines |= {"tensorrt": Fault(FaultCode.ENGINE_NOT_BUILT, "fp16, for Orin"), "onnxruntime-cuda": FakePipeline(),
+                "onnxruntime-tensorrt": Fault(FaultCode.ENGINE_INACCURATE, "vIoU 0.5")}
+    checks = doctor.engine_checks()
+    assert named(checks, "tensorrt").advice == "sam3d engine build --engine tensorrt"
+    assert named(checks, "tensorrt-rtx").advice == "pip install tensorrt-rtx-cu13"
+    assert named(checks, "onnxruntime-cuda").state == OK
+    assert named(checks, "onnxruntime-tensorrt").state == BROKEN
+
+
 def test_an_engine_that_finds_nothing_is_broken(engines):
     engines["openvino"] = SimpleNamespace(run=lambda frame: PipelineResult([], (), {}), close=lambda: None)
     assert named(doctor.engine_checks(), "openvino").detail.startswith("SHAPE_NOT_FOUND")

@@ -2,8 +2,9 @@
 
 `sam3d bench frames` judges it, beside the baselines, on frame folders with ground truth; `sam3d bench shape` on
 rendered scenes of objects that it was not trained on; `sam3d bench track` follows objects under a simulated moving
-camera; `sam3d bench physics` and `sam3d bench grasp` work in simulated clutter. What needs several processes (latency,
-soak, message cost) is in the repository's benchmarks/ folder.
+camera; `sam3d bench physics` and `sam3d bench grasp` work in simulated clutter; `sam3d bench latency` times it from image
+bytes to mesh bytes in one process. What needs several processes (latency of the node, soak, message cost) is in the
+repository's benchmarks/ folder.
 """
 from __future__ import annotations
 
@@ -14,13 +15,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sam3d_ros.evaluation import frames, pictures, shape, shape_report, simulated, tracking
+from sam3d_ros.evaluation import frames, latency, pictures, shape, shape_report, simulated, tracking
 from sam3d_ros.evaluation.environment import describe_environment, write_report
 from sam3d_ros.evaluation.references import REFERENCES
 from sam3d_ros.evaluation.scenes import cache_root
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
-from sam3d_ros.runtime.engine import read_model
+from sam3d_ros.runtime.engine import ENGINE_CHOICES, ENGINES, read_model
 
 PRODUCT = "sam3d"
 QUICK_OBJECTS = 10
@@ -81,6 +82,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     track.set_defaults(measure=run_track)
     simulated.add_benchmarks(benchmarks, data_root())
 
+    text = "image bytes to mesh bytes in one process, by stage, for several numbers of objects and every engine"
+    speed = benchmarks.add_parser("latency", help=text, description=text.capitalize() + ".")
+    speed.add_argument("--objects", type=int, nargs="+", default=latency.OBJECTS, metavar="N",
+                       help="numbers of objects, up to 16 (default: 1 2 4 8 16)")
+    speed.add_argument("--engines", nargs="+", choices=ENGINE_CHOICES, metavar="ENGINE",
+                       default=("auto", *ENGINES), help="engines to measure (default: auto and each that there is)")
+    speed.add_argument("--runs", type=int, default=50, metavar="N", help="timed runs each (default: %(default)s)")
+    speed.add_argument("-o", "--out", type=Path, default=Path("benchmarks/results/bytes_to_mesh.json"), metavar="JSON",
+                       help="where the report goes (default: %(default)s)")
+    add_pipeline_arguments(speed)
+    speed.set_defaults(measure=run_latency)
+
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark that was chosen."""
@@ -108,6 +121,20 @@ def run_track(args: argparse.Namespace) -> int:
         "camera_rate_hz": tracking.RATE, "load_average_at_end": round(os.getloadavg()[0], 2), "bars": kept,
         "passed": passed, "runs": runs})
     print(f"report: {args.out}")
+    return 0 if passed else 1
+
+
+def run_latency(args: argparse.Namespace) -> int:
+    """Time every engine, print the table and write the report; exit status 1 if the bar for one object is missed."""
+    environment = describe_environment()
+    results = latency.measure_all(pipeline_config(args), args.engines, args.objects, args.runs)
+    print(latency.table(results))
+    best = [result["objects"]["1"]["ms"]["p50"] for result in results.values() if "1" in result.get("objects", {})]
+    passed = bool(best) and bool(min(best) <= latency.BAR_MS)
+    write_report(args.out, environment, {"benchmark": "bytes_to_mesh", "image": "640x480 RGB-D", "engines": results,
+                                         "bar": {"objects": 1, "p50_ms": min(best, default=None),
+                                                 "limit_ms": latency.BAR_MS}, "passed": passed})
+    print(f"\nreport: {args.out}")
     return 0 if passed else 1
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,7 @@ def read_golden(model: ModelFile) -> Golden | None:
             shape = (len(file["layout"]), *(VOLUME,) * 3)
             bits = np.unpackbits(file["inside"], count=int(np.prod(shape))).reshape(shape)
             return Golden(bits.astype(bool), file["layout"].astype(np.float32))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
         return None
 
 
