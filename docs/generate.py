@@ -216,7 +216,7 @@ def rough_soak() -> str:
                 for name, bar in report["bars"].items()]))
 
 
-# Device -> dense float16 operations per second, bytes per second of its memory (NVIDIA's data sheets; Orin Nano: Super).
+# Device -> dense float16 operations per second, bytes per second of memory (NVIDIA's data sheets; Orin Nano: Super).
 DEVICES = {"Orin Nano 8 GB": (17e12, 102e9), "AGX Orin 64 GB": (43e12, 205e9), "Thor": (259e12, 273e9),
            "RTX 4060": (60e12, 272e9)}
 
