@@ -234,13 +234,42 @@ def gpu_sizing() -> str:
     return table(("model", "10^9 operations", "MB", *(f"{device}, ms" for device in DEVICES)), rows)
 
 
+def physics() -> str:
+    """Rebuilt objects in clutter before and after they are settled, from benchmarks/results/physics.json."""
+    report = read_result("physics")
+    if report is None:
+        return ""
+    rows = []
+    for kind, figures in report["kinds"].items():
+        changes = [f"{row['before']:.2f} → {row['after']:.2f} ({100 * row['change']:+.0f} %)"
+                   for row in (figures[name] for name in ("penetration_mm", "gap_mm", "chamfer_mm"))]
+        rows.append((kind, f"{figures['objects']} in {report['scenes']} scenes", *changes, str(figures["refused"]),
+                     f"{figures['settle_ms_median']:.1f}"))
+    return table(("scenes", "objects", "penetration mm", "gap mm", "CD mm", "refused", "settle ms"), rows)
+
+
+def grasping() -> str:
+    """Grasps in simulation, from benchmarks/results/grasp.json."""
+    report = read_result("grasp")
+    if report is None:
+        return ""
+    rows = []
+    for scenes, methods in report["scenes"].items():
+        for method, figures in methods.items():
+            low, high = (100 * bound for bound in figures["success_rate_95"])
+            rows.append((scenes, method, str(figures["rounds"]), str(figures["attempts"]),
+                         f"{100 * figures['success_rate']:.1f} ({low:.0f} to {high:.0f})",
+                         f"{100 * figures['declutter_rate']:.1f}"))
+    return table(("scenes, order", "meshes", "rounds", "grasps", "success % (95 % interval)", "cleared %"), rows)
+
+
 SHAPE_SECTIONS = ("core", "oracle", "noise", "protocol", "robustness", "no_depth", "visibility", "views", "colour",
                   "uncertainty", "ablation")
 PARTS: dict[str, Callable[[], str]] = {
     part.__name__: part for part in (
         parameters, faults, message_definitions, accuracy, speed, training_run, real_frames, shape_setting,
         shape_summary, shape_by_object, shape_by_visibility, shape_pictures, published, registration,
-        tracking, rough_soak, gpu_sizing)
+        tracking, rough_soak, gpu_sizing, physics, grasping)
 } | {f"shape_{name}": partial(shape_section, name) for name in SHAPE_SECTIONS}
 
 

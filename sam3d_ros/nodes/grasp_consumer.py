@@ -1,8 +1,8 @@
 """Grasps for a parallel gripper on the node's meshes: it is there to close the loop and to measure, not to replace a
 motion planner.
 
-Reads objects (target_frame's +Z must point up), publishes grasps (PoseArray, the best first; +Z is the approach, the
-fingers close along +Y, the origin is between the fingertips) and grasp_markers, in the frame of the objects.
+Reads objects (the +Z of target_frame must point up), publishes grasps (PoseArray, the best first; +Z is the approach,
++Y along which the fingers close, the origin between the fingertips) and grasp_markers, in the frame of the objects.
 """
 from __future__ import annotations
 
