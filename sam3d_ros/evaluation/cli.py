@@ -3,8 +3,8 @@
 `sam3d bench frames` judges it, beside the baselines, on frame folders with ground truth; `sam3d bench shape` on
 rendered scenes of objects that it was not trained on; `sam3d bench track` follows objects under a simulated moving
 camera; `sam3d bench physics` and `sam3d bench grasp` work in simulated clutter; `sam3d bench latency` times it from
-image bytes to mesh bytes in one process. What needs several processes (latency of the node, soak, message cost) is in the
-repository's benchmarks/ folder.
+image bytes to mesh bytes in one process. What needs several processes (latency of the node, soak, message cost) is in
+the repository's benchmarks/ folder.
 """
 from __future__ import annotations
 

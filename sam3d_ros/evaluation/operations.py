@@ -1,7 +1,13 @@
-"""What a network costs: operations and bytes of one pass, counted in its ONNX graph; the physical limit of its time."""
+"""What a network costs: operations and bytes of one pass, counted in its ONNX graph; the physical limit of its time.
+
+    python -m sam3d_ros.evaluation.operations base.onnx small.onnx -o benchmarks/results/operations.json
+"""
 from __future__ import annotations
 
-from dataclasses import dataclass
+import argparse
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,6 +15,7 @@ import onnxruntime
 from onnx import helper
 
 from ..runtime.signature import STUDENT
+from .environment import describe_environment, write_report
 
 _COUNTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
@@ -57,3 +64,20 @@ def _inner(node: onnx.NodeProto, weight: tuple[int, ...]) -> int:
         return int(np.prod(weight[1:]))
     transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
     return int(weight[-1] if transposed else weight[-2])
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    args = parser.parse_args()
+    costs = {model.stem: asdict(count(model.read_bytes())) for model in args.models}
+    write_report(args.out, describe_environment(),
+                 {"benchmark": "operations", "objects": 1, "views": 1, "models": costs})
+    print(costs)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""What the node says while an engine is built, and the parameters that steer it."""
+import pytest
+from node_rig import Rig
+from rclpy.lifecycle import TransitionCallbackReturn
+
+from sam3d_ros.perception.faults import Fault, FaultCode
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+@pytest.mark.timeout(60)
+def test_a_build_shows_its_progress(ros):
+    with Rig(activate=False) as rig:
+        def load(settings):
+            for percent in (0, 40, 40, 100):
+                rig.node._on_progress(percent, "timing kernels")
+            return rig.pipeline
+
+        rig.node._load = load
+        rig.wait(lambda: rig.node._diagnostics._publisher.get_subscription_count())
+        assert rig.node.trigger_configure() == SUCCESS
+        rig.wait(lambda: any("100 %" in status.message for array in rig.diagnostics for status in array.status))
+        said = [status for array in rig.diagnostics for status in array.status if "CONFIGURING" in status.message]
+        assert [status.message for status in said] == [f"CONFIGURING: {n} %, timing kernels" for n in (0, 40, 100)]
+        values = {pair.key: pair.value for pair in said[1].values}
+        assert values["code"] == "CONFIGURING" and values["progress"] == "40" and values["state"] == "unconfigured"
+        rig.wait(lambda: rig.diagnostics[-1].status[0].message == "OK")
+
+
+@pytest.mark.timeout(60)
+def test_what_is_not_built_is_named(ros):
+    with Rig(activate=False) as rig:
+        def load(settings):
+            raise Fault(FaultCode.ENGINE_NOT_BUILT, "fp16, for Orin")
+
+        rig.node._load = load
+        assert rig.node.trigger_configure() == FAILURE
+        rig.wait(lambda: "ENGINE_NOT_BUILT" in rig.codes())
+
+
+@pytest.mark.timeout(60)
+def test_build_only_never_activates(ros):
+    with Rig(activate=False, build_only=True) as rig:
+        assert rig.node.trigger_configure() == SUCCESS
+        assert rig.node.trigger_activate() == FAILURE
