@@ -19,7 +19,6 @@ from sam3d_ros.evaluation.alignment import icp, rotation_angle_deg, similarity
 from sam3d_ros.evaluation.calibration import reliability, vertex_errors
 from sam3d_ros.evaluation.colour import colour_errors, lab_distance
 from sam3d_ros.evaluation.metrics import compare
-from sam3d_ros.perception import evidence
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import write_objects
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, back_project
@@ -280,7 +279,6 @@ def test_core_sees_a_small_error_and_better_shapes_than_hulls(bench):
     assert "| easy | sam3d |" in shape_report.section_table("core", section)
 
 
-@pytest.mark.skipif(not hasattr(evidence, "Observation"), reason="the pipeline fuses no views yet")
 def test_fused_views_are_compared_on_the_same_objects(bench):
     section = shape.run_section(bench, "views")
     two = section["2 views"]

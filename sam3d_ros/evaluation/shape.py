@@ -43,6 +43,7 @@ from sam3d_ros.evaluation.frames import (
 from sam3d_ros.evaluation.metrics import surface_distances, volume_iou
 from sam3d_ros.evaluation.perturbations import PERTURBATIONS, own_pixels_only, without_colour
 from sam3d_ros.evaluation.scenes import SETS, dev_models, scene_folder
+from sam3d_ros.perception.evidence import Observation
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.frame import Frame
 from sam3d_ros.perception.objects import ReconstructedObject
@@ -268,8 +269,6 @@ def visibility(bench: Bench) -> dict[str, Any]:
 
 def views(bench: Bench) -> dict[str, Any]:
     """Chamfer distance on `easy` with two and with four views fused, over that with one."""
-    from sam3d_ros.perception.evidence import Observation
-
     others = {where.name: where for where in bench.other_views("easy")}
     sections = {}
     for count in (2, 4):
