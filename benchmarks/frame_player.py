@@ -1,10 +1,12 @@
 """Process: plays a frame folder as a camera and a detector would, every image stamped with the moment it is sent.
 
-The messages are built once; what is measured behind it is not the player's work.
+The messages are built once; what is measured behind it is not the player's work.  With --rough it plays badly: masks
+are missing and their numbers shuffled, streams fall silent, and the clock jumps.
 """
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -17,10 +19,15 @@ from std_msgs.msg import Header
 
 from sam3d_ros.perception.folder import read_frame_folder
 from sam3d_ros.perception.frame import Frame, Intrinsics
-from sam3d_ros.ros.images import encode_image, stamp_message
+from sam3d_ros.ros.images import encode_image, stamp_message, to_array
 from sam3d_ros.ros.qos import RESULTS
 
 FRAME_ID = "camera_optical_frame"
+STREAMS = ("image", "depth_image", "segmentation", "camera_info")
+# Playing badly, seconds: without trouble at first, from one trouble to the next on average, of one at most, and of the
+# clock's jumps.
+CALM, TROUBLE_PERIOD, LONGEST_TROUBLE, MOST_JUMP = 8.0, 12.0, 6.0, 10.0
+DROPPED = 0.2             # of the masks
 
 
 class FramePlayer(Node):
@@ -38,16 +45,24 @@ class FramePlayer(Node):
             (self.create_publisher(Image, "image", RESULTS), encode_image(frame.colour, "rgb8", header)),
         ]
 
+        self.clock_offset_ns = 0
+
     def has_listeners(self) -> bool:
         """Whether every output is subscribed to."""
         return all(publisher.get_subscription_count() for publisher, _ in self._outputs)
 
-    def play(self) -> None:
-        """Send one complete set with the stamp of now."""
-        stamp = stamp_message(time.time_ns())
+    def play(self, silent: str = "") -> int:
+        """Send one complete set, but for the topic `silent`, with the stamp of now, ns, which is returned."""
+        stamp_ns = time.time_ns() + self.clock_offset_ns
         for publisher, message in self._outputs:
-            message.header.stamp = stamp
-            publisher.publish(message)
+            if publisher.topic_name.rpartition("/")[2] != silent:
+                message.header.stamp = stamp_message(stamp_ns)
+                publisher.publish(message)
+        return stamp_ns
+
+    def show_masks(self, labels: np.ndarray) -> None:
+        """Replace the masks, (H, W) uint16."""
+        self._outputs[2][1].data = to_array("B", labels)
 
 
 def camera_info(camera: Intrinsics) -> CameraInfo:
@@ -63,13 +78,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rate", type=float, default=30.0, help="images per second")
+    parser.add_argument("--rough", type=int, metavar="SEED", help="play badly, in a way that the seed decides")
+    parser.add_argument("--log", type=Path, help="with --rough: a JSON line for each image, its stamp and time")
     args = parser.parse_args()
     rclpy.init()
-    player = FramePlayer(read_frame_folder(args.folder))
+    frame = read_frame_folder(args.folder)
+    player = FramePlayer(frame)
     try:
         while not player.has_listeners():
             rclpy.spin_once(player, timeout_sec=0.05)
-        _play(player, args.rate)
+        if args.rough is None:
+            _play(player, args.rate)
+        else:
+            _play_badly(player, frame, args.rate, np.random.default_rng(args.rough), args.log)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
@@ -83,6 +104,34 @@ def _play(player: FramePlayer, rate: float) -> None:
         player.play()
         sent += 1
         time.sleep(max(0.0, start + sent / rate - time.monotonic()))
+
+
+def _play_badly(player: FramePlayer, frame: Frame, rate: float, rng: np.random.Generator, log: Path) -> None:
+    """Play with what goes wrong on real robots."""
+    labels = [instance.label for instance in frame.instances]
+    trouble_until, silent = 0.0, ""
+    next_trouble = time.monotonic() + CALM
+    with log.open("w") as file:
+        while rclpy.ok():
+            now = time.monotonic()
+            if now >= next_trouble:
+                next_trouble = now + rng.exponential(TROUBLE_PERIOD)
+                kind = rng.choice(["silence", "stream", "clock"])
+                if kind == "clock":
+                    player.clock_offset_ns += int(rng.uniform(-MOST_JUMP, MOST_JUMP) * 1e9)
+                else:
+                    trouble_until = now + rng.uniform(0.3, LONGEST_TROUBLE)
+                    silent = str(rng.choice(STREAMS)) if kind == "stream" else "all"
+            troubled = silent if now < trouble_until else ""
+            if troubled != "all":
+                numbers = np.zeros(max(labels) + 1, np.uint16)
+                numbers[labels] = rng.permutation(len(labels)) + 1
+                numbers[rng.permutation(labels)[:rng.binomial(len(labels), DROPPED)]] = 0
+                player.show_masks(numbers[frame.labels])
+                stamp_ns = player.play(troubled)
+                print(json.dumps({"stamp_ns": stamp_ns, "sent_ns": time.time_ns(), "whole": not troubled}), file=file,
+                      flush=True)
+            time.sleep(max(0.0, now + 1 / rate - time.monotonic()))
 
 
 if __name__ == "__main__":

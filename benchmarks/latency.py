@@ -28,7 +28,7 @@ RESULT_TIMEOUT = 5.0            # seconds from one result to the next
 def measure_node(folder: Path, config: PipelineConfig, frame: Frame, rate: float, count: int) -> list[Result]:
     """`count` results of the real node on a camera of the given rate, after warming up."""
     folder.mkdir()
-    with NodeRun(folder, config, frame, rate) as run:
+    with NodeRun(folder, config, frame, rate, reconstruct_always=True) as run:
         return run.wait_for_results(WARM_UP + count, START_TIMEOUT + count * RESULT_TIMEOUT)[WARM_UP:]
 
 
@@ -45,10 +45,12 @@ def measure_pipeline(config: PipelineConfig, frame: Frame, count: int) -> tuple[
 def stage_shares(latency_ms: float, processing_ms: float, pipeline_ms: dict[str, float]) -> dict[str, dict[str, float]]:
     """Median latency divided among the stages; they add up to it.
 
-    `node` is the node's work around the pipeline (decoding, poses and ids, messages), `transport` the way of the images
-    into the node, the wait for it to be free, and the way of the result out of it.
+    `node` is the node's work on the image that shows the result (decoding, following the objects, messages),
+    `transport` the rest: the way of the images into the node, the wait for it to be free, making new meshes ready for
+    following, and the way of the result out of it.
     """
-    stages = pipeline_ms | {"node": processing_ms - sum(pipeline_ms.values()), "transport": latency_ms - processing_ms}
+    rest = latency_ms - processing_ms - sum(pipeline_ms.values())
+    stages = pipeline_ms | {"node": processing_ms, "transport": rest}
     return {name: {"ms": round(ms, 2), "share": round(ms / latency_ms, 3)} for name, ms in stages.items()}
 
 

@@ -11,7 +11,7 @@ from benchmarks.result_recorder import ready_file
 from sam3d_ros.perception.folder import write_frame_folder
 from sam3d_ros.perception.frame import Frame
 from sam3d_ros.perception.pipeline import PipelineConfig
-from sam3d_ros.ros.processes import NodeProcess
+from sam3d_ros.ros.processes import NodeProcess, ProcessEnded
 
 NODE_MODULE = "sam3d_ros.nodes.sam3d_node"
 
@@ -21,7 +21,7 @@ class Result:
     """One ObjectMeshArray as it was received.
 
     stamp_ns: of the image; latency_ms: from there to its callback in the receiving process; processing_ms: the node's
-    own work on it; objects, vertices: in the message
+    own work around the pipeline on it; objects, vertices: in the message; stale: objects shown as fresh that are not
     """
 
     stamp_ns: int
@@ -29,6 +29,7 @@ class Result:
     processing_ms: float
     objects: int
     vertices: int
+    stale: int = 0
 
 
 class NodeRun:
@@ -36,11 +37,20 @@ class NodeRun:
 
     folder: for the input, the logs and the records; config: of the node's pipeline
     frame: what the camera sees, again and again; rate: images per second
+    reconstruct_always: each result is a reconstruction, not known objects that are followed
+    rough: seed of a camera that plays badly; None: a good one
     """
 
-    def __init__(self, folder: Path, config: PipelineConfig, frame: Frame, rate: float):
+    def __init__(self, folder: Path, config: PipelineConfig, frame: Frame, rate: float,
+                 reconstruct_always: bool = False, rough: int | None = None):
         self._folder = folder
+        self.camera_log = folder / "camera.jsonl"
+        self._camera_options = [] if rough is None else ["--rough", str(rough), "--log", str(self.camera_log)]
         self._parameters = asdict(config)       # the node's parameters of the pipeline have the same names
+        self._recorder_options = ["--times"]
+        if reconstruct_always:
+            self._parameters |= {"reconstruct_hz": 100.0}
+            self._recorder_options += ["--clear"]
         self._records = folder / "results.jsonl"
         self._frame = frame
         self._rate = rate
@@ -51,14 +61,23 @@ class NodeRun:
         write_frame_folder(self._folder / "frame", self._frame, DEPTH_UNIT_M)
         with self._stack as stack:
             self.node = self._start(stack, NODE_MODULE, parameters=self._parameters)
-            self._start(stack, "benchmarks.result_recorder", str(self._records), "--times")
+            self._start(stack, "benchmarks.result_recorder", str(self._records), *self._recorder_options)
             wait_until(ready_file(self._records).exists, self._processes, START_TIMEOUT, "active node")
-            self._start(stack, "benchmarks.frame_player", str(self._folder / "frame"), "--rate", str(self._rate))
+            self._start(stack, "benchmarks.frame_player", str(self._folder / "frame"), "--rate", str(self._rate),
+                        *self._camera_options)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
+
+    def restart_node(self) -> None:
+        """End the node's process as Ctrl-C does, and start it anew; ProcessEnded if it ends badly."""
+        self._processes.remove(self.node)
+        status = self.node.stop()
+        if status != 0:
+            raise ProcessEnded(f"the node ended with status {status} on SIGINT")
+        self.node = self._start(self._stack, NODE_MODULE, parameters=self._parameters)
 
     def check_alive(self) -> None:
         """Raise ProcessEnded if one of the processes has ended."""
@@ -78,7 +97,8 @@ class NodeRun:
     def results(self) -> list[Result]:
         """All results so far, oldest first."""
         return [Result(record["stamp_ns"], (record["received_ns"] - record["stamp_ns"]) / 1e6, record["processing_ms"],
-                       record["objects"], record["vertices"]) for record in read_records(self._records)]
+                       record["objects"], record["vertices"], record["stale"])
+                for record in read_records(self._records)]
 
     def _start(self, stack: ExitStack, module: str, *arguments: str, **options: Any) -> NodeProcess:
         log = self._folder / f"{module.rpartition('.')[2]}.log"

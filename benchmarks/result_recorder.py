@@ -12,8 +12,10 @@ import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from std_msgs.msg import Float64
+from std_srvs.srv import Trigger
 
 from sam3d_ros.msg import ObjectMeshArray
+from sam3d_ros.perception.objects import Status
 from sam3d_ros.ros.images import stamp_ns
 from sam3d_ros.ros.qos import RESULTS
 
@@ -26,15 +28,19 @@ def ready_file(path: Path) -> Path:
 
 
 class ResultRecorder(Node):
-    """Writes {"received_ns", "stamp_ns", "objects", "vertices"} for each message on `objects`.
+    """Writes {"received_ns", "stamp_ns", "objects", "vertices", "stale"} for each message on `objects`.
 
+    "stale" counts the objects that look as if this image showed them, but are stamped otherwise.
     with_times: also "processing_ms", as the node tells it. The node sends one time after each result and both topics
     are reliable, so that the n-th time is that of the n-th result.
+    clear: make the node forget all objects after each mesh, so that every result is a reconstruction; others, of poses
+    alone, are not written
     """
 
-    def __init__(self, file: TextIO, with_times: bool):
+    def __init__(self, file: TextIO, with_times: bool, clear: bool = False):
         super().__init__("result_recorder")
         self._file = file
+        self._clear = self.create_client(Trigger, "clear") if clear else None
         self._topics = [TOPIC, TIMES_TOPIC] if with_times else [TOPIC]
         self._waiting: deque[dict] = deque()
         self._on_result = self._waiting.append if with_times else self._write
@@ -48,12 +54,26 @@ class ResultRecorder(Node):
 
     def _receive(self, message: ObjectMeshArray) -> None:
         received_ns = time.time_ns()
-        self._on_result({
-            "received_ns": received_ns, "stamp_ns": stamp_ns(message.header.stamp), "objects": len(message.objects),
-            "vertices": sum(len(item.vertices) // 3 for item in message.objects)})
+        vertices = sum(len(item.vertices) // 3 for item in message.objects)
+        stale = sum(item.status != Status.HIDDEN and item.header.stamp != message.header.stamp
+                    for item in message.objects)
+        if self._clear:
+            if not vertices:
+                self._skip_next_time()
+                return
+            self._clear.call_async(Trigger.Request())
+        self._on_result({"received_ns": received_ns, "stamp_ns": stamp_ns(message.header.stamp),
+                         "objects": len(message.objects), "vertices": vertices, "stale": stale})
+
+    def _skip_next_time(self) -> None:
+        """Of a result that is not written."""
+        if len(self._topics) > 1:
+            self._waiting.append({})
 
     def _receive_time(self, message: Float64) -> None:
-        self._write(self._waiting.popleft() | {"processing_ms": message.data})
+        record = self._waiting.popleft()
+        if record:
+            self._write(record | {"processing_ms": message.data})
 
     def _write(self, record: dict) -> None:
         print(json.dumps(record), file=self._file, flush=True)
@@ -64,19 +84,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--times", action="store_true", help="also record the node's processing times")
+    parser.add_argument("--clear", action="store_true", help="have every image reconstructed, and record only meshes")
     args = parser.parse_args()
     rclpy.init()
     try:
-        _record(args.file, args.times)
+        _record(args.file, args.times, args.clear)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
         rclpy.try_shutdown()
 
 
-def _record(path: Path, with_times: bool) -> None:
+def _record(path: Path, with_times: bool, clear: bool) -> None:
     with path.open("w") as file:
-        recorder = ResultRecorder(file, with_times)
+        recorder = ResultRecorder(file, with_times, clear)
         while not recorder.has_publishers():
             rclpy.spin_once(recorder, timeout_sec=0.05)
         ready_file(path).touch()

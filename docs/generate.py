@@ -13,11 +13,13 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+NOT_MEASURED = "Not measured yet.\n"
 PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -64,6 +66,82 @@ def accuracy_row(name: str, group: dict[str, Any]) -> tuple[str, ...]:
             f"{mean['f_score_10mm']:.2f}", f"{mean['volume_iou']:.2f}")
 
 
+def real_frames() -> str:
+    """Every figure on real frames, from benchmarks/results/frames.json."""
+    from sam3d_ros.evaluation import shape_report
+
+    report = read_result("frames")
+    if report is None:
+        return NOT_MEASURED
+    return "\n".join([shape_report.methods(report["methods"]), shape_report.protocol(
+        {"real": {name: method["sam3d_protocol"] for name, method in report["methods"].items()}})])
+
+
+def shape_setting() -> str:
+    """What benchmarks/results/shape.json was measured on."""
+    report = read_result("shape")
+    if report is None:
+        return NOT_MEASURED
+    environment, core = report["environment"], report["sections"]["core"]
+    sizes = "; ".join(f"{name}: {figures['methods'][next(iter(figures['methods']))]['all']['objects']} objects in "
+                      f"{figures['frames']} scenes" for name, figures in core.items())
+    return (f"Model `{report['model']}` (sha256 {report['model_sha256'][:12]}), {report['engine']}, on "
+            f"{environment['cores']} cores of {environment['cpu']}; seed {report['seed']}; {sizes}.\n")
+
+
+def shape_summary() -> str:
+    """The product and two baselines on the rendered scenes."""
+    report = read_result("shape")
+    if report is None:
+        return NOT_MEASURED
+    return table(("set", "method", "objects rebuilt", "CD mm", "F@5 mm", "F@10 mm", "vIoU"), [
+        (scene_set, *accuracy_row(method, summary["all"]))
+        for scene_set, figures in report["sections"]["core"].items()
+        for method, summary in figures["methods"].items() if method in ("sam3d", "convex hull", "extruded hull")])
+
+
+def shape_by_object() -> str:
+    """The product by class of object."""
+    return from_core("by_object")
+
+
+def shape_by_visibility() -> str:
+    """The product by how much of the object is seen."""
+    return from_core("by_visibility")
+
+
+def from_core(name: str) -> str:
+    """A further table of the core section of benchmarks/results/shape.json."""
+    from sam3d_ros.evaluation import shape_report
+
+    report = read_result("shape")
+    return NOT_MEASURED if report is None else getattr(shape_report, name)(report["sections"]["core"])
+
+
+def shape_section(name: str) -> str:
+    """The table of a section of benchmarks/results/shape.json."""
+    from sam3d_ros.evaluation import shape_report
+
+    report = read_result("shape")
+    if report is None or name not in report["sections"]:
+        return NOT_MEASURED
+    return shape_report.section_table(name, report["sections"][name])
+
+
+def shape_pictures() -> str:
+    """The pictures that `sam3d bench shape --pictures docs/images/accuracy` has drawn."""
+    files = sorted((ROOT / "docs" / "images" / "accuracy").glob("*.png"))
+    lines = (f"![{file.stem.replace('_', ', ')}](images/accuracy/{file.name})\n" for file in files)
+    return "\n".join(lines) or NOT_MEASURED
+
+
+def published() -> str:
+    """Published figures of others."""
+    from sam3d_ros.evaluation.references import REFERENCES
+
+    return table(("method", "figure", "on"), [(r["name"], r["figure"], r["on"]) for r in REFERENCES])
+
+
 def speed() -> str:
     """Time from the image's stamp to the result in another process, from benchmarks/results/latency.json."""
     report = read_result("latency")
@@ -82,19 +160,63 @@ def speed() -> str:
 
 
 def training_run() -> str:
-    """How the shipped model was trained, from benchmarks/results/training.json."""
-    report = read_result("training")
+    """How the shipped model was trained, from benchmarks/results/training_base.json."""
+    report = read_result("training_base")
     if report is None:
         return ""
-    closed, procedural = report["meshes"]["train split, closed"], report["meshes"]["procedural"]
+    meshes, environment, last = report["meshes"], report["environment"], report["log"][-1]
+    return (f"{meshes['train split']} of these meshes were used, beside {meshes['procedural']} procedural ones. "
+            f"The network saw {report['samples']:,}\nrendered samples in {report['minutes']:g} minutes on "
+            f"{environment['cores']} cores ({environment['cpu']}), on top of the first student's 50,960; overlap with "
+            f"spoiled rendered\nobjects of the dev split at the end {last['dev_iou']:.2f} "
+            "([log](../benchmarks/results/training_base.json)).\n")
+
+
+def registration() -> str:
+    """Ways to register a mesh, from benchmarks/results/registration.json."""
+    report = read_result("registration")
+    if report is None:
+        return ""
+    rows = [(name, *(f"{figures[key]['p50']:.2f}" for key in ("cpu_ms", "mm", "degrees")))
+            for name, figures in report["methods"].items()]
+    return (f"One registration, 500 readings, medians over {report['objects']} objects and {report['starts']} starts "
+            f"each ({report['environment']['cpu']}, one thread, CPU time; errors against the pose that the mesh was "
+            "made at):\n\n" + table(("method", "CPU ms", "mm", "degrees"), rows))
+
+
+def tracking() -> str:
+    """Tracking in simulated scenes, from benchmarks/results/track.json."""
+    report = read_result("track")
+    if report is None:
+        return ""
+    rows = []
+    for run in report["runs"]:
+        rows.append((str(run["seed"]), "given" if run["camera_pose_given"] else "found", str(run["images"]),
+                     str(run["id_switches"]), f"{run['mm']['p50']:.1f} / {run['mm']['p95']:.1f}",
+                     f"{run['degrees']['p50']:.1f} / {run['degrees']['p95']:.1f}",
+                     f"{run['update_cpu_ms']['p50']:.1f}"))
     environment = report["environment"]
-    return (f"{closed} of these meshes are closed and were used, beside {procedural} procedural ones; the network saw "
-            f"{report['samples_seen']:,} samples,\neach about once, on {environment['cores']} cores "
-            f"({environment['cpu']}; [command and log](../benchmarks/results/training.json)).\n")
+    return (f"{report['objects']} objects, {report['seconds']:g} s ({environment['cpu']}, {environment['cores']} "
+            f"cores, load {environment['load_average_1min']:g} at the start; median / 95th percentile over all objects "
+            "and images):\n\n"
+            + table(("scene", "camera pose", "images", "id switches", "mm", "degrees", "CPU ms per image"), rows))
 
 
-# Device -> dense float16 operations per second and bytes per second of its memory, from NVIDIA's data sheets (of the
-# Orin Nano in its Super mode).
+def rough_soak() -> str:
+    """The long run with troubles, from benchmarks/results/rough_soak.json."""
+    report = read_result("rough_soak")
+    if report is None:
+        return ""
+    actions = ", ".join(f"{count} {name}" for name, count in report["actions"].items())
+    environment = report["environment"]
+    return (f"{report['minutes']:g} minutes, {report['objects']} objects, {report['results']} results; {actions} "
+            f"({environment['cpu']}, {environment['cores']} cores, load {environment['load_average_1min']:g} at the "
+            "start):\n\n" + table(("bar", "measured", "limit"), [
+                (name.replace("_", " "), f"{bar['value']:g}", f"{bar['limit']:g}")
+                for name, bar in report["bars"].items()]))
+
+
+# Device -> dense float16 operations per second, bytes per second of memory (NVIDIA's data sheets; Orin Nano: Super).
 DEVICES = {"Orin Nano 8 GB": (17e12, 102e9), "AGX Orin 64 GB": (43e12, 205e9), "Thor": (259e12, 273e9),
            "RTX 4060": (60e12, 272e9)}
 
@@ -112,9 +234,43 @@ def gpu_sizing() -> str:
     return table(("model", "10^9 operations", "MB", *(f"{device}, ms" for device in DEVICES)), rows)
 
 
+def physics() -> str:
+    """Rebuilt objects in clutter before and after they are settled, from benchmarks/results/physics.json."""
+    report = read_result("physics")
+    if report is None:
+        return ""
+    rows = []
+    for kind, figures in report["kinds"].items():
+        changes = [f"{row['before']:.2f} → {row['after']:.2f} ({100 * row['change']:+.0f} %)"
+                   for row in (figures[name] for name in ("penetration_mm", "gap_mm", "chamfer_mm"))]
+        rows.append((kind, f"{figures['objects']} in {report['scenes']} scenes", *changes, str(figures["refused"]),
+                     f"{figures['settle_ms_median']:.1f}"))
+    return table(("scenes", "objects", "penetration mm", "gap mm", "CD mm", "refused", "settle ms"), rows)
+
+
+def grasping() -> str:
+    """Grasps in simulation, from benchmarks/results/grasp.json."""
+    report = read_result("grasp")
+    if report is None:
+        return ""
+    rows = []
+    for scenes, methods in report["scenes"].items():
+        for method, figures in methods.items():
+            low, high = (100 * bound for bound in figures["success_rate_95"])
+            rows.append((scenes, method, str(figures["rounds"]), str(figures["attempts"]),
+                         f"{100 * figures['success_rate']:.1f} ({low:.0f} to {high:.0f})",
+                         f"{100 * figures['declutter_rate']:.1f}"))
+    return table(("scenes, order", "meshes", "rounds", "grasps", "success % (95 % interval)", "cleared %"), rows)
+
+
+SHAPE_SECTIONS = ("core", "oracle", "noise", "protocol", "robustness", "no_depth", "visibility", "views", "colour",
+                  "uncertainty", "ablation")
 PARTS: dict[str, Callable[[], str]] = {
-    part.__name__: part
-    for part in (parameters, faults, message_definitions, accuracy, speed, gpu_sizing, training_run)}
+    part.__name__: part for part in (
+        parameters, faults, message_definitions, accuracy, speed, training_run, real_frames, shape_setting,
+        shape_summary, shape_by_object, shape_by_visibility, shape_pictures, published, registration,
+        tracking, rough_soak, gpu_sizing, physics, grasping)
+} | {f"shape_{name}": partial(shape_section, name) for name in SHAPE_SECTIONS}
 
 
 def read_result(name: str) -> dict[str, Any] | None:

@@ -29,7 +29,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import LifecycleNode, Node, SetRemap
 
 PACKAGE = "sam3d_ros"
-PRESETS = ("none", "realsense", "zed", "gazebo", "simulated")
+PRESETS = ("none", "realsense", "zed", "gazebo", "isaac", "simulated")
 TOPICS = ("image", "depth_image", "camera_info", "segmentation", "detections")
 
 
@@ -98,6 +98,7 @@ def launch_setup(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     detector = DETECTORS[argument["detector"]]
     topics = {topic: argument[topic] or detector.topics.get(topic) or preset["topics"].get(topic) or topic
               for topic in TOPICS}
+    topics |= {topic: name for topic, name in preset["topics"].items() if topic not in TOPICS}     # results
 
     files = [str(preset_file)] * preset_file.exists() + [argument["params_file"]] * bool(argument["params_file"])
     common = flag("use_sim_time")
@@ -129,7 +130,7 @@ def launch_setup(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def read_preset(file: Path) -> dict:
-    """The section `launch` of a preset: topics (name -> the camera's name) and fixed_frame (for RViz)."""
+    """The section `launch` of a preset: topics (name -> the name used there) and fixed_frame (for RViz)."""
     preset = {"topics": {}, "fixed_frame": ""}
     if file.exists():
         preset |= yaml.safe_load(file.read_text())["launch"]["ros__parameters"]

@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--objects", type=int, default=5, help="on the table, 1 to 12 (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=94895, help="decides the scene (default: %(default)s)")
     parser.add_argument("--motion", choices=("still", "orbit"), default="still", help="of the camera (default: still)")
-    parser.add_argument("--model", default="", help="ONNX student (default: the one that is shipped)")
+    parser.add_argument("--model", default="base",
+                        help="base (the model that is shipped) or the path of an ONNX student (default: %(default)s)")
 
 
 def run(args: argparse.Namespace, node_module: str = NODE) -> int:

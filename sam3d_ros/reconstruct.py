@@ -10,7 +10,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sam3d_ros.engine_cli import show_progress
-from sam3d_ros.perception.association import Associator
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import clear_objects, read_frame_folder, write_objects
 from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig, PipelineResult
@@ -29,7 +28,8 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options that `pipeline_config` reads; other subcommands that reconstruct take them too."""
     default = PipelineConfig()
     group = parser.add_argument_group("reconstruction")
-    group.add_argument("--model", default=default.model, help="ONNX student (default: the one that is shipped)")
+    group.add_argument("--model", default=default.model,
+                       help="base (the model that is shipped) or the path of an ONNX student (default: %(default)s)")
     group.add_argument("--engine", choices=ENGINE_CHOICES, default=default.engine,
                        help="what runs the student (default: %(default)s)")
     group.add_argument("--precision", choices=PRECISIONS, default=default.precision,
@@ -90,7 +90,8 @@ def reconstruct_folder(pipeline: Pipeline, folder: Path, output: Path) -> str:
     start = time.perf_counter()
     result = pipeline.run(frame)
     latency_ms = (time.perf_counter() - start) * 1e3
-    write_objects(output, result.objects, Associator().assign(result.objects, frame.world_from_camera), latency_ms)
+    ids = [f"object_{number}" for number in range(1, len(result.objects) + 1)]
+    write_objects(output, result.objects, ids, latency_ms)
     for rejection in result.rejections:
         tqdm.write(f"sam3d: {folder}: object {rejection.label} rejected: {rejection.fault}", file=sys.stderr)
     return summary(folder, result, latency_ms)

@@ -13,8 +13,8 @@ import numpy as np
 from sensor_msgs.msg import Image
 from tqdm import tqdm
 
-from sam3d_ros.perception.association import Associator
 from sam3d_ros.perception.faults import Fault, FaultCode
+from sam3d_ros.perception.frame import check_frame
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
 from sam3d_ros.ros.bags import STORAGES, BagMessage, BagReader, BagWriter
@@ -23,6 +23,9 @@ from sam3d_ros.ros.images import DEPTH_ENCODINGS, stamp_ns
 from sam3d_ros.ros.messages import PlacedObject, object_mesh_array, pose_array
 from sam3d_ros.ros.parameters import MASK_FORMATS, Settings
 from sam3d_ros.ros.synchroniser import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, MASKS, Match, Synchroniser
+from sam3d_ros.scene import rebuild
+from sam3d_ros.scene.resting import ContactSolver, Resting
+from sam3d_ros.scene.tracker import Tracker
 
 OBJECTS_TOPIC, OBJECTS_TYPE = "/objects", "sam3d_ros/msg/ObjectMeshArray"
 POSES_TOPIC, POSES_TYPE = "/poses", "geometry_msgs/msg/PoseArray"
@@ -154,7 +157,8 @@ class Replay:
         self._settings = settings
         self._classes = classes
         self._writer = writer
-        self._associator = Associator()
+        self._tracker = Tracker(resting=Resting(ContactSolver()))
+        self._revisions: dict[str, int] = {}
         self._first_faults: dict[FaultCode, Fault] = {}
         self._fault_counts: collections.Counter[FaultCode] = collections.Counter()
         self._synchroniser = Synchroniser(list(classes), slop_ns=int(settings.sync_slop * 1e9), history_ns=HISTORY_NS,
@@ -197,28 +201,34 @@ class Replay:
             match = self._synchroniser.add(stream, stamp_ns(decoded.header.stamp), decoded,
                                            message_bytes(decoded), now=message.time_ns / 1e9)
             if match:
-                self._reconstruct(match, message.time_ns)
+                self._work(match, message.time_ns)
         except Fault as fault:
             self._note(fault)
             if fault.code is FaultCode.CLOCK_JUMPED_BACK:
-                self._associator.clear()
+                self._tracker.clear()
 
-    def _reconstruct(self, match: Match, time_ns: int) -> None:
-        """Write the objects of a set; an image without masks has none."""
+    def _work(self, match: Match, time_ns: int) -> None:
+        """Write the objects of a set: known ones are followed, and what is new or doubtful is reconstructed at once."""
         segmentation = decode_masks_or_none(match, self._settings)
         frame = replace(decode_frame(match, self._settings), labels=segmentation.labels,
                         instances=segmentation.instances)
-        result = self.pipeline.run(frame)
-        for fault in (*segmentation.warnings, *(rejection.fault for rejection in result.rejections)):
+        check_frame(frame)
+        self._tracker.update(frame)
+        faults = [*segmentation.warnings]
+        if asked := rebuild.request(self._tracker):
+            result = rebuild.run(self.pipeline, asked)
+            self._tracker.absorb(asked, rebuild.prepare(asked, result.objects))
+            faults += [rejection.fault for rejection in result.rejections]
+        for fault in faults:
             self._note(fault)
         self.set_count += 1
-        ids = self._associator.assign(result.objects, frame.world_from_camera)
-        placed = [PlacedObject(item_id, self.set_count, item, np.eye(4))
-                  for item_id, item in zip(ids, result.objects, strict=True)]
+        placed = [PlacedObject(item, np.eye(4)) for item in self._tracker.objects(frame)]
+        known = [p.id for p in placed if self._revisions.get(p.id) == p.revision]
+        self._revisions |= {p.id: p.revision for p in placed}
         header = match.messages[IMAGE].header
-        self._writer.write(OBJECTS_TOPIC, time_ns, object_mesh_array(placed, header))
+        self._writer.write(OBJECTS_TOPIC, time_ns, object_mesh_array(placed, header, known))
         self._writer.write(POSES_TOPIC, time_ns, pose_array(placed, header))
-        self.object_count += len(placed)
+        self.object_count += sum(p.seen for p in placed)
 
     def _note(self, fault: Fault) -> None:
         self._first_faults.setdefault(fault.code, fault)

@@ -24,7 +24,7 @@ from sam3d_ros.ros.images import encode_image, stamp_message
 
 WIDTH, HEIGHT, FOCAL = 64, 48, 60.0
 TABLE, OBJECT = 1.0, 0.8  # metres from the camera
-SIZE = np.array([0.10, 0.06, 0.04])
+SIZE = np.array([2 / 15, 0.16, 0.04])    # as large as the scene's object looks; x is the camera's y
 _numbers = itertools.count()
 CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32) / 2
 SIDES = np.array([[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1],
@@ -32,7 +32,10 @@ SIDES = np.array([[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 
 
 
 def block(frame: Frame, instance: Instance) -> ReconstructedObject:
-    """A block of SIZE at the median of the instance's points, turned a quarter about the optical axis."""
+    """A block of SIZE behind the median of the instance's points, turned a quarter about the optical axis.
+
+    Its origin is that median, on its front, so that the tests can tell where it should be.
+    """
     rows, columns = np.nonzero(frame.labels == instance.label)
     points = back_project(frame.depth, frame.intrinsics, rows, columns)
     camera_from_object = np.array([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -40,7 +43,7 @@ def block(frame: Frame, instance: Instance) -> ReconstructedObject:
     return ReconstructedObject(
         label=instance.label, class_id=instance.class_id, score=instance.score, detector_id=instance.detector_id,
         camera_from_object=camera_from_object, pose_covariance=np.diag([1e-4, 4e-4, 9e-4, 0.01, 0.02, 0.03]),
-        size=SIZE, vertices=(CORNERS * SIZE).astype(np.float32), triangles=SIDES,
+        size=SIZE, vertices=(CORNERS * SIZE + [0, 0, SIZE[2] / 2]).astype(np.float32), triangles=SIDES,
         vertex_rgba=np.full((8, 4), 255, np.uint8), vertex_std=np.full(8, 0.002, np.float32),
         scale_source=ScaleSource.DEPTH, scale_std=0.02, visible_fraction=0.4, watertight=True,
         status=Status.LOW_QUALITY if instance.is_box else Status.OK,
@@ -60,7 +63,7 @@ class BlockPipeline:
         self.closed = False
         self.frames: list[Frame] = []
 
-    def run(self, frame: Frame, on_stage: Callable[[str], None]) -> PipelineResult:
+    def run(self, frame: Frame, earlier: Any, on_stage: Callable[[str], None]) -> PipelineResult:
         assert not self.closed
         check_frame(frame)
         self.frames = [frame]

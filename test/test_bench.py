@@ -3,18 +3,21 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import trimesh
+from scipy.spatial.transform import Rotation
 
-from benchmarks import latency, message_cost, soak
+from benchmarks import latency, message_cost, rough_soak, soak
 from benchmarks.harness import read_records, statistics, wait_until
 from benchmarks.node_run import Result
 from benchmarks.scenes import tabletop
 from sam3d_ros import cli
-from sam3d_ros.evaluation import baselines, frames
+from sam3d_ros.evaluation import baselines, frames, tracking
 from sam3d_ros.evaluation.environment import describe_environment
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import write_frame_folder
@@ -22,6 +25,7 @@ from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, back_project
 from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
 from sam3d_ros.perception.pipeline import PipelineResult, Rejection
 from sam3d_ros.synth.raycaster import Body, Lamp, Raycaster, vertex_paint
+from sam3d_ros.synth.tabletop import PlacedObject
 
 CAMERA = Intrinsics(160, 120, 150.0, 150.0, 79.5, 59.5)
 DATA = Path(os.environ.get("SAM3D_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -46,7 +50,7 @@ def test_waiting_ends():
 
 
 def test_stages_add_up_to_the_latency():
-    stages = latency.stage_shares(100.0, 80.0, {"evidence": 10.0, "inference": 50.0})
+    stages = latency.stage_shares(100.0, 20.0, {"evidence": 10.0, "inference": 50.0})
     assert {name: stage["ms"] for name, stage in stages.items()} == {
         "evidence": 10, "inference": 50, "node": 20, "transport": 20}
     assert sum(stage["share"] for stage in stages.values()) == pytest.approx(1)
@@ -195,7 +199,7 @@ class PipelineOfBoxes:
 
 def test_live_product_is_judged_where_it_puts_the_object(data, capsys):
     scores = scores_of(data, frames.live(PipelineOfBoxes()))
-    assert scores["box"].watertight and 5 < scores["box"].errors.chamfer_mm < 50
+    assert scores["box"].mesh.is_watertight and 5 < scores["box"].errors.chamfer_mm < 50
     assert scores["ball"].errors is None
     assert "desk: object 2 rejected: SHAPE_NOT_FOUND" in capsys.readouterr().err
 
@@ -215,6 +219,7 @@ def test_bench_frames_judges_what_reconstruct_wrote(data, tmp_path, capsys):
     assert set(methods) == {"sam3d", *frames.BASELINES}
     assert (methods["sam3d"]["all"]["objects"], methods["sam3d"]["all"]["found"]) == (3, 1)
     assert methods["sam3d"]["all"]["mean"]["chamfer_mm"] == pytest.approx(10, abs=0.2)
+    assert methods["sam3d"]["sam3d_protocol"]["volume_iou"] > 0.95             # scale does not count there
     assert "convex hull" in capsys.readouterr().out
 
 
@@ -235,3 +240,34 @@ def test_hulls_of_the_real_frames_have_the_known_errors():
         assert mean["chamfer_mm"] == pytest.approx(chamfer_mm, abs=0.1)
         assert mean["f_score_5mm"] == pytest.approx(f_score, abs=0.01)
         assert mean["volume_iou"] == pytest.approx(volume_iou, abs=0.01)
+
+
+# --------------------------------------------------------------------------------------------------- rough soak, track
+
+def test_a_rough_soak_fails_on_old_and_on_stale_results():
+    good = [Result(stamp_ns=n, latency_ms=20, processing_ms=8, objects=5, vertices=0) for n in range(3)]
+    assert failed(rough_soak.judge(samples(), [0.1, 0.2], good, {"OK": 5})) == []
+    assert failed(rough_soak.judge(samples(), [0.1, 1.2], good, {})) == ["oldest_result_s"]
+    assert failed(rough_soak.judge(samples(), [0.1], [replace(good[0], stale=1)], {})) == ["stale_poses_shown_as_fresh"]
+    assert failed(rough_soak.judge(samples(), [0.1], good, {"INTERNAL_ERROR": 1})) == ["internal_errors"]
+
+
+def test_age_counts_from_sending_however_the_stamps_jump():
+    sent = [{"stamp_ns": 50_000, "sent_ns": 1_000_000_000}, {"stamp_ns": 7, "sent_ns": 2_000_000_000}]
+    results = [Result(stamp_ns=7, latency_ms=0, processing_ms=8, objects=5, vertices=0)]
+    assert rough_soak.ages(sent, results, [2_250_000_000]) == [0.25]
+
+
+def test_turns_about_an_axis_of_symmetry_do_not_count():
+    pose, turned = np.eye(4), np.eye(4)
+    turned[:3, :3] = Rotation.from_euler("zx", [90, 3], degrees=True).as_matrix()
+    axes = np.eye(3)
+    assert np.rad2deg(tracking.turn_error(turned, pose, np.empty((0, 3)))) > 80
+    assert np.rad2deg(tracking.turn_error(turned, pose, axes[2:])) == pytest.approx(3, abs=0.01)
+    assert tracking.turn_error(turned, pose, axes) == 0
+    shapes = {"can": trimesh.creation.cylinder(0.03, 0.1), "box": trimesh.creation.box([0.1, 0.07, 0.05]),
+              "ball": trimesh.creation.icosphere(4, 0.05)}
+    found = {name: tracking.symmetry_axes(PlacedObject(1, SimpleNamespace(mesh=mesh), pose))
+             for name, mesh in shapes.items()}
+    assert [len(found[name]) for name in shapes] == [1, 0, 3]
+    assert abs(found["can"][0][2]) == pytest.approx(1, abs=0.01)

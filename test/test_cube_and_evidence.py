@@ -1,19 +1,40 @@
-"""The cube around an object and the evidence in it, with numbers."""
+"""The cube around an object and the crops that show it, with numbers."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from evidence_reference import TRUNCATION, evidence
 
 from sam3d_ros.perception.cube import (
     CENTRE_PER_EXTENT,
     EDGE_PER_EXTENT,
     Cube,
     fit_cube,
+    fit_cube_to_mask,
     inlier_points,
     rotation_towards,
 )
-from sam3d_ros.perception.evidence import TRUNCATION, evidence
-from sam3d_ros.perception.frame import Intrinsics, back_project
+from sam3d_ros.perception.evidence import Observation, first_view, further_view, support_row
+from sam3d_ros.perception.frame import Frame, Intrinsics, back_project
+from sam3d_ros.runtime.signature import CROP, CROP_SPAN
 
 CAMERA = Intrinsics(160, 120, 200.0, 210.0, 79.5, 59.5)
+
+
+def ball_frame(centre, radius=0.1, camera=CAMERA, up=None):
+    """A red ball, label 1, before nothing."""
+    rows, columns = np.indices((camera.height, camera.width))
+    rays = np.stack([(columns - camera.cx) / camera.fx, (rows - camera.cy) / camera.fy, np.ones(rows.shape)], axis=-1)
+    a, b = (rays ** 2).sum(-1), rays @ centre
+    root = b ** 2 - a * (centre @ centre - radius ** 2)
+    depth = np.where(root > 0, (b - np.sqrt(np.maximum(root, 0))) / a, 0).astype(np.float32)
+    colour = np.where((depth > 0)[..., None], [200, 40, 30], [90, 90, 90]).astype(np.uint8)
+    return Frame(colour, depth, (depth > 0).astype(np.int32), camera)
+
+
+def cube_of(frame):
+    rows, columns = np.nonzero(frame.labels)
+    return fit_cube(back_project(frame.depth, frame.intrinsics, rows, columns))
 
 
 def test_back_projection_puts_pixel_centres_at_integers():
@@ -31,17 +52,38 @@ def test_virtual_camera_looks_along_the_direction_and_stays_level():
     assert rotation[0, 1] == pytest.approx(0) and np.linalg.det(rotation) == pytest.approx(1)
 
 
+def test_virtual_camera_has_up_above():
+    """A camera on its side, whose x axis points down: up in the world, -x, is -y of the virtual camera."""
+    up = np.array([-1.0, 0, 0])
+    rotation = rotation_towards(np.array([0.1, 0.2, 1.0]), up)
+    seen = rotation @ up
+    assert seen[0] == pytest.approx(0, abs=1e-12) and seen[1] < -0.9 and np.linalg.det(rotation) == pytest.approx(1)
+    along = rotation_towards(np.array([-1.0, 0.05, 0.1]), up)      # up is the optical axis: the rows decide
+    np.testing.assert_allclose(along @ along.T, np.eye(3), atol=1e-12)
+
+
 def test_cube_of_an_off_centre_box_contains_it():
     rng = np.random.default_rng(0)
     centre = np.array([0.4, -0.2, 0.9])
     points = centre + rng.uniform(-0.5, 0.5, (5000, 3)) * [0.1, 0.06, 0.04]
     cube = fit_cube(points)
-    in_virtual = points @ cube.virtual_from_camera.T
-    assert (np.abs(in_virtual - cube.centre) < cube.edge / 2).mean() > 0.999
+    in_cube = cube.from_camera(points)
+    assert (np.abs(in_cube) < 0.5).all(axis=1).mean() > 0.999
+    np.testing.assert_allclose(cube.to_camera(in_cube), points, atol=1e-12)
     extent = cube.edge / EDGE_PER_EXTENT
     assert 0.09 < extent < 0.12
-    near = np.percentile(in_virtual[:, 2], 1)
-    assert cube.centre[2] == pytest.approx(near + CENTRE_PER_EXTENT * extent, abs=1e-9)
+    near = np.percentile(points @ cube.virtual_from_camera[2], 1)
+    assert cube.distance == pytest.approx(near + CENTRE_PER_EXTENT * extent, rel=2e-3)
+    np.testing.assert_allclose(cube.virtual_from_camera @ cube.centre, [0, 0, cube.distance], atol=1e-12)
+
+
+def test_cube_of_a_mask_is_that_of_a_flat_object_at_one_metre():
+    rows, columns = np.indices((21, 41)).reshape(2, -1)
+    cube = fit_cube_to_mask(rows + 30, columns + 70, CAMERA)
+    assert cube.edge == pytest.approx(EDGE_PER_EXTENT * 40 / 200, rel=0.05)
+    assert cube.distance == pytest.approx(1 + CENTRE_PER_EXTENT * 40 / 200, rel=0.05)
+    aim = cube.centre / cube.centre[2]
+    np.testing.assert_allclose(aim[:2], [(90 - 79.5) / 200, (40 - 59.5) / 210], atol=0.004)
 
 
 def test_flying_pixels_are_no_inliers():
@@ -51,44 +93,95 @@ def test_flying_pixels_are_no_inliers():
     assert keep[:500].mean() > 0.98 and not keep[500:].any()
 
 
-def test_evidence_of_a_wall_is_its_signed_distance():
-    """A wall at 1 m straight ahead, the cube around it: the first channel is (depth - z) / (truncation x edge)."""
+def test_crop_of_a_wall():
+    """A wall at 1 m straight ahead, the cube 0.4 m wide; the left half has another label, the top no depth."""
     depth = np.full((120, 160), 1.0, np.float32)
+    depth[:30] = 0
     labels = np.zeros((120, 160), np.int32)
     labels[:, 80:] = 7
-    depth[:30] = 0
-    cube = Cube(np.eye(3), np.array([0.0, 0.0, 1.0]), 0.4)
-    volume = evidence(depth, labels, CAMERA, [cube], [7])[0]
-    z = ((np.arange(64) + 0.5) / 64 - 0.5) * 0.4 + 1
-    expected = np.clip((1 - z) / (TRUNCATION * 0.4), -1, 1)
-    np.testing.assert_allclose(volume[0, 40, 40], expected, atol=1e-5)
-    assert volume[1, 50, 32].all() and not volume[1, 10, 32].any()           # own mask: the right half
-    assert volume[2, 32, 40].all()
-    top = volume[:, 32, 0]                                                  # rows 7 to 25: no reading
-    assert not top[2].any() and not top[0].any()
+    colour = np.zeros((120, 160, 3), np.uint8)
+    colour[:, :80], colour[:, 80:] = (255, 0, 0), (0, 102, 255)
+    crop, view = first_view(Frame(colour, depth, labels, CAMERA), 7, Cube(np.eye(3), 1.05, 0.4))
+    np.testing.assert_allclose(view, [1, 0, 0, 0, 1, 0, 0, 0, 1, 1.05 / 0.4, 1], rtol=1e-6)
+    middle = CROP // 2
+    np.testing.assert_allclose(crop[0, middle:, :], -0.05 / 0.4, atol=1e-6)
+    assert crop[1, middle:].all() and not crop[1, :19].any() and not crop[0, :19].any()
+    assert not crop[2, :, :middle].any() and crop[2, :, middle:].all()
+    np.testing.assert_allclose(crop[3:, 60, 10], [1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(crop[3:, 60, 80], [0, 0.4, 1], atol=1e-6)
+    # the first row of depth is image row 30: (30 - 0.5 - 59.5) / 210 m at 1 m, in crop pixels
+    edge_row = np.flatnonzero(crop[1, :, middle])[0]
+    expected = ((30 - 0.5 - 59.5) / 210 * 1.05 / 0.4 / CROP_SPAN + 0.5) * CROP
+    assert abs(edge_row - expected) <= 1
 
 
-def test_evidence_outside_the_image_is_empty():
-    depth = np.ones((120, 160), np.float32)
-    cube = Cube(np.eye(3), np.array([2.0, 0.0, 1.0]), 0.2)
-    assert not evidence(depth, np.ones((120, 160), np.int32), CAMERA, [cube], [1]).any()
+def test_a_crop_beyond_the_image_is_empty():
+    frame = Frame(np.full((120, 160, 3), 255, np.uint8), np.ones((120, 160), np.float32), np.ones((120, 160), np.int32),
+                  CAMERA)
+    cube = fit_cube(np.array([2.0, 0, 1]) + np.random.default_rng(0).normal(size=(99, 3)) * 0.02)
+    assert not first_view(frame, 1, cube)[0].any()
 
 
-def test_a_turned_camera_sees_the_same_evidence():
-    """A ball at the image's border and the same ball in the middle fill the cube alike: the axes follow the object."""
-    def seen_from(centre):
-        rows, columns = np.indices((120, 160))
-        rays = np.stack([(columns - CAMERA.cx) / CAMERA.fx, (rows - CAMERA.cy) / CAMERA.fy,
-                         np.ones((120, 160))], axis=-1)
-        a, b = (rays ** 2).sum(-1), rays @ centre
-        root = b ** 2 - a * (centre @ centre - 0.1 ** 2)
-        depth = np.where(root > 0, (b - np.sqrt(np.maximum(root, 0))) / a, 0).astype(np.float32)
-        labels = (depth > 0).astype(np.int32)
-        r, c = np.nonzero(labels)
-        return evidence(depth, labels, CAMERA, [fit_cube(back_project(depth, CAMERA, r, c))], [1])[0]
+def test_without_depth_a_crop_holds_colour_and_mask():
+    frame = ball_frame(np.array([0, 0, 1.0]))
+    crop, _ = first_view(replace(frame, depth=None), 1, cube_of(frame))
+    assert not crop[:2].any() and crop[2].any() and crop[3:].any()
 
+
+def test_an_object_at_the_border_looks_like_one_in_the_middle():
     direction = np.array([0.25, 0.12, 1.0])
-    aside = seen_from(direction / np.linalg.norm(direction))
-    ahead = seen_from(np.array([0.0, 0.0, 1.0]))
-    assert ((aside[1] > 0) == (ahead[1] > 0)).mean() > 0.97
-    assert np.abs(aside[0] - ahead[0]).mean() < 0.03
+    aside, ahead = ball_frame(direction / np.linalg.norm(direction)), ball_frame(np.array([0.0, 0.0, 1.0]))
+    crops = [first_view(frame, 1, cube_of(frame))[0] for frame in (aside, ahead)]
+    assert ((crops[0][2] > 0) == (crops[1][2] > 0)).mean() > 0.98
+    both = (crops[0][1] > 0) & (crops[1][1] > 0)
+    assert np.abs(crops[0][0] - crops[1][0])[both].mean() < 0.01
+    volumes = [evidence(*first_view(frame, 1, cube_of(frame))) for frame in (aside, ahead)]
+    assert np.abs(volumes[0][0] - volumes[1][0]).mean() < 0.03
+
+
+def test_the_evidence_is_the_signed_distance_to_the_depth():
+    frame = ball_frame(np.array([0.1, -0.05, 0.9]))
+    cube = cube_of(frame)
+    volume = evidence(*first_view(frame, 1, cube))
+    ticks = (np.arange(64) + 0.5) / 64 - 0.5
+    points = cube.to_camera(np.stack(np.meshgrid(ticks, ticks, ticks, indexing="ij"), axis=-1).reshape(-1, 3))
+    to_centre = np.linalg.norm(points - [0.1, -0.05, 0.9], axis=1).reshape(64, 64, 64)
+    at_surface = (np.abs(volume[0]) < 0.1) & (volume[2] > 0)
+    assert np.abs(to_centre[at_surface] - 0.1).mean() < 0.003          # the front of the ball, 10 cm from its centre
+    assert (to_centre[(volume[0] >= 1) & (volume[2] > 0)] > 0.1 - 1e-3).all() and TRUNCATION * cube.edge > 0.01
+
+
+def test_another_camera_sees_the_same_cube():
+    """The same ball from 0.8 m to the right, looking left: both crops put the ball's centre into the middle."""
+    ball = np.array([0.05, 0.02, 1.0])
+    camera_from_observer = np.eye(4)
+    camera_from_observer[:3, :3] = [[0.6, 0, -0.8], [0, 1, 0], [0.8, 0, 0.6]]     # observer's z axis is (-0.8, 0, 0.6)
+    camera_from_observer[:3, 3] = ball - 0.9 * np.array([-0.8, 0, 0.6])
+    inverse = np.linalg.inv(camera_from_observer)
+    other = ball_frame(inverse[:3, :3] @ ball + inverse[:3, 3])
+    frame = ball_frame(ball)
+    cube = cube_of(frame)
+    crop, view = further_view(Observation(other, 1, camera_from_observer), cube)
+    turn = view[:9].reshape(3, 3)
+    np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-6)
+    volume = evidence(crop, view)
+    ticks = (np.arange(64) + 0.5) / 64 - 0.5
+    points = cube.to_camera(np.stack(np.meshgrid(ticks, ticks, ticks, indexing="ij"), axis=-1).reshape(-1, 3))
+    at_surface = ((np.abs(volume[0]) < 0.1) & (volume[2] > 0)).ravel()
+    assert np.abs(np.linalg.norm(points[at_surface] - ball, axis=1) - 0.1).mean() < 0.003
+    assert (points[at_surface, 0] > ball[0] - 0.03).mean() > 0.9                  # the ball's right side
+    behind = camera_from_observer.copy()
+    behind[:3, :3] = behind[:3, :3] @ np.diag([-1, 1, -1])                        # looks the other way
+    assert further_view(Observation(other, 1, behind), cube) is None
+
+
+def test_support_in_the_cube():
+    cube = Cube(rotation_towards(np.array([0.1, 0.3, 1.0])), 0.8, 0.2)
+    plane = np.array([0.0, -0.8, -0.6, 0.7])
+    row = support_row(cube, None, plane)
+    point = np.array([[0.1, 0.2, 0.75]])
+    height = (point @ plane[:3] + plane[3])[0]
+    assert row[:3] @ cube.from_camera(point)[0] + row[3] == pytest.approx(height / 0.2, abs=1e-6) and row[4] == 1
+    np.testing.assert_allclose(support_row(cube, plane[:3], None), [*(cube.virtual_from_camera @ plane[:3]), 0, 0],
+                               atol=1e-6)
+    assert not support_row(cube, None, None).any()

@@ -46,7 +46,7 @@ def test_every_command_in_the_readme_exists():
 
     readme = (ROOT / "README.md").read_text()
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert set(re.findall(r"\bsam3d (\w+)", readme)) <= set(COMMANDS)
+    assert set(re.findall(r"\bsam3d ([\w-]+)", readme)) <= set(COMMANDS)
     assert set(re.findall(r"^make (\w+)", readme, re.MULTILINE)) <= set(targets)
 
 

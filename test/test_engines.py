@@ -4,8 +4,9 @@ import onnx
 import pytest
 from student_graphs import student_inputs, student_model
 
-from sam3d_ros.runtime.engine import CPU_ENGINES, SHIPPED_MODEL, EngineError, available_engines, load_engine
-from sam3d_ros.runtime.signature import INPUT_NAME, OUTPUT_NAME, STUDENT, Signature
+from sam3d_ros.runtime.engine import CPU_ENGINES, SHIPPED_MODELS, EngineError, available_engines, load_engine
+from sam3d_ros.runtime.golden import golden_inputs
+from sam3d_ros.runtime.signature import STUDENT, Signature
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +105,8 @@ def test_another_signature_is_refused(name, edit, said, model):
 @pytest.mark.parametrize("name", CPU_ENGINES)
 def test_a_student_of_another_version_is_refused(name, model):
     with pytest.raises(EngineError) as mismatch:
-        load_engine(name, SHIPPED_MODEL, signature=STUDENT)
-    assert mismatch.value.reason == "MODEL_MISMATCH" and INPUT_NAME in mismatch.value.detail
+        load_engine(name, model, signature=Signature({"evidence_v1": ("batch", 3, 64, 64, 64)}, STUDENT.outputs))
+    assert mismatch.value.reason == "MODEL_MISMATCH" and "evidence_v1" in mismatch.value.detail
     with pytest.raises(EngineError) as invalid:
         load_engine(name, changed(model, other_support), signature=STUDENT)
     assert invalid.value.reason in ("MODEL_INVALID", "MODEL_MISMATCH")
@@ -137,16 +138,15 @@ def test_a_model_cannot_name_other_files(model):
             load_engine(name, model.with_name("external.onnx"), signature=STUDENT)
 
 
-def test_the_shipped_model_agrees_in_all_engines():
-    evidence = np.zeros((2, 3, 64, 64, 64), np.float32)
-    depth = np.linspace(1, -1, 64, dtype=np.float32)
-    evidence[:, 0] = np.clip(depth * 10, -1, 1)
-    evidence[:, 1, 20:44, 20:44] = 1
-    evidence[:, 2] = 1
-    reference = load_engine("onnxruntime").infer({INPUT_NAME: evidence})[OUTPUT_NAME]
-    assert SHIPPED_MODEL.stat().st_size < 25e6 and (reference > 0).any() and (reference < 0).any()
-    for precision, tolerance in (("fp32", 1e-3), ("auto", 0.15)):
-        logits = load_engine("openvino", precision=precision).infer({INPUT_NAME: evidence})[OUTPUT_NAME]
-        near = np.abs(reference) < 4
-        assert np.abs(logits - reference)[near].mean() < tolerance
-        assert ((logits > 0) == (reference > 0)).mean() > 0.998
+@pytest.mark.parametrize("name", SHIPPED_MODELS)
+def test_a_shipped_model_agrees_in_all_engines(name):
+    assert SHIPPED_MODELS[name].stat().st_size < 25e6
+    inputs = golden_inputs()
+    reference = load_engine("onnxruntime", name, "fp32").infer(inputs)
+    assert all((volume < 0).any() and (volume > 0).any() for volume in reference["distance"])
+    for precision, tolerance in (("fp32", 1e-3), ("bf16", 0.1)):
+        found = load_engine("openvino", name, precision).infer(inputs)
+        near = np.abs(reference["distance"]) < 4
+        assert np.abs(found["distance"] - reference["distance"])[near].mean() < tolerance
+        assert np.abs(found["colour"] - reference["colour"]).mean() < tolerance
+

@@ -5,6 +5,7 @@ import json
 import shutil
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -159,6 +160,16 @@ def test_decompression_bomb_is_refused_by_its_header(folder):
     assert "pixels; at most" in refusal(folder)
 
 
+def test_the_camera_s_place_in_the_world_is_kept(folder, tmp_path):
+    frame = read_frame_folder(folder)
+    assert frame.world_from_camera is None and frame.support_height is None
+    pose = np.array([[1.0, 0, 0, 0.2], [0, 0, 1, -0.3], [0, -1, 0, 1.25], [0, 0, 0, 1]])
+    write_frame_folder(tmp_path / "copy", replace(frame, world_from_camera=pose, support_height=0.75))
+    again = read_frame_folder(tmp_path / "copy")
+    np.testing.assert_array_equal(again.world_from_camera, pose)
+    assert again.support_height == 0.75
+
+
 @pytest.mark.parametrize(("changes", "message"), [
     ({"fx": ...}, "lacks fx"),
     ({"depth_unit_m": ...}, "lacks depth_unit_m"),
@@ -169,6 +180,10 @@ def test_decompression_bomb_is_refused_by_its_header(folder):
     ({"cy": float("nan")}, "cy that is not a finite number"),
     ({"fx": 10**400}, "fx that is not a finite number"),
     ({"width": 6.5}, "not a whole number"),
+    ({"support_height": "low"}, "support_height that is not a finite number"),
+    ({"world_from_camera": [[1, 0], [0, 1]]}, "not a rigid 4 x 4 transform"),
+    ({"world_from_camera": (2 * np.eye(4)).tolist()}, "not a rigid 4 x 4 transform"),
+    ({"world_from_camera": [["a"] * 4] * 4}, "not a rigid 4 x 4 transform"),
 ])
 def test_wrong_camera(folder, changes, message):
     edit_json(folder / "camera.json", **changes)

@@ -26,7 +26,7 @@ from sam3d_ros.ros.parameters import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH_FILE = ROOT / "launch" / "sam3d.launch.py"
-PRESETS = ("realsense", "zed", "gazebo", "simulated")
+PRESETS = ("realsense", "zed", "gazebo", "isaac", "simulated")
 
 
 class Recorded:

@@ -21,6 +21,7 @@ from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Statu
 from sam3d_ros.ros.images import stamp_message  # noqa: E402
 from sam3d_ros.ros.messages import (  # noqa: E402
     MarkerTracker,
+    MeshMemory,
     PlacedObject,
     PlanningSceneTracker,
     detection_3d_array,
@@ -32,8 +33,11 @@ from sam3d_ros.ros.messages import (  # noqa: E402
 )
 from sam3d_ros.ros.optional import optional  # noqa: E402
 from sam3d_ros.ros.transforms import matrix_from_pose  # noqa: E402
+from sam3d_ros.scene.planning import planning_mesh  # noqa: E402
+from sam3d_ros.scene.track import Presence, TrackedObject  # noqa: E402
 
-HEADER = Header(stamp=stamp_message(5_000_000_007), frame_id="base")
+SEEN_NS = 5_000_000_007
+HEADER = Header(stamp=stamp_message(SEEN_NS), frame_id="base")
 VERTICES = np.array([[0, 0, 0], [0.3, 0, 0], [0, 0.2, 0], [0, 0, 0.1]], np.float32) - np.float32([0.15, 0.1, 0.05])
 TRIANGLES = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], np.uint32)
 # A camera 1 m above the base's origin, looking down, its x along the base's x.
@@ -53,7 +57,15 @@ def tetrahedron(**fields: Any) -> ReconstructedObject:
 
 
 def placed(identity: str = "object_1", **fields: Any) -> PlacedObject:
-    return PlacedObject(identity, 9, tetrahedron(**fields), BASE_FROM_CAMERA)
+    return place(TrackedObject(identity, 9, tetrahedron(**fields), Presence.SEEN, SEEN_NS))
+
+
+def place(tracked: TrackedObject) -> PlacedObject:
+    return PlacedObject(tracked, BASE_FROM_CAMERA)
+
+
+def hidden(identity: str) -> PlacedObject:
+    return place(TrackedObject(identity, 9, tetrahedron(status=Status.HIDDEN), Presence.HIDDEN, 4_000_000_001))
 
 
 def test_object_mesh_there_and_back_over_the_wire():
@@ -129,7 +141,7 @@ def test_detections_have_one_result_each():
     module = optional("vision_msgs.msg") or stand_in(
         "Detection3DArray", "Detection3D", "BoundingBox3D", "ObjectHypothesis", "ObjectHypothesisWithPose")
     meshes = object_mesh_array([placed()], HEADER)
-    [found] = detection_3d_array(module, meshes).detections
+    [found] = detection_3d_array(module, [placed(), hidden("b")], HEADER).detections
     assert found.id == "object_1"
     assert found.bbox.size == meshes.objects[0].size
     assert found.bbox.center == meshes.objects[0].pose.pose
@@ -138,14 +150,54 @@ def test_detections_have_one_result_each():
     assert result.pose == meshes.objects[0].pose
 
 
+def test_the_box_of_a_detection_is_around_a_mesh_that_is_off_its_frame():
+    module = optional("vision_msgs.msg") or stand_in(
+        "Detection3DArray", "Detection3D", "BoundingBox3D", "ObjectHypothesis", "ObjectHypothesisWithPose")
+    shifted = placed(vertices=VERTICES + np.float32([0.1, 0, 0]))
+    [found] = detection_3d_array(module, [shifted], HEADER).detections
+    expected = BASE_FROM_CAMERA @ CAMERA_FROM_OBJECT @ [0.1, 0, 0, 1]
+    np.testing.assert_allclose(matrix_from_pose(found.bbox.center)[:3, 3], expected[:3], atol=1e-7)
+
+
+def test_a_known_mesh_is_left_out():
+    first, second = object_mesh_array([placed("a"), placed("b")], HEADER, without_mesh=["b"]).objects
+    assert len(first.vertices) == 12
+    assert not len(second.vertices) and not len(second.triangles) and not len(second.vertex_std)
+    assert (second.mesh_revision, second.pose, second.size) == (9, first.pose, first.size)
+
+
+def test_a_subscriber_puts_meshes_and_poses_together():
+    memory = MeshMemory()
+    assert not memory.complete(object_mesh_array([placed("a")], HEADER, without_mesh=["a"])).objects
+    memory.complete(object_mesh_array([placed("a")], HEADER))
+    moved = placed("a", camera_from_object=np.eye(4))
+    [found] = memory.complete(object_mesh_array([moved], HEADER, without_mesh=["a"])).objects
+    np.testing.assert_array_equal(mesh_arrays(found).vertices, VERTICES)
+    np.testing.assert_allclose(matrix_from_pose(found.pose.pose), BASE_FROM_CAMERA)
+    other = place(replace(placed("a").tracked, revision=10))
+    assert not memory.complete(object_mesh_array([other], HEADER, without_mesh=["a"])).objects
+
+
+def test_a_hidden_object_is_never_shown_as_fresh():
+    shown, old = object_mesh_array([placed("a"), hidden("b")], HEADER).objects
+    assert (shown.status, shown.header.stamp) == (ObjectMesh.STATUS_LOW_QUALITY, HEADER.stamp)
+    assert (old.status, old.header.stamp) == (int(Status.HIDDEN), stamp_message(4_000_000_001))
+    assert old.header.frame_id == HEADER.frame_id
+    assert len(pose_array([placed("a"), hidden("b")], HEADER).poses) == 1
+
+
+def moveit_stand_in() -> Any:
+    module = stand_in("PlanningScene", "CollisionObject", ADD=b"\0", REMOVE=b"\1", MOVE=b"\3")
+    module.PlanningScene.__init__ = lambda self, **fields: self.__dict__.update(
+        fields, robot_state=SimpleNamespace(), world=SimpleNamespace())
+    return module
+
+
 def test_planning_scene_adds_moves_and_removes():
-    real = optional("moveit_msgs.msg")
-    module = real or stand_in("PlanningScene", "CollisionObject", ADD=b"\0", REMOVE=b"\1", MOVE=b"\3")
-    if real is None:
-        module.PlanningScene.__init__ = lambda self, **fields: self.__dict__.update(
-            fields, robot_state=SimpleNamespace(), world=SimpleNamespace())
+    module = optional("moveit_msgs.msg") or moveit_stand_in()
     tracker = PlanningSceneTracker(module)
     kinds = module.CollisionObject
+    assert tracker.is_news([placed()])
     scene = tracker.update([placed()], HEADER)
     [added] = scene.world.collision_objects
     assert scene.is_diff
@@ -154,12 +206,48 @@ def test_planning_scene_adds_moves_and_removes():
     assert len(added.meshes[0].vertices) == 4
     assert added.meshes[0].triangles[1].vertex_indices.tolist() == [0, 1, 3]
     assert added.mesh_poses == [Pose()]
+    assert not tracker.is_news([placed()])
     [moved] = tracker.update([placed()], HEADER).world.collision_objects
     assert moved.operation == kinds.MOVE
     assert not getattr(moved, "meshes", [])
     np.testing.assert_allclose(matrix_from_pose(moved.pose)[:3, 3], [0.1, -0.2, 0.2], atol=1e-12)
+    # Hidden: still an obstacle where it was. A new mesh: added anew.
+    assert tracker.update([hidden("object_1")], HEADER).world.collision_objects == []
+    better = place(replace(placed().tracked, revision=10))
+    assert tracker.is_news([better])
+    [again] = tracker.update([better], HEADER).world.collision_objects
+    assert again.operation == kinds.ADD and len(again.meshes) == 1
     [removed] = tracker.update([], HEADER).world.collision_objects
     assert (removed.id, removed.operation) == ("object_1", kinds.REMOVE)
+    assert tracker.update([], HEADER).world.collision_objects == []
+
+
+def test_what_the_robot_holds_is_left_alone_until_it_is_let_go():
+    module = moveit_stand_in()
+    tracker = PlanningSceneTracker(module)
+    kinds = module.CollisionObject
+
+    def robot(*held: tuple[str, bytes], is_diff: bool = False) -> Any:
+        return SimpleNamespace(is_diff=is_diff, attached_collision_objects=[
+            SimpleNamespace(object=SimpleNamespace(id=identity, operation=operation)) for identity, operation in held])
+    both = [placed("a"), placed("b")]
+    tracker.update(both, HEADER)
+    tracker.note_attached(robot(("a", kinds.ADD), is_diff=True))
+    assert [o.id for o in tracker.update(both, HEADER).world.collision_objects] == ["b"]
+    assert [o.id for o in tracker.update(both[1:], HEADER).world.collision_objects] == ["b"]     # and no REMOVE of a
+    tracker.note_attached(robot(is_diff=True))
+    assert [o.id for o in tracker.update(both, HEADER).world.collision_objects] == ["b"]
+    tracker.note_attached(robot(("a", kinds.REMOVE), is_diff=True))
+    found = tracker.update(both, HEADER).world.collision_objects
+    assert [(o.id, o.operation) for o in found] == [("a", kinds.ADD), ("b", kinds.MOVE)]
+
+
+def test_a_planner_gets_few_faces():
+    import trimesh
+    ball = trimesh.creation.icosphere(5)
+    vertices, triangles = planning_mesh(ball.vertices, ball.faces)
+    assert len(triangles) <= 2000
+    np.testing.assert_allclose(np.linalg.norm(vertices, axis=1), 1, atol=0.02)
 
 
 def test_a_mesh_of_20k_vertices_is_cheap_to_fill_and_to_serialise():

@@ -17,13 +17,15 @@ from geometry_msgs.msg import Point, PoseArray, TransformStamped  # noqa: E402
 from node_rig import FOCAL, HEIGHT, OBJECT, WIDTH, BlockPipeline, Rig, scene  # noqa: E402
 from rclpy.action import ActionClient  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
-from sensor_msgs.msg import Image, PointCloud2, RegionOfInterest  # noqa: E402
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, RegionOfInterest  # noqa: E402
 from stand_ins import provide_tf2_ros  # noqa: E402
 from std_msgs.msg import Float64  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 from visualization_msgs.msg import Marker, MarkerArray  # noqa: E402
 
 from sam3d_ros.action import Reconstruct  # noqa: E402
+from sam3d_ros.msg import ObjectMeshArray  # noqa: E402
+from sam3d_ros.nodes.sam3d_node import FAILURE, SUCCESS  # noqa: E402
 from sam3d_ros.perception.pipeline import PipelineResult  # noqa: E402
 from sam3d_ros.ros.images import decode_pixels, encode_image, stamp_message, stamp_ns  # noqa: E402
 from sam3d_ros.ros.transforms import matrix_from_pose, transform_from_matrix  # noqa: E402
@@ -46,10 +48,10 @@ def test_an_off_centre_object_is_where_it_should_be(rig: Rig):
     assert result.header.frame_id == "camera"
     assert stamp_ns(result.header.stamp) <= rig.stamp
     pose = matrix_from_pose(result.objects[0].pose.pose)
-    np.testing.assert_allclose(pose[:3, 3], POSITION, atol=1e-6)
-    np.testing.assert_allclose(pose[:3, :3], [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-12)
+    np.testing.assert_allclose(pose[:3, 3], POSITION, atol=3e-3)
+    np.testing.assert_allclose(pose[:3, :3], [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-3)
     variances = np.diag(result.objects[0].pose.covariance.reshape(6, 6))
-    np.testing.assert_allclose(variances, [1e-4, 4e-4, 9e-4, 0.01, 0.02, 0.03])
+    np.testing.assert_allclose(variances, [1e-4, 4e-4, 9e-4, 0.01, 0.02, 0.03], rtol=0.1)
 
 
 def test_16uc1_and_32fc1_give_the_same_result(rig: Rig):
@@ -61,36 +63,112 @@ def test_16uc1_and_32fc1_give_the_same_result(rig: Rig):
     rig.send(messages)
     rig.wait(lambda: len(rig.objects) > before)
     found = rig.objects[-1].objects[0]
-    assert found.pose == expected.pose
-    assert found.vertices == expected.vertices
+    np.testing.assert_allclose(matrix_from_pose(found.pose.pose), matrix_from_pose(expected.pose.pose), atol=3e-3)
 
 
-def test_target_frame_at_the_stamp_of_the_image(monkeypatch: pytest.MonkeyPatch):
-    """The camera looks straight down from 1.5 m and moves along the base's x with 1 m/s."""
+def test_a_mesh_is_sent_once_and_to_every_new_listener():
+    with Rig() as rig:
+        first = rig.good().objects[0]
+        assert len(first.vertices) == 24
+        rig.spin(0.1)
+        for _ in range(45):
+            rig.send(scene())
+            rig.spin(0.03)
+        later = rig.objects[-1].objects[0]
+        assert not len(later.vertices) and not len(later.triangles)
+        assert (later.id, later.mesh_revision, later.size) == (first.id, first.mesh_revision, first.size)
+        newcomer = rig.collect(ObjectMeshArray, "objects")
+        rig.send_until(lambda: rig.send(scene()), lambda: any(len(o.vertices) for a in newcomer for o in a.objects))
+
+
+def test_two_cameras_look_at_one_scene(monkeypatch: pytest.MonkeyPatch):
+    """Side by side: the object is 0.1 m to the left in the right one's image."""
     provide_tf2_ros(monkeypatch)
-    base_from_camera = np.array([[0.0, -1, 0, 0.2], [-1, 0, 0, 0.1], [0, 0, -1, 1.5], [0, 0, 0, 1]])
+    types = {f"{side}/{name}": kind for side in ("left", "right")
+             for name, kind in (("image", Image), ("camera_info", CameraInfo), ("depth_image", Image),
+                                ("segmentation", Image))}
+    shift = round(0.1 * FOCAL / OBJECT)
+    with Rig(types=types, cameras="left, right", target_frame="base", activate=False) as rig:
+        for name in [n for n in rig.publishers if "/" not in n]:
+            rig.outside.destroy_publisher(rig.publishers.pop(name))
+        assert rig.node.trigger_configure() == SUCCESS
+        assert rig.node.trigger_activate() == SUCCESS
+        rig.wait(lambda: all(p.get_subscription_count() for p in rig.publishers.values()))
+        for side, x in (("left", 0.0), ("right", shift * OBJECT / FOCAL)):
+            for seconds in (-10, 10):
+                matrix = np.eye(4)
+                matrix[0, 3] = x
+                transform = TransformStamped(child_frame_id=side, transform=transform_from_matrix(matrix))
+                transform.header.frame_id = "base"
+                transform.header.stamp = stamp_message(rig.stamp + seconds * 1_000_000_000)
+                rig.node._transforms.buffer.set_transform(transform, "test")
+
+        def send() -> None:
+            for side, columns in (("left", 0), ("right", shift)):
+                messages = scene()
+                for name in ("image", "depth_image", "segmentation"):
+                    header, encoding = messages[name].header, messages[name].encoding
+                    pixels = np.roll(decode_pixels(messages[name]), -columns, axis=1)
+                    messages[name] = encode_image(pixels, encoding, header)
+                for message in messages.values():
+                    message.header.frame_id = side
+                rig.send({f"{side}/{name}": message for name, message in messages.items()})
+        rig.send_until(send, lambda: len(rig.objects) > 10)
+        ids = {item.id for array in rig.objects for item in array.objects}
+        assert ids == {"object_1"}
+        for array in rig.objects:
+            pose = matrix_from_pose(array.objects[0].pose.pose)
+            np.testing.assert_allclose(pose[:3, 3], POSITION, atol=2e-3)
+
+
+def test_several_cameras_need_a_common_frame():
+    with Rig(cameras="left,right", activate=False) as rig:
+        assert rig.node.trigger_configure() == FAILURE
+        rig.wait(lambda: "PARAMETER_INVALID" in rig.codes())
+
+
+# The camera looks straight down from 1.5 m.
+BASE_FROM_CAMERA = np.array([[0.0, -1, 0, 0.2], [-1, 0, 0, 0.1], [0, 0, -1, 1.5], [0, 0, 0, 1]])
+
+
+def set_transforms(rig: Rig, speed: float) -> None:
+    """TF of a camera that moves along the base's x, m/s; at BASE_FROM_CAMERA at the rig's present stamp."""
+    for seconds in (-2, 2):
+        moved = BASE_FROM_CAMERA.copy()
+        moved[0, 3] += speed * seconds
+        transform = TransformStamped(child_frame_id="camera", transform=transform_from_matrix(moved))
+        transform.header.frame_id = "base"
+        transform.header.stamp = stamp_message(rig.stamp + seconds * 1_000_000_000)
+        rig.node._transforms.buffer.set_transform(transform, "test")
+
+
+def test_poses_and_covariances_in_the_target_frame(monkeypatch: pytest.MonkeyPatch):
+    provide_tf2_ros(monkeypatch)
     with Rig(target_frame="base") as rig:
-        start = rig.stamp
-        for seconds in (-2, 2):
-            moved = base_from_camera.copy()
-            moved[0, 3] += seconds
-            transform = TransformStamped(child_frame_id="camera", transform=transform_from_matrix(moved))
-            transform.header.frame_id = "base"
-            transform.header.stamp = stamp_message(start + seconds * 1_000_000_000)
-            rig.node._transforms.buffer.set_transform(transform, "test")
+        set_transforms(rig, speed=0.0)
         result = rig.good()
-        moment = (stamp_ns(result.header.stamp) - start) / 1e9
-        assert 0 < moment < 2
-        expected = base_from_camera.copy()
-        expected[0, 3] += moment
         assert result.header.frame_id == "base"
         pose = matrix_from_pose(result.objects[0].pose.pose)
-        np.testing.assert_allclose(pose[:3, 3], expected[:3, :3] @ POSITION + expected[:3, 3], atol=1e-6)
-        assert pose[2, 3] == pytest.approx(1.5 - OBJECT)
+        expected = BASE_FROM_CAMERA[:3, :3] @ POSITION + BASE_FROM_CAMERA[:3, 3]
+        np.testing.assert_allclose(pose[:3, 3], expected, atol=3e-3)
+        assert pose[2, 3] == pytest.approx(1.5 - OBJECT, abs=1e-3)
         # The variances along the camera's x and y (also about them) have changed places.
         np.testing.assert_allclose(np.diag(result.objects[0].pose.covariance.reshape(6, 6)),
-                                   [4e-4, 1e-4, 9e-4, 0.02, 0.01, 0.03], rtol=1e-9)
-        np.testing.assert_allclose(rig.pipeline.frames[-1].world_from_camera, expected, atol=1e-9)
+                                   [4e-4, 1e-4, 9e-4, 0.02, 0.01, 0.03], rtol=0.1)
+
+
+def test_the_transform_is_that_of_the_image_s_stamp(monkeypatch: pytest.MonkeyPatch):
+    provide_tf2_ros(monkeypatch)
+    with Rig(target_frame="base") as rig:
+        start = rig.stamp
+        set_transforms(rig, speed=1.0)
+        rig.good()
+        frame = rig.pipeline.frames[-1]
+        moment = (frame.stamp_ns - start) / 1e9
+        assert 0 < moment < 2
+        expected = BASE_FROM_CAMERA.copy()
+        expected[0, 3] += moment
+        np.testing.assert_allclose(frame.world_from_camera, expected, atol=1e-9)
 
 
 def test_target_frame_can_change_at_run_time(monkeypatch: pytest.MonkeyPatch):
@@ -112,7 +190,7 @@ def test_objects_as_tf_frames(monkeypatch: pytest.MonkeyPatch):
         frame = next(t for t in sent if t.header.stamp == result.header.stamp)
         assert (frame.header.frame_id, frame.child_frame_id) == ("camera", f"sam3d/{result.objects[0].id}")
         translation = frame.transform.translation
-        np.testing.assert_allclose([translation.x, translation.y, translation.z], POSITION, atol=1e-6)
+        np.testing.assert_allclose([translation.x, translation.y, translation.z], POSITION, atol=3e-3)
 
 
 def test_simulated_time_that_stands_still():
@@ -128,7 +206,7 @@ def test_the_other_topics(rig: Rig):
               "debug/processing_ms": Float64, "debug/pipeline_latency_ms": Float64}
     received = {topic: rig.collect(kind, topic) for topic, kind in topics.items()}
     rig.send_until(lambda: rig.send(scene()), lambda: all(received.values()))
-    assert received["poses"][-1].poses[0] == rig.objects[-1].objects[0].pose.pose
+    np.testing.assert_allclose(matrix_from_pose(received["poses"][-1].poses[0])[:3, 3], POSITION, atol=3e-3)
     assert received["markers"][-1].markers[0].type == Marker.TRIANGLE_LIST
     assert len(received["markers"][-1].markers[0].points) == 36
     assert received["object_points"][-1].width == 120
@@ -154,17 +232,19 @@ def test_several_images_wait_for_a_lagging_detector():
         rig.send({"segmentation": masks}, stamps[0])
         rig.wait(lambda: rig.objects)
         assert stamp_ns(rig.objects[0].header.stamp) == stamps[0]
-        assert rig.objects[0].objects[0].pose.pose.position.z == pytest.approx(OBJECT)
+        assert rig.objects[0].objects[0].pose.pose.position.z == pytest.approx(OBJECT, abs=1e-3)
 
 
-def test_a_slow_pipeline_takes_the_newest_image_and_keeps_no_queue():
-    with Rig(BlockPipeline(delay=0.3)) as rig:
+def test_objects_are_followed_at_the_camera_s_rate_however_slow_the_pipeline_is():
+    with Rig(BlockPipeline(delay=0.5)) as rig:
+        first = rig.good()
         for _ in range(40):
             rig.send(scene())
             rig.spin(0.03)
         last = rig.stamp
-        rig.wait(lambda: rig.objects and stamp_ns(rig.objects[-1].header.stamp) == last)
-        assert len(rig.objects) <= 10
+        rig.wait(lambda: stamp_ns(rig.objects[-1].header.stamp) == last)
+        assert len(rig.objects) > 20
+        assert {o.id for array in rig.objects for o in array.objects} == {first.objects[0].id}
 
 
 def test_max_rate():
@@ -272,7 +352,8 @@ def test_goal_for_one_object(on_demand: Rig, goal: Reconstruct.Goal):
     response = Goal(on_demand, goal).result()
     assert response.status == GoalStatus.STATUS_SUCCEEDED
     [found] = response.result.objects.objects
-    np.testing.assert_allclose(matrix_from_pose(found.pose.pose)[:3, 3], POSITION, atol=1e-6)
+    np.testing.assert_allclose(matrix_from_pose(found.pose.pose)[:3, 3], POSITION, atol=3e-3)
+    assert len(found.vertices) == 24
     assert found.status == (1 if goal.boxes else 0)
 
 
@@ -308,7 +389,7 @@ def test_goal_is_rejected_while_inactive():
 
 def test_a_programming_error_is_reported_and_survived():
     class Broken(BlockPipeline):
-        def run(self, frame: Any, on_stage: Any) -> PipelineResult:
+        def run(self, frame: Any, earlier: Any, on_stage: Any) -> PipelineResult:
             raise ZeroDivisionError("oops")
     with Rig(Broken()) as rig:
         rig.send_until(lambda: rig.send(scene()), lambda: "INTERNAL_ERROR" in rig.codes())
@@ -322,10 +403,10 @@ def test_callbacks_do_not_wait_for_inference():
     busy, go_on = threading.Event(), threading.Event()
 
     class Slow(BlockPipeline):
-        def run(self, frame: Any, on_stage: Any) -> PipelineResult:
+        def run(self, frame: Any, earlier: Any, on_stage: Any) -> PipelineResult:
             busy.set()
             go_on.wait(20)
-            return super().run(frame, on_stage)
+            return super().run(frame, earlier, on_stage)
     with Rig(Slow()) as rig:
         rig.send_until(lambda: rig.send(scene()), busy.is_set)
         assert call(rig, SetBool, "enable", SetBool.Request(data=True)).success

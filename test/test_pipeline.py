@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+from evidence_reference import TRUNCATION, evidence
 from scipy import ndimage
 
-from sam3d_ros.perception.association import Associator
-from sam3d_ros.perception.evidence import TRUNCATION
+from sam3d_ros.perception.evidence import Observation
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
 from sam3d_ros.perception.objects import ScaleSource, Status
 from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig
 from sam3d_ros.runtime.engine import EngineError
-from sam3d_ros.runtime.signature import INPUT_NAME, OUTPUT_NAME
+from sam3d_ros.runtime.signature import STUDENT
 
 CAMERA = Intrinsics(320, 240, 300.0, 300.0, 159.5, 119.5)
 
@@ -26,12 +26,17 @@ class ShellEngine:
     name = "shell fp32"
 
     def infer(self, inputs):
-        evidence = inputs[INPUT_NAME]
-        distance = evidence[:, :1] * (TRUNCATION * 64)             # voxels
-        seen = (evidence[:, 1:2] > 0) & (evidence[:, 2:] > 0)
-        behind = np.cumsum(seen & (distance < 0), axis=-1)         # voxels behind the surface, also beyond truncation
-        logits = np.where(seen, np.minimum(-distance, 11.0 - behind), -5.0).astype(np.float32).clip(-5, 5)
-        return {OUTPUT_NAME: ndimage.gaussian_filter(logits, (0, 0, 0.7, 0.7, 0.7))}
+        self.inputs = inputs
+        volumes = np.stack([evidence(crops[0], views[0])
+                            for crops, views in zip(inputs["crops"], inputs["views"], strict=True)])
+        depth = volumes[:, :1] * (TRUNCATION * 64)                 # voxels
+        seen = (volumes[:, 1:2] > 0) & (volumes[:, 2:] > 0)
+        behind = np.cumsum(seen & (depth < 0), axis=-1)            # voxels behind the surface, also beyond truncation
+        distance = np.where(seen, np.maximum(depth, behind - 11.0), 5.0).astype(np.float32).clip(-5, 5)
+        outputs = {name: np.zeros(shape, np.float32)
+                   for name, shape in STUDENT.output_shapes(batch=len(volumes)).items()}
+        outputs["colour"] += np.float32([0.2, 0.5, 0.1]).reshape(1, 3, 1, 1, 1)
+        return outputs | {"distance": ndimage.gaussian_filter(distance, (0, 0, 0.7, 0.7, 0.7))}
 
     def close(self):
         pass
@@ -83,8 +88,8 @@ def test_objects_lie_where_they_are_seen(pipeline):
         np.testing.assert_allclose(on_ball, radius, atol=1e-4)
 
 
-def test_colours_come_from_the_image_on_all_sides(pipeline):
-    item = pipeline(scene(BALLS))[1]
+def test_colours_come_from_the_image_and_the_guess_is_shifted_to_them(pipeline):
+    item = pipeline(scene(BALLS))[1]                    # the network guesses one and the same colour everywhere
     np.testing.assert_allclose(item.vertex_rgba[:, :3], np.tile([200, 60, 40], (len(item.vertices), 1)), atol=2)
     assert (item.vertex_rgba[:, 3] == 255).all()
 
@@ -98,7 +103,6 @@ def test_up_is_given_or_the_support(pipeline):
 
 
 @pytest.mark.parametrize(("change", "code"), [
-    (dict(depth=None), FaultCode.DEPTH_MISSING),
     (dict(depth=np.zeros((240, 320), np.float32)), FaultCode.DEPTH_EMPTY),
     (dict(depth=np.full((240, 320), 800, np.float32)), FaultCode.DEPTH_UNIT_SUSPECT),
     (dict(depth=np.full((240, 320), 0.0008, np.float32)), FaultCode.DEPTH_UNIT_SUSPECT),
@@ -145,7 +149,8 @@ def test_a_box_is_narrowed_to_what_stands_out_of_the_support(pipeline):
 def test_no_object_from_a_network_that_finds_none():
     class Nothing(ShellEngine):
         def infer(self, inputs):
-            return {OUTPUT_NAME: np.full_like(inputs[INPUT_NAME][:, :1], -4)}
+            outputs = super().infer(inputs)
+            return outputs | {"distance": np.full_like(outputs["distance"], 4)}
 
     result = Pipeline(Nothing(), PipelineConfig()).run(scene(BALLS[:1]))
     assert not result.objects and result.rejections[0].fault.code is FaultCode.SHAPE_NOT_FOUND
@@ -157,7 +162,8 @@ def test_engine_failures_are_named(error):
         def infer(self, inputs):
             if error:
                 raise error
-            return {OUTPUT_NAME: np.full_like(inputs[INPUT_NAME][:, :1], np.nan)}
+            outputs = super().infer(inputs)
+            return outputs | {"layout": np.full_like(outputs["layout"], np.nan)}
 
     with pytest.raises(Fault) as fault:
         Pipeline(Broken(), PipelineConfig()).run(scene(BALLS[:1]))
@@ -172,9 +178,73 @@ def test_model_errors_become_faults(tmp_path):
 
 def test_stages_are_reported_in_order_and_timed(pipeline):
     stages = []
-    result = pipeline.run(scene(BALLS), stages.append)
+    result = pipeline.run(scene(BALLS), on_stage=stages.append)
     assert stages == ["EVIDENCE", "INFERENCE", "SURFACE", "DONE"]
     assert set(result.stage_ms) == {"evidence", "inference", "surface", "colour"} and min(result.stage_ms.values()) > 0
+
+
+def test_the_support_plane_reaches_the_network(pipeline):
+    pipeline.run(scene(BALLS[:1]))
+    support = pipeline._engine.inputs["support"][0]
+    cube_centre = np.array([-0.15, 0.05, 0.7])                           # nearly; the wall at 0.9 m is the support
+    assert support[4] == 1 and support[2] < -0.9
+    edge = 0.1 * 1.35
+    assert support[3] * edge == pytest.approx(0.9 - cube_centre[2], abs=0.03)
+
+
+class Cut(ShellEngine):
+    """A ball in the middle of the cube, whatever is seen; edge of the cube guessed as 0.3 m, up as -y."""
+
+    def infer(self, inputs):
+        outputs = super().infer(inputs)
+        ticks = (np.arange(64) + 0.5) / 64 - 0.5
+        radius = np.linalg.norm(np.stack(np.meshgrid(ticks, ticks, ticks, indexing="ij")), axis=0)
+        layout = np.zeros_like(outputs["layout"])
+        layout[:, 1], layout[:, 9] = -1, np.log(0.3)
+        return outputs | {"layout": layout, "distance": np.broadcast_to(
+            ((radius - 0.25) * 64).astype(np.float32), outputs["distance"].shape)}
+
+
+def test_without_depth_the_size_is_guessed():
+    frame = replace(scene(BALLS[1:2]), depth=None)
+    item = Pipeline(Cut(), PipelineConfig())(frame)[0]
+    np.testing.assert_allclose(item.size, 0.15, atol=0.003)               # half the cube's edge
+    assert item.scale_source is ScaleSource.MODEL and item.scale_std > 0.3 and item.status is Status.LOW_QUALITY
+    direction = item.camera_from_object[:3, 3] / np.linalg.norm(item.camera_from_object[:3, 3])
+    expected = np.array(BALLS[1][:3]) / np.linalg.norm(BALLS[1][:3])
+    np.testing.assert_allclose(direction, expected, atol=0.01)
+    assert item.camera_from_object[:3, 2] @ [0, -1, 0] > 0.95              # up as the network sees it
+    assert not len(item.observed_points)
+
+
+def test_without_depth_the_support_tells_the_size():
+    """A camera 0.5 m over the table, level: the lowest point of the object is 0.5 m below it."""
+    world_from_camera = np.eye(4)
+    world_from_camera[:3, :3] = [[1, 0, 0], [0, 0, 1], [0, -1, 0]]
+    world_from_camera[2, 3] = 1.2
+    frame = replace(scene([(0.1, 0.12, 0.6, 0.05)]), depth=None, world_from_camera=world_from_camera,
+                    support_height=0.7)
+    item = Pipeline(Cut(), PipelineConfig())(frame)[0]
+    in_camera = item.vertices @ item.camera_from_object[:3, :3].T + item.camera_from_object[:3, 3]
+    assert in_camera[:, 1].max() == pytest.approx(0.5, abs=1e-4)
+    assert item.scale_source is ScaleSource.SUPPORT_PLANE
+    above = replace(frame, support_height=1.3)                            # a support over the camera tells nothing
+    assert Pipeline(Cut(), PipelineConfig())(above)[0].scale_source is ScaleSource.MODEL
+
+
+def test_views_of_other_moments_reach_the_network(pipeline):
+    frame = scene(BALLS[:2])
+    shifted = np.eye(4)
+    shifted[0, 3] = 0.05
+    moved = scene([(x - 0.05, y, z, r) for x, y, z, r in BALLS[:2]])      # seen from 5 cm to the right
+    result = pipeline.run(frame, {2: [Observation(moved, 2, shifted)]})
+    assert len(result.objects) == 2
+    views, crops = (pipeline._engine.inputs[name] for name in ("views", "crops"))
+    assert views.shape == (2, 2, 11) and views[:, :, 10].tolist() == [[1, 0], [1, 1]]
+    assert crops[1, 1, 2].any() and not crops[0, 1].any()
+    volumes = [evidence(crops[1, v], views[1, v]) for v in range(2)]
+    agree = np.abs(volumes[0][0] - volumes[1][0])[(volumes[0][1] > 0) & (volumes[1][1] > 0)]
+    assert np.median(agree) < 0.05                                        # both views put the surface at one place
 
 
 def test_no_instances_no_objects(pipeline):
@@ -191,27 +261,6 @@ def test_the_shipped_model_completes_a_ball():
     back = in_camera[:, 2] > z
     assert error[~back].mean() < 0.001 and error[back].mean() < 0.2 * radius
     np.testing.assert_allclose(item.size, 2 * radius, atol=0.02)
-
-
-def test_ids_follow_objects_through_a_moving_camera(pipeline):
-    associator = Associator()
-    first = associator.assign(pipeline(scene(BALLS)), None)
-    assert len(set(first)) == 3
-    moved = [(x + 0.01, y, z, r) for x, y, z, r in BALLS]
-    shuffled = scene([moved[2], moved[0], moved[1]])
-    same_class = replace(shuffled, instances=tuple(replace(i, class_id=f"ball{k}") for i, k in
-                                                   zip(shuffled.instances, (2, 0, 1), strict=True)))
-    assert associator.assign(pipeline(same_class), None) == [first[2], first[0], first[1]]
-    # the camera moves by 0.3 m: with its pose the ids stay, the objects being where they were
-    pose = np.eye(4)
-    pose[0, 3] = -0.3
-    associator.clear()
-    before = associator.assign(pipeline(scene(BALLS[:1])), np.eye(4))
-    assert before[0] not in first                                    # ids are never given twice
-    seen_later = scene([(0.15, 0.05, 0.7, 0.05)])
-    assert associator.assign(pipeline(seen_later), pose) == before
-    other = replace(seen_later, instances=(Instance(1, "cup"),))
-    assert associator.assign(pipeline(other), pose) != before        # another class is another object
 
 
 def test_real_frames_give_all_objects():

@@ -90,7 +90,7 @@ class FakePipeline:
     def __init__(self):
         self.frames: list[Frame] = []
 
-    def run(self, frame: Frame) -> PipelineResult:
+    def run(self, frame: Frame, earlier: dict | None = None, on_stage: None = None) -> PipelineResult:
         check_frame(frame)
         self.frames.append(frame)
         kept = [instance for instance in frame.instances if (frame.labels == instance.label).sum() > 16]
@@ -215,8 +215,10 @@ def test_faults_of_single_sets_are_counted_and_the_rest_goes_on(tmp_path, pipeli
     error = capsys.readouterr().err
     assert "1 times, first: DEPTH_EMPTY" in error
     assert "TOO_FEW_POINTS: label 3" in error
-    counts = [len(array.objects) for _, array in read(tmp_path / "out")["/objects"]]
-    assert counts == [2, 0, 1]
+    # What is not seen is remembered, and marked.
+    hidden = [[item.status == 2 for item in array.objects] for _, array in read(tmp_path / "out")["/objects"]]
+    assert hidden == [[False, False], [True, True], [True, False]]
+    assert [len(array.poses) for _, array in read(tmp_path / "out")["/poses"]] == [2, 0, 1]
 
 
 def failure(tmp_path, capsys, bag: Path, *options: str) -> str:

@@ -1,4 +1,4 @@
-"""From logits to closed, metric, outward-oriented meshes."""
+"""From signed distance to closed, metric, outward-oriented meshes."""
 import numpy as np
 import pytest
 import trimesh
@@ -13,48 +13,68 @@ GRID = np.stack(np.meshgrid(*[(np.arange(64) + 0.5) / 64 - 0.5] * 3, indexing="i
 
 
 def ball(centre, radius):
-    """Logits in a unit cube whose gradient is one per voxel."""
-    return ((radius - np.linalg.norm(GRID - centre, axis=-1)) * 64).astype(np.float32)
+    """Signed distance in voxels, in a unit cube."""
+    return ((np.linalg.norm(GRID - centre, axis=-1) - radius) * 64).astype(np.float32)
+
+
+UNSEEN = np.empty((0, 3))
+
+
+def surface_of(distance, cube=None, max_faces=5000, log_std=None, observed=UNSEEN):
+    """Of a cube of edge 1, 2 m ahead; one voxel of standard deviation."""
+    log_std = np.zeros((32,) * 3, np.float32) if log_std is None else log_std
+    return extract_surface(distance, log_std, cube or Cube(np.eye(3), 2.0, 1.0), max_faces, observed)
 
 
 def test_an_off_centre_ball_comes_out_where_it_is():
     rotation = random_rotation(np.random.default_rng(0))
-    cube = Cube(rotation, np.array([0.05, -0.1, 0.8]), 0.3)
-    surface = extract_surface(ball([0.1, -0.05, 0.2], 0.2), cube, 5000)
+    cube = Cube(rotation, 0.8, 0.3)
+    spread = np.zeros((32,) * 3, np.float32)
+    spread[:20] = np.log(2)
+    surface = surface_of(ball([0.1, -0.05, 0.2], 0.2), cube, log_std=spread)
     mesh = trimesh.Trimesh(surface.vertices, surface.triangles)
-    expected = (np.array([0.1, -0.05, 0.2]) * 0.3 + cube.centre) @ rotation   # virtual -> camera
+    expected = (np.array([0.1, -0.05, 0.2]) * 0.3 + [0, 0, 0.8]) @ rotation   # virtual -> camera
     assert surface.watertight and mesh.is_watertight and len(mesh.faces) <= 5000
     np.testing.assert_allclose(mesh.center_mass, expected, atol=2e-4)
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.06 ** 3, rel=0.02)  # positive: oriented outward
-    # gradient of one logit per voxel: a logistic of scale one voxel
-    assert np.median(surface.vertex_std) == pytest.approx(np.pi / np.sqrt(3) * 0.3 / 64, rel=0.05)
+    left = cube.from_camera(surface.vertices)[:, 0] < 0.1         # two voxels of deviation there, one elsewhere
+    assert np.median(surface.vertex_std[left]) == pytest.approx(2 * 0.3 / 64, rel=1e-3)
+    assert np.median(surface.vertex_std[~left]) == pytest.approx(0.3 / 64, rel=1e-3)
 
 
 def test_only_the_largest_solid_is_kept_and_cavities_are_filled():
-    cube = Cube(np.eye(3), np.zeros(3), 1.0)
-    hollow = np.minimum(ball([0.1, 0, 0], 0.3), -ball([0.1, 0, 0], 0.1))
-    logits = np.maximum(hollow, ball([-0.4, -0.4, -0.4], 0.05))
-    surface = extract_surface(logits, cube, 20000)
+    hollow = np.maximum(ball([0.1, 0, 0], 0.3), -ball([0.1, 0, 0], 0.1))
+    surface = surface_of(np.minimum(hollow, ball([-0.4, -0.4, -0.4], 0.05)), max_faces=20000)
     mesh = trimesh.Trimesh(surface.vertices, surface.triangles)
     assert mesh.body_count == 1 and mesh.volume == pytest.approx(4 / 3 * np.pi * 0.3 ** 3, rel=0.02)
 
 
+def test_pieces_that_were_seen_belong_to_the_object():
+    """Two balls, as links of a chain: both are kept if both were seen; a third, unseen, is not."""
+    balls = [([-0.3, 0, 0], 0.12), ([0.15, 0, 0], 0.2), ([0.3, 0.35, 0.3], 0.08)]
+    distance = np.minimum.reduce([ball(*b) for b in balls])
+    seen = np.array([[-0.3, 0, 1.88], [-0.3, 0.01, 1.88], [0.15, 0, 1.8]])
+    mesh = trimesh.Trimesh(*(lambda s: (s.vertices, s.triangles))(surface_of(distance, observed=seen)))
+    assert mesh.body_count == 2 and mesh.is_watertight
+    assert mesh.volume == pytest.approx(4 / 3 * np.pi * (0.12 ** 3 + 0.2 ** 3), rel=0.03)
+
+
 def test_a_solid_that_is_cut_by_the_cube_is_closed_there():
-    surface = extract_surface(ball([0, 0, 0.5], 0.3), Cube(np.eye(3), np.zeros(3), 1.0), 5000)
+    surface = surface_of(ball([0, 0, 0.5], 0.3))
     assert trimesh.Trimesh(surface.vertices, surface.triangles).is_watertight
 
 
-@pytest.mark.parametrize("logits", [np.full((64,) * 3, -3.0), np.full((64,) * 3, 3.0), ball([0, 0, 0], 0.02),
+@pytest.mark.parametrize("distance", [np.full((64,) * 3, 3.0), np.full((64,) * 3, -3.0), ball([0, 0, 0], 0.02),
                                     np.random.default_rng(0).normal(size=(64,) * 3)],
                          ids=["all outside", "all inside", "a speck", "noise"])
-def test_no_mesh_is_made_from_garbage(logits):
-    assert extract_surface(logits.astype(np.float32), Cube(np.eye(3), np.zeros(3), 1.0), 5000) is None
+def test_no_mesh_is_made_from_garbage(distance):
+    assert surface_of(distance.astype(np.float32)) is None
 
 
 def test_thin_walls_stay_closed_when_decimated():
-    shell = np.minimum(ball([0, 0, 0], 0.4), 1.5 * 0.6 - np.abs(ball([0, 0, 0], 0.39)))
-    opened = np.where(GRID[..., 2] > 0.1, -3, shell).astype(np.float32)
-    surface = extract_surface(opened, Cube(np.eye(3), np.zeros(3), 1.0), 3000)
+    shell = np.maximum(ball([0, 0, 0], 0.4), np.abs(ball([0, 0, 0], 0.39)) - 1.5 * 0.6)
+    opened = np.where(GRID[..., 2] > 0.1, 3, shell).astype(np.float32)
+    surface = surface_of(opened, max_faces=3000)
     assert surface.watertight and trimesh.Trimesh(surface.vertices, surface.triangles).is_watertight
 
 

@@ -13,7 +13,7 @@ from student_graphs import student_inputs, student_model
 from sam3d_ros.runtime import cuda, golden, tensorrt_engine
 from sam3d_ros.runtime.engine import BuildOptions, EngineError, load_engine, read_model
 from sam3d_ros.runtime.engine_cache import EngineCache
-from sam3d_ros.runtime.signature import EVIDENCE_STUDENT, STUDENT
+from sam3d_ros.runtime.signature import STUDENT, Signature
 from sam3d_ros.runtime.tensorrt_build import MAX_VIEWS
 
 
@@ -286,7 +286,7 @@ def test_auto_takes_the_gpu_and_passes_over_what_fails(machine, caplog):
 
 
 def test_another_signature_is_refused(machine):
-    assert machine.refusal(signature=EVIDENCE_STUDENT)[0] == "MODEL_MISMATCH"
+    assert machine.refusal(signature=Signature({"evidence_v1": ("batch", 3)}, STUDENT.outputs))[0] == "MODEL_MISMATCH"
 
 
 def test_built_ahead_of_time_and_checked_on_the_device(machine):

@@ -19,9 +19,9 @@ from sam3d_ros.ros.transforms import (  # noqa: E402
     matrix_from_pose,
     matrix_from_transform,
     pose_from_matrix,
-    rotate_covariance,
     transform_from_matrix,
 )
+from sam3d_ros.scene.motion import rotated  # noqa: E402
 
 SECOND = 1_000_000_000
 T0 = 1000 * SECOND
@@ -51,7 +51,7 @@ def test_covariance_turns_with_the_axes():
     samples = rng.multivariate_normal(np.zeros(6), covariance, 200_000)
     rotation = target_from_camera[:3, :3]
     turned = np.hstack([samples[:, :3] @ rotation.T, samples[:, 3:] @ rotation.T])
-    np.testing.assert_allclose(rotate_covariance(covariance, target_from_camera), np.cov(turned.T), atol=2e-3)
+    np.testing.assert_allclose(rotated(covariance, target_from_camera), np.cov(turned.T), atol=2e-3)
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """`sam3d bench`: figures of the product, measured here and now.
 
-`sam3d bench frames` judges it, beside the baselines, on frame folders with ground truth; `sam3d bench latency` times it
-from image bytes to mesh bytes in one process. What needs several processes (latency of the node, soak, message cost) is
-in the repository's benchmarks/ folder.
+`sam3d bench frames` judges it, beside the baselines, on frame folders with ground truth; `sam3d bench shape` on
+rendered scenes of objects that it was not trained on; `sam3d bench track` follows objects under a simulated moving
+camera; `sam3d bench physics` and `sam3d bench grasp` work in simulated clutter; `sam3d bench latency` times it from
+image bytes to mesh bytes in one process. What needs several processes (latency of the node, soak, message cost) is in
+the repository's benchmarks/ folder.
 """
 from __future__ import annotations
 
@@ -13,13 +15,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sam3d_ros.evaluation import frames, latency
+from sam3d_ros.evaluation import frames, latency, pictures, shape, shape_report, simulated, tracking
 from sam3d_ros.evaluation.environment import describe_environment, write_report
+from sam3d_ros.evaluation.references import REFERENCES
+from sam3d_ros.evaluation.scenes import cache_root
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
-from sam3d_ros.runtime.engine import ENGINE_CHOICES, ENGINES
+from sam3d_ros.runtime.engine import ENGINE_CHOICES, ENGINES, read_model
 
 PRODUCT = "sam3d"
+QUICK_OBJECTS = 10
 
 
 def data_root() -> Path:
@@ -41,6 +46,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     accuracy.add_argument("-o", "--out", type=Path, default=Path("benchmarks/results/frames.json"), metavar="JSON",
                           help="where the report goes (default: %(default)s)")
     add_pipeline_arguments(accuracy)
+    accuracy.set_defaults(measure=run_frames)
+
+    text = "errors of the rebuilt objects and of baselines on rendered scenes of the dev split"
+    rendered = benchmarks.add_parser("shape", help=text, description=text.capitalize() + ".")
+    rendered.add_argument("--sections", nargs="+", choices=tuple(shape.SECTIONS), default=tuple(shape.SECTIONS),
+                          metavar="SECTION", help=f"what to measure (default: all): {', '.join(shape.SECTIONS)}")
+    rendered.add_argument("--data", type=Path, default=data_root(), metavar="ROOT",
+                          help="folder of the third-party data (default: %(default)s)")
+    rendered.add_argument("--objects", type=int, default=150, metavar="N",
+                          help="objects in each of the two sets (default: %(default)s)")
+    rendered.add_argument("--quick", action="store_true", help="10 objects in each set: only shows that it works")
+    rendered.add_argument("--seed", type=int, default=0, help="of the scenes (default: %(default)s)")
+    rendered.add_argument("--scenes", type=Path, metavar="DIR",
+                          help="where the rendered scenes are kept (default: the user's cache folder)")
+    rendered.add_argument("--pictures", type=Path, metavar="DIR",
+                          help="write pictures of the best, median and worst objects there")
+    rendered.add_argument("-o", "--out", type=Path, default=Path("benchmarks/results/shape.json"), metavar="JSON",
+                          help="where the report goes (default: %(default)s)")
+    add_pipeline_arguments(rendered)
+    rendered.set_defaults(measure=run_shape)
+
+
+    text = "ids and poses of objects under a simulated moving camera, with masks missing and shuffled"
+    track = benchmarks.add_parser("track", help=text, description=text.capitalize() + ".")
+    track.add_argument("--seconds", type=float, default=60.0, help="of each run (default: %(default)s)")
+    track.add_argument("--objects", type=int, default=5, metavar="N", help="on the table (default: %(default)s)")
+    track.add_argument("--seeds", type=int, nargs="+", default=[1, 2], metavar="SEED",
+                       help="of the scenes (default: 1 2); each is run with the camera's pose and without")
+    track.add_argument("--drop", type=float, default=0.2, metavar="SHARE",
+                       help="of the masks that are missing (default: %(default)s)")
+    track.add_argument("-o", "--out", type=Path, default=Path("benchmarks/results/track.json"), metavar="JSON",
+                       help="where the report goes (default: %(default)s)")
+    add_pipeline_arguments(track)
+    track.set_defaults(measure=run_track)
+    simulated.add_benchmarks(benchmarks, data_root())
+
     text = "image bytes to mesh bytes in one process, by stage, for several numbers of objects and every engine"
     speed = benchmarks.add_parser("latency", help=text, description=text.capitalize() + ".")
     speed.add_argument("--objects", type=int, nargs="+", default=latency.OBJECTS, metavar="N",
@@ -51,14 +92,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     speed.add_argument("-o", "--out", type=Path, default=Path("benchmarks/results/bytes_to_mesh.json"), metavar="JSON",
                        help="where the report goes (default: %(default)s)")
     add_pipeline_arguments(speed)
+    speed.set_defaults(measure=run_latency)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the benchmark that is asked for."""
-    return _latency(args) if args.benchmark == "latency" else _frames(args)
+    """Run the benchmark that was chosen."""
+    return args.measure(args)
 
 
-def _latency(args: argparse.Namespace) -> int:
+def run_track(args: argparse.Namespace) -> int:
+    """Follow objects in simulated scenes, print the table and write the report; exit status 1 if a bar is missed."""
+    environment = describe_environment()
+    pipeline = Pipeline.from_config(pipeline_config(args))
+    try:
+        pipeline.warm_up()
+        stages = (tracking.Stage(seed, args.objects, args.seconds) for seed in args.seeds)
+        runs = [tracking.run(pipeline, stage, tracking.Disturbance(args.drop, world))
+                for stage in stages for world in (True, False)]
+    finally:
+        pipeline.close()
+    kept = tracking.bars(runs)
+    print(tracking.table(runs))
+    for name, bar in kept.items():
+        print(f"{'ok    ' if bar['passed'] else 'FAILED'} {name}: {bar['value']} (limit {bar['limit']})")
+    passed = all(bar["passed"] for bar in kept.values())
+    write_report(args.out, environment, {
+        "benchmark": "track", "engine": pipeline.engine_name, "seconds": args.seconds, "objects": args.objects,
+        "camera_rate_hz": tracking.RATE, "load_average_at_end": round(os.getloadavg()[0], 2), "bars": kept,
+        "passed": passed, "runs": runs})
+    print(f"report: {args.out}")
+    return 0 if passed else 1
+
+
+def run_latency(args: argparse.Namespace) -> int:
     """Time every engine, print the table and write the report; exit status 1 if the bar for one object is missed."""
     environment = describe_environment()
     results = latency.measure_all(pipeline_config(args), args.engines, args.objects, args.runs)
@@ -72,7 +138,7 @@ def _latency(args: argparse.Namespace) -> int:
     return 0 if passed else 1
 
 
-def _frames(args: argparse.Namespace) -> int:
+def run_frames(args: argparse.Namespace) -> int:
     """Judge product and baselines, print the table and write the report."""
     environment = describe_environment()
     with ExitStack() as stack:
@@ -85,6 +151,35 @@ def _frames(args: argparse.Namespace) -> int:
         folders = tqdm(frames.frame_folders(args.frames), unit="frame")
         scores = frames.judge(folders, args.meshes, {PRODUCT: product} | frames.BASELINES)
     print(frames.table(scores))
-    write_report(args.out, environment, {"benchmark": "frames", "engine": engine, "methods": frames.report(scores)})
+    methods = frames.report(scores)
+    for name, method in methods.items():
+        method["sam3d_protocol"] = frames.normalised_means([score for score in scores if score.method == name])
+    write_report(args.out, environment, {"benchmark": "frames", "engine": engine, "methods": methods})
+    print(f"\nreport: {args.out}")
+    return 0
+
+
+def run_shape(args: argparse.Namespace) -> int:
+    """Measure the chosen sections on the rendered scenes, print the tables and write the report."""
+    environment = describe_environment()
+    model = read_model(args.model)
+    pipeline = Pipeline.from_config(pipeline_config(args))
+    try:
+        pipeline.warm_up()
+        objects = QUICK_OBJECTS if args.quick else args.objects
+        bench = shape.Bench(pipeline, args.data, args.scenes or cache_root(), objects, args.seed)
+        sections = {}
+        for name in (progress := tqdm(args.sections, unit="section")):
+            progress.set_description(name)
+            sections[name] = shape.run_section(bench, name)
+        if args.pictures:
+            pictures.draw(bench, args.pictures)
+    finally:
+        pipeline.close()
+    print(shape_report.text(sections))
+    write_report(args.out, environment, {
+        "benchmark": "shape", "quick": args.quick, "model": model.path.stem, "model_sha256": model.sha256,
+        "engine": pipeline.engine_name, "seed": args.seed, "objects": objects, "sections": sections,
+        "references": REFERENCES})
     print(f"\nreport: {args.out}")
     return 0

@@ -1,13 +1,29 @@
-"""The student network: volumetric completion in one forward pass."""
+"""The student network: volumetric completion in one forward pass, from crops to volumes."""
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..perception.cube import RESOLUTION
-from ..perception.evidence import CHANNELS
+from ..runtime.signature import COARSE, LAYOUT_NUMBERS, VOLUME
+from .backbone import COARSE_CHANNELS, FINE_CHANNELS, Backbone
+from .evidence import CHANNELS, Evidence, Projection, lifted
 
-_HALF = RESOLUTION // 2
+_FOLDED = 8 * CHANNELS               # evidence channels after space to depth
+_EXTRA = 5                           # channels beside them at 32^3: R, G, B, height over the support, support known
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """Sizes of a student.
+
+    width: channels at 32^3, doubled at every level below; blocks: residual blocks at 4^3 and 8^3
+    """
+
+    width: int = 32
+    blocks: int = 1
 
 
 def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -15,38 +31,86 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
                          nn.ReLU(inplace=True))
 
 
-class Student(nn.Module):
-    """3D U-Net from evidence (B, 3, 64, 64, 64) to occupancy logits (B, 1, 64, 64, 64), both float32.
+class _Residual(nn.Module):
+    """Two convolutions beside a shortcut; starts as the identity (Goyal et al. 2017, section 5.1)."""
 
-    A logit is positive inside the object; its zero level is the surface.  Evidence is folded from 64^3 x 3 to
-    32^3 x 24 (space to depth) and the answer unfolded from 32^3 x 8, because thin convolutions at 64^3 cost ten times
-    the time for the same operations.  Skip connections add rather than concatenate: a quarter fewer operations.
+    def __init__(self, channels: int):
+        super().__init__()
+        self.inner = nn.Sequential(_block(channels, channels), nn.Conv3d(channels, channels, 3, 1, 1, bias=False),
+                                   nn.BatchNorm3d(channels))
+        nn.init.zeros_(self.inner[-1].weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(x + self.inner(x))
+
+
+class Student(nn.Module):
+    """3D U-Net over evidence and lifted image features; inputs and outputs as in runtime/signature.py.
+
+    Evidence is folded from 64^3 x 3 to 32^3 x 24 (space to depth) and the answer unfolded from 32^3 x 8, because thin
+    convolutions at 64^3 cost ten times the time for the same operations.  Skip connections add rather than
+    concatenate: a quarter fewer operations.  Colour enters as pixels at 32^3 and as features at 16^3 and 8^3.
     """
 
-    def __init__(self, width: int = 32):
+    def __init__(self, config: StudentConfig = StudentConfig()):
         super().__init__()
-        w1, w2, w4, w8 = width, 2 * width, 4 * width, 8 * width
-        self.stem = _block(8 * CHANNELS, w1)
+        self.config = config
+        w1, w2, w4, w8 = (config.width * factor for factor in (1, 2, 4, 8))
+        self.evidence = Evidence()
+        self.backbone = Backbone()
+        self.at_half, self.at_quarter, self.at_eighth = (Projection(n) for n in (COARSE, COARSE // 2, COARSE // 4))
+        self.stem = _block(_FOLDED + _EXTRA, w1)
         self.down1 = nn.Sequential(_block(w1, w2, 2), _block(w2, w2))
+        self.fine = nn.Conv3d(FINE_CHANNELS, w2, 1)
         self.down2 = nn.Sequential(_block(w2, w4, 2), _block(w4, w4))
+        self.coarse = nn.Conv3d(COARSE_CHANNELS, w4, 1)
         self.down3 = nn.Sequential(_block(w4, w8, 2), _block(w8, w8), _block(w8, w8))
+        self.deep3 = nn.Sequential(*(_Residual(w8) for _ in range(config.blocks)))
         self.lift2, self.up2 = nn.Conv3d(w8, w4, 1), nn.Sequential(_block(w4, w4), _block(w4, w4))
+        self.deep2 = nn.Sequential(*(_Residual(w4) for _ in range(config.blocks)))
         self.lift1, self.up1 = nn.Conv3d(w4, w2, 1), nn.Sequential(_block(w2, w2), _block(w2, w2))
         self.lift0, self.up0 = nn.Conv3d(w2, w1, 1), _block(w1, w1)
-        self.head = nn.Conv3d(w1, 8, 1)
+        self.head = nn.Conv3d(w1, 8, 1)                    # signed distance, unfolded
+        self.look = nn.Conv3d(w1, 4, 1)                    # ln sigma, R, G, B
+        self.layout = nn.Sequential(nn.Linear(w8, 64), nn.ReLU(inplace=True), nn.Linear(64, LAYOUT_NUMBERS))
+        for convolution in (self.fine, self.coarse):
+            nn.init.zeros_(convolution.weight)
+            nn.init.zeros_(convolution.bias)
 
-    def forward(self, evidence: Tensor) -> Tensor:
-        """evidence (B, 3, 64, 64, 64) -> logits (B, 1, 64, 64, 64)."""
-        x = evidence.reshape(-1, CHANNELS, _HALF, 2, _HALF, 2, _HALF, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
-        level0 = self.stem(x.reshape(-1, 8 * CHANNELS, _HALF, _HALF, _HALF))
-        level1 = self.down1(level0)
-        level2 = self.down2(level1)
-        y = self.down3(level2)
-        y = self.up2(_twice(self.lift2(y)) + level2)
+    def forward(self, crops: Tensor, views: Tensor, support: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """distance, log_std, colour and layout of B objects."""
+        x, fine, coarse = self._lift(crops, views, support)
+        level0 = self.stem(x)
+        level1 = self.down1(level0) + self.fine(fine)
+        level2 = self.down2(level1) + self.coarse(coarse)
+        bottom = self.deep3(self.down3(level2))
+        y = self.deep2(self.up2(_twice(self.lift2(bottom)) + level2))
         y = self.up1(_twice(self.lift1(y)) + level1)
-        y = self.head(self.up0(_twice(self.lift0(y)) + level0))
-        y = y.reshape(-1, 2, 2, 2, _HALF, _HALF, _HALF).permute(0, 4, 1, 5, 2, 6, 3)
-        return y.reshape(-1, 1, RESOLUTION, RESOLUTION, RESOLUTION)
+        y = self.up0(_twice(self.lift0(y)) + level0)
+        distance = self.head(y).reshape(-1, 2, 2, 2, COARSE, COARSE, COARSE).permute(0, 4, 1, 5, 2, 6, 3)
+        look = self.look(y)
+        return (distance.reshape(-1, 1, VOLUME, VOLUME, VOLUME), look[:, :1].clamp(-4, 3), look[:, 1:].sigmoid(),
+                _unit_directions(self.layout(bottom.mean(dim=(2, 3, 4)))))
+
+    def _lift(self, crops: Tensor, views: Tensor, support: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Input of the stem (B, 29, 32, 32, 32), and image features at 16^3 (B, 32, ...) and 8^3 (B, 96, ...)."""
+        count, flat = crops.shape[1], views.reshape(-1, views.shape[-1])
+        weight = views[:, :, 10] / views[:, :, 10].sum(dim=1, keepdim=True)
+        volume = self.evidence(crops, views).reshape(-1, CHANNELS, COARSE, 2, COARSE, 2, COARSE, 2)
+        folded = volume.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(-1, _FOLDED, COARSE, COARSE, COARSE)
+        image = crops.reshape(-1, *crops.shape[2:])[:, 3:]
+        fine, coarse = self.backbone(image)
+        height = self.at_half.along(support[:, None, :3]) + support[:, 3:4, None, None, None]
+        plane = torch.cat([height.clamp(-1, 1), support[:, 4:5, None, None, None].expand_as(height)], dim=1)
+        pixels = lifted(image, self.at_half(flat)[0], weight, count)
+        return (torch.cat([folded, pixels, plane], dim=1),
+                lifted(fine, self.at_quarter(flat)[0], weight, count),
+                lifted(coarse, self.at_eighth(flat)[0], weight, count))
+
+
+def _unit_directions(layout: Tensor) -> Tensor:
+    return torch.cat([functional.normalize(layout[:, :3], dim=1), functional.normalize(layout[:, 3:6], dim=1),
+                      layout[:, 6:]], dim=1)
 
 
 def _twice(x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from sam3d_ros.msg import ObjectMesh, ObjectMeshArray
 
 from ..demo_report import PosedMesh, RebuiltMesh, Recording
 from ..ros.images import decode_camera_info, decode_colour, decode_pixels, stamp_ns
-from ..ros.messages import mesh_arrays
+from ..ros.messages import MeshMemory, mesh_arrays
 from ..ros.qos import RESULTS
 from ..ros.transforms import matrix_from_pose
 from .simulated_camera import LATCHED
@@ -40,6 +40,7 @@ class DemoRecorder(Node):
         self.latencies_ms: list[float] = []
         self.arrivals: list[float] = []
         self.results: dict[int, ObjectMeshArray] = {}
+        self._meshes = MeshMemory()
         self.truth: ObjectMeshArray | None = None
         self.setup_fault = ""
         self.last_fault = "the node has published nothing"
@@ -80,7 +81,7 @@ class DemoRecorder(Node):
         if self.is_measuring:
             self.arrivals.append(time.monotonic())
             self.latencies_ms.append((self.get_clock().now().nanoseconds - stamp_ns(message.header.stamp)) / 1e6)
-        _keep(self.results, message)
+        _keep(self.results, self._meshes.complete(message))
 
     def _on_truth(self, message: ObjectMeshArray) -> None:
         self.truth = message

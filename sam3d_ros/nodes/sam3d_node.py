@@ -1,7 +1,8 @@
 """sam3d_node: camera images and instance masks in, complete object meshes and 6D poses out.
 
-A lifecycle node.  Callbacks only file messages away; one worker thread decodes, reconstructs and publishes the newest
-complete set.
+A lifecycle node.  Callbacks only file messages away.  One worker thread decodes the newest complete set, follows the
+known objects into it and publishes them, at the camera's rate; another reconstructs what is new or doubtful, at most
+`reconstruct_hz` times a second.
 """
 from __future__ import annotations
 
@@ -29,30 +30,31 @@ from rclpy.action.server import ServerGoalHandle
 from rclpy.clock import Clock, ClockType
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.subscription import Subscription
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
 from sam3d_ros.action import Reconstruct
 from sam3d_ros.msg import ObjectMeshArray
-from sam3d_ros.perception.association import Associator
 from sam3d_ros.perception.faults import Fault, FaultCode
-from sam3d_ros.perception.frame import Frame
+from sam3d_ros.perception.frame import Frame, check_frame
 from sam3d_ros.perception.masks import Segmentation
-from sam3d_ros.perception.objects import ReconstructedObject
+from sam3d_ros.ros.camera import CameraInput
 from sam3d_ros.ros.diagnostics import Diagnostics
-from sam3d_ros.ros.frames import decode_frame, decode_masks, decode_masks_or_none, input_types, message_bytes
-from sam3d_ros.ros.images import stamp_message, stamp_ns
+from sam3d_ros.ros.frames import decode_frame, decode_masks, decode_masks_or_none, input_types
+from sam3d_ros.ros.images import stamp_message
 from sam3d_ros.ros.messages import PlacedObject
 from sam3d_ros.ros.optional import optional
 from sam3d_ros.ros.outputs import Outputs
 from sam3d_ros.ros.parameters import Parameters, Settings, pipeline_config
-from sam3d_ros.ros.qos import adapted_subscription
 from sam3d_ros.ros.requests import PROGRESS, choose, needs_masks
 from sam3d_ros.ros.running import run_node
-from sam3d_ros.ros.synchroniser import DETECTIONS, IMAGE, MASKS, Match, Synchroniser
+from sam3d_ros.ros.synchroniser import DETECTIONS, IMAGE, MASKS, Match
 from sam3d_ros.ros.transforms import Transforms
 from sam3d_ros.ros.worker import Worker
+from sam3d_ros.scene import rebuild
+from sam3d_ros.scene.resting import ContactSolver, Resting
+from sam3d_ros.scene.track import TrackedObject
+from sam3d_ros.scene.tracker import Tracker, TrackerConfig, warm_up
 
 RCLError = rclpy_implementation.RCLError
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -60,11 +62,22 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 
 @dataclass(frozen=True)
 class _Job:
-    """Images for the worker, the generation they belong to, and the goal they serve, if any."""
+    """A complete set of a camera, the generation that it belongs to, and the goal that it serves, if any."""
 
     match: Match
     generation: int
     goal: ServerGoalHandle | None = None
+
+
+@dataclass(frozen=True)
+class _View:
+    """An image that was worked on: what is needed to publish objects that are given in its camera frame."""
+
+    match: Match
+    frame: Frame
+    target_from_camera: np.ndarray
+    settings: Settings
+    started: float
 
 
 @dataclass(frozen=True)
@@ -103,14 +116,17 @@ class Sam3dNode(LifecycleNode):
         self._while_active = ExitStack()
         self._configured = self._active = False
         self._transforms: Transforms | None = None
-        self._subscriptions_of: dict[str, Subscription] = {}
+        self._cameras: list[CameraInput] = []
         self._waiting: list[_Waiting] = []
         self._figures: dict[str, str] = {}
-        # Guards what the worker shares with the callbacks: the generation, the associator and publishing.
+        # Guards what the workers share with each other and with the callbacks: generation, tracker and publishing.
         self._lock = threading.Lock()
         self._generation = 0
-        self._revision = 0
-        self._associator = Associator()
+        self._images = self._reconstructions = 0
+        self._rebuilt_once = False
+        self._latest: Match | None = None
+        self._tracker = Tracker()
+        self._solver: ContactSolver | None = None
         self._declared = Parameters(self, lambda: not self._configured, self._on_settings)
         self._diagnostics = Diagnostics(self, "reconstruction", self.settings.diagnostics_period,
                                         self._diagnostic_values)
@@ -182,6 +198,8 @@ class Sam3dNode(LifecycleNode):
 
     def _configure(self, settings: Settings) -> None:
         self._declared.check()
+        if len(settings.camera_namespaces) > 1 and not settings.target_frame:
+            raise Fault(FaultCode.PARAMETER_INVALID, "parameter cameras: several cameras need a target_frame")
         self._input_types = input_types(settings, with_detections=optional("vision_msgs.msg") is not None)
         self._diagnostics.set_period(settings.diagnostics_period)
         self._while_configured.callback(self._stop_transforms)
@@ -191,8 +209,14 @@ class Sam3dNode(LifecycleNode):
         self._while_configured.callback(self._pipeline.close)
         self._outputs = Outputs(self, settings)
         self._while_configured.callback(self._outputs.destroy)
-        self._worker = Worker(self._process, self._interval)
-        self._while_configured.callback(self._worker.stop)
+        self._solver = ContactSolver() if settings.physics else None
+        self._tracker = Tracker(TrackerConfig(remember=settings.remember),
+                                Resting(self._solver) if self._solver else None)
+        warm_up()
+        self._builder = Worker(self._rebuild, lambda: 1 / self.settings.reconstruct_hz)
+        self._while_configured.callback(self._builder.stop)
+        self._follower = Worker(self._follow, self._interval)
+        self._while_configured.callback(self._follower.stop)
         self._figures = {"engine": self._pipeline.engine_name}
         self._configured = True
         self.get_logger().info(f"configured, engine {self._pipeline.engine_name}")
@@ -204,10 +228,9 @@ class Sam3dNode(LifecycleNode):
         if settings.build_only:
             raise Fault(FaultCode.PARAMETER_INVALID, "build_only is set: the engine is built, and that is all")
         self._while_active.callback(self._deactivate)
-        self._synchroniser = self._make_synchroniser(settings)
-        self._synchroniser.start()
-        for stream in self._synchroniser.status:
-            self._subscribe(stream)
+        optional_streams = {DETECTIONS} if settings.mask_format != "boxes" else set()
+        self._cameras = [CameraInput(self, namespace, self._input_types, optional_streams, settings, self._on_match,
+                                     self._on_fault) for namespace in settings.camera_namespaces]
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         timer = self.create_timer(settings.diagnostics_period, self._watch, clock=steady)
         self._while_active.callback(self.destroy_timer, timer)
@@ -224,111 +247,141 @@ class Sam3dNode(LifecycleNode):
     def _deactivate(self) -> None:
         self._active = False
         self._supersede()
-        for unserved in [*self._waiting, *self._worker.clear()]:
+        for unserved in [*self._waiting, *self._builder.clear()]:
             self._abort(unserved.goal, "the node was deactivated")
         self._waiting.clear()
-        for subscription in self._subscriptions_of.values():
-            self.destroy_subscription(subscription)
-        self._subscriptions_of.clear()
-        for source in ("input", "stamps", "frame"):
+        self._follower.clear()
+        for camera in self._cameras:
+            camera.destroy()
+            for source in ("input", "stamps"):
+                self._diagnostics.report(f"{source} {camera.namespace}", None)
+        self._cameras.clear()
+        for source in ("frame", "reconstruction"):
             self._diagnostics.report(source, None)
 
     def _supersede(self) -> None:
-        """Make the result of the job at work unwanted, and forget the tracks."""
+        """Make the results of the jobs at work unwanted, and forget the objects."""
         with self._lock:
             self._generation += 1
-            self._associator.clear()
+            self._rebuilt_once = False
+            self._tracker.clear()
 
     # Input
 
-    def _make_synchroniser(self, settings: Settings) -> Synchroniser:
-        optional_streams = {DETECTIONS} if settings.mask_format != "boxes" else set()
-        return Synchroniser([s for s in self._input_types if s not in optional_streams],
-                            [s for s in self._input_types if s in optional_streams],
-                            slop_ns=int(settings.sync_slop * 1e9), history_ns=int(settings.history * 1e9),
-                            max_bytes=settings.history_bytes)
-
-    def _subscribe(self, stream: str) -> None:
-        """Subscribe, or subscribe anew if the publishers' QoS asks for it."""
-        self._subscriptions_of[stream] = adapted_subscription(
-            self, self._subscriptions_of.get(stream), self._input_types[stream], stream,
-            functools.partial(self._on_message, stream), self.settings.reliability)
-
-    def _on_message(self, stream: str, message: Any) -> None:
-        try:
-            match = self._synchroniser.add(stream, stamp_ns(message.header.stamp), message, message_bytes(message))
-        except Fault as fault:
-            self._diagnostics.report("stamps", fault)
-            if fault.code is FaultCode.CLOCK_JUMPED_BACK:
-                self._on_jump_back()
-            return
+    def _on_match(self, camera: CameraInput, match: Match | None) -> None:
+        """A message came in; match: the complete set that it ended, if any."""
         self._serve_waiting()
         if match is None:
             return
-        self._diagnostics.report("stamps", None)
-        self._diagnostics.report("input", None)
+        for source in ("input", "stamps"):
+            self._diagnostics.report(f"{source} {camera.namespace}", None)
         if self.settings.enabled:
-            self._worker.put(_Job(match, self._generation))
+            self._follower.put(_Job(match, self._generation), camera.namespace)
 
-    def _on_jump_back(self) -> None:
-        self._supersede()
-        self._worker.put(None)
-        if self._transforms:
-            self._transforms.clear()
+    def _on_fault(self, camera: CameraInput, fault: Fault) -> None:
+        self._diagnostics.report(f"stamps {camera.namespace}", fault)
+        if fault.code is FaultCode.CLOCK_JUMPED_BACK:
+            self._supersede()
+            self._follower.put(None)
+            self._builder.put(None)
+            if self._transforms:
+                self._transforms.clear()
 
     def _watch(self) -> None:
         """Once a period: missing inputs, changed QoS, goals that wait in vain."""
-        self._diagnostics.report("input", self._synchroniser.fault(self.settings.input_timeout))
-        for stream in [*self._subscriptions_of]:
-            self._subscribe(stream)
+        for camera in self._cameras:
+            fault = camera.synchroniser.fault(self.settings.input_timeout)
+            self._diagnostics.report(f"input {camera.namespace}", fault)
+            camera.subscribe()
         self._serve_waiting()
 
-    # Work, in the worker's thread
+    # Following objects, in the follower's thread
 
     def _interval(self) -> float:
         return 1 / self.settings.max_rate if self.settings.max_rate else 0.0
 
-    def _process(self, job: _Job) -> None:
+    def _follow(self, job: _Job) -> None:
+        """Follow the objects into an image and publish them."""
         try:
-            if job.goal:
-                self._serve(job)
-            else:
-                self._reconstruct(job, decode_masks_or_none, lambda stage: None)
+            view, warnings = self._view(job, decode_masks_or_none)
+            with self._lock:
+                self._check(job)
+                self._latest = job.match
+                objects = self._tracker.update(view.frame)
+                due = rebuild.request(self._tracker) is not None
+                # Silence while the first objects are made: an empty array would say that there are none.
+                if objects or not due or self._rebuilt_once:
+                    self._publish(objects, view)
+            if due:
+                self._builder.put(job)
         except _Superseded:
             pass
         except Fault as fault:
             self._diagnostics.report("frame", fault)
         except Exception as error:
             self._diagnostics.report("frame", self._internal_error(error))
+        else:
+            self._diagnostics.report("frame", warnings[0] if warnings else None)
 
-    def _reconstruct(self, job: _Job, find_masks: Callable[[Match, Settings], Segmentation],
-                     on_stage: Callable[[str], None]) -> ObjectMeshArray:
-        """Reconstruct and publish the objects of one image.
-
-        Raises Fault, and _Superseded if the node was deactivated or the clock set back meanwhile.
-        """
+    def _view(self, job: _Job,
+              find_masks: Callable[[Match, Settings], Segmentation]) -> tuple[_View, tuple[Fault, ...]]:
+        """The image of a job with its masks, and what is to be warned of.  Raises Fault."""
         started, settings = time.monotonic(), self.settings
-
-        def check_stage(stage: str) -> None:
-            if job.generation != self._generation:
-                raise _Superseded
-            on_stage(stage)
-
         frame = decode_frame(job.match, settings)
         target_from_camera = self._target_from_camera(frame, settings)
         gravity_known = settings.target_frame not in ("", frame.frame_id)
-        frame = replace(frame, world_from_camera=target_from_camera if gravity_known else None)
         segmentation = find_masks(job.match, settings)
-        frame = replace(frame, labels=segmentation.labels, instances=segmentation.instances)
-        result = self._pipeline.run(frame, check_stage)
+        frame = replace(frame, world_from_camera=target_from_camera if gravity_known else None,
+                        labels=segmentation.labels, instances=segmentation.instances)
+        check_frame(frame)
+        return _View(job.match, frame, target_from_camera, settings, started), segmentation.warnings
+
+    def _check(self, job: _Job) -> None:
+        """Raise _Superseded if the node was deactivated or cleared, or the clock set back, since the job was made."""
+        if job.generation != self._generation:
+            raise _Superseded
+
+    # Reconstruction, in the builder's thread
+
+    def _rebuild(self, job: _Job) -> None:
+        """Reconstruct what the newest image gives cause for, or what a goal asks for."""
+        if job.goal:
+            self._serve(job)
+            return
+        try:
+            with self._lock:
+                self._check(job)
+                asked = rebuild.request(self._tracker)
+            if asked is not None:
+                self._reconstruct(asked, job, lambda stage: None)
+                # The newest image once more: the new meshes are published where the objects are by now.
+                self._follower.put(replace(job, match=self._latest), "again")
+        except _Superseded:
+            pass
+        except Fault as fault:
+            self._diagnostics.report("reconstruction", fault)
+        except Exception as error:
+            self._diagnostics.report("reconstruction", self._internal_error(error))
+
+    def _reconstruct(self, asked: rebuild.Request, job: _Job, on_stage: Callable[[str], None]) -> None:
+        """Reconstruct objects and give them to the tracker.  Raises Fault, and _Superseded."""
+        def check_stage(stage: str) -> None:
+            self._check(job)
+            on_stage(stage)
+
+        result = rebuild.run(self._pipeline, asked, check_stage, self._solver is not None)
+        rebuilt = rebuild.prepare(asked, result.objects)
         with self._lock:
-            if job.generation != self._generation:
-                raise _Superseded
-            meshes = self._publish(result.objects, frame, target_from_camera, settings)
-        self._publish_times(job.match, started, result.stage_ms)
-        faults = (*segmentation.warnings, *(rejection.fault for rejection in result.rejections))
-        self._diagnostics.report("frame", faults[0] if faults else None)
-        return meshes
+            self._check(job)
+            self._tracker.absorb(asked, rebuilt)
+            self._rebuilt_once = True
+        self._reconstructions += 1
+        self._figures |= {f"{stage}_ms": f"{value:.1f}" for stage, value in result.stage_ms.items()}
+        self._figures["reconstructions"] = str(self._reconstructions)
+        if self._solver:
+            self._figures["not_put_at_rest"] = ", ".join(self._solver.refused)
+        faults = [rejection.fault for rejection in result.rejections]
+        self._diagnostics.report("reconstruction", faults[0] if faults else None)
 
     def _target_from_camera(self, frame: Frame, settings: Settings) -> np.ndarray:
         if settings.target_frame in ("", frame.frame_id):
@@ -338,22 +391,19 @@ class Sam3dNode(LifecycleNode):
         return self._transforms.target_from_camera(settings.target_frame, frame.frame_id, frame.stamp_ns,
                                                    settings.tf_timeout)
 
-    def _publish(self, objects: Sequence[ReconstructedObject], frame: Frame, target_from_camera: np.ndarray,
-                 settings: Settings) -> ObjectMeshArray:
-        self._revision += 1
-        ids = self._associator.assign(list(objects), frame.world_from_camera)
-        placed = [PlacedObject(identity, self._revision, obj, target_from_camera)
-                  for identity, obj in zip(ids, objects, strict=True)]
+    def _publish(self, objects: Sequence[TrackedObject], view: _View, whole: bool = False) -> ObjectMeshArray:
+        """Publish objects given in the camera frame of `view`; whole: with their meshes, whether sent before or not."""
+        settings, frame = view.settings, view.frame
+        placed = [PlacedObject(item, view.target_from_camera) for item in objects]
         header = Header(stamp=stamp_message(frame.stamp_ns), frame_id=settings.target_frame or frame.frame_id)
-        return self._outputs.publish(placed, header, frame, settings, self._transforms)
-
-    def _publish_times(self, match: Match, started: float, stage_ms: dict[str, float]) -> None:
-        processing_ms = (time.monotonic() - started) * 1e3
-        latency_ms = (self.get_clock().now().nanoseconds - match.stamp_ns) / 1e6
+        meshes = self._outputs.publish(placed, header, frame, settings, self._transforms, whole)
+        self._images += 1
+        processing_ms = (time.monotonic() - view.started) * 1e3
+        latency_ms = (self.get_clock().now().nanoseconds - view.match.stamp_ns) / 1e6
         self._outputs.publish_times(processing_ms, latency_ms)
         self._figures |= {"processing_ms": f"{processing_ms:.1f}", "pipeline_latency_ms": f"{latency_ms:.1f}",
-                          "images": str(self._revision)}
-        self._figures |= {f"{stage}_ms": f"{value:.1f}" for stage, value in stage_ms.items()}
+                          "images": str(self._images), "objects": str(len(objects))}
+        return meshes
 
     # Action
 
@@ -374,19 +424,20 @@ class Sam3dNode(LifecycleNode):
         for waiting in [*self._waiting]:
             goal = waiting.goal
             with_masks = needs_masks(goal.request)
-            match = self._synchroniser.newest(
-                [stream for stream in self._synchroniser.required if with_masks or stream not in (MASKS, DETECTIONS)])
+            synchroniser = self._cameras[0].synchroniser
+            match = synchroniser.newest(
+                [stream for stream in synchroniser.required if with_masks or stream not in (MASKS, DETECTIONS)])
             if match and now - match.arrival <= timeout:
-                self._worker.request(_Job(match, self._generation, goal))
+                self._builder.request(_Job(match, self._generation, goal))
             elif goal.is_cancel_requested or now - waiting.since > timeout:
-                fault = self._synchroniser.fault(timeout, now) or Fault(FaultCode.STAMPS_DO_NOT_MATCH)
+                fault = synchroniser.fault(timeout, now) or Fault(FaultCode.STAMPS_DO_NOT_MATCH)
                 self._abort(goal, str(fault))
             else:
                 continue
             self._waiting.remove(waiting)
 
     def _serve(self, job: _Job) -> None:
-        """Reconstruct what a goal asks for; in the worker's thread."""
+        """Reconstruct and publish what a goal asks for, an image of the first camera."""
         goal = job.goal
 
         def find_masks(match: Match, settings: Settings) -> Segmentation:
@@ -400,7 +451,16 @@ class Sam3dNode(LifecycleNode):
             self._give_feedback(goal, stage)
 
         try:
-            meshes = self._reconstruct(job, find_masks, on_stage)
+            view, _ = self._view(job, find_masks)
+            with self._lock:
+                self._check(job)
+                self._tracker.update(view.frame)
+                asked = rebuild.request(self._tracker, everything=True)
+            self._reconstruct(asked, job, on_stage)
+            with self._lock:
+                self._check(job)
+                wanted = [item for item in self._tracker.objects(view.frame) if item.object.label]
+                meshes = self._publish(wanted, view, whole=True)
         except _Superseded:
             self._abort(goal, "the node was deactivated or reset")
         except Fault as fault:
@@ -437,7 +497,7 @@ class Sam3dNode(LifecycleNode):
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         self.set_parameters([rclpy.Parameter("enabled", value=request.data)])
         response.success = True
-        response.message = "every image is reconstructed" if request.data else "only the action reconstructs"
+        response.message = "every image is worked on" if request.data else "only the action does"
         return response
 
     def _on_clear(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -453,7 +513,8 @@ class Sam3dNode(LifecycleNode):
         if self._configured and after.target_frame and self._transforms is None and optional("tf2_ros"):
             self._transforms = Transforms(self)
         if before.enabled and not after.enabled and self._active:
-            self._worker.put(None)
+            self._follower.put(None)
+            self._builder.put(None)
 
     def _internal_error(self, error: Exception) -> Fault:
         if self.context.ok():  # else ROS is shutting down, and every call into it fails
@@ -467,7 +528,7 @@ class Sam3dNode(LifecycleNode):
 
     def _diagnostic_values(self) -> dict[str, str]:
         state = "active" if self._active else "inactive" if self._configured else "unconfigured"
-        streams = {"inputs": self._synchroniser.describe()} if self._active else {}
+        streams = {f"inputs {camera.namespace}".strip(): camera.synchroniser.describe() for camera in self._cameras}
         return {"state": state, **self._figures, **streams}
 
 

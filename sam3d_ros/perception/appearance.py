@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from .frame import Frame
 
 _DEPTH_TOLERANCE = 0.01    # metres by which a seen vertex may lie behind the depth reading
-_NEIGHBOURS = 4            # seen vertices that colour one that is not
 
 
 def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -25,7 +23,7 @@ def seen_vertices(vertices: np.ndarray, normals: np.ndarray, frame: Frame,
     """Which vertices (N, 3), metres, camera frame, the image shows as part of the instance `label`.
 
     Returns (N,) bool, and rows and columns (N,) of the pixels.  A vertex is seen if it faces the camera, projects into
-    the instance's mask and does not lie behind the depth reading there.
+    the instance's mask and does not lie behind the depth reading there (where there is one).
     """
     k = frame.intrinsics
     z = np.maximum(vertices[:, 2], 1e-6)
@@ -34,23 +32,23 @@ def seen_vertices(vertices: np.ndarray, normals: np.ndarray, frame: Frame,
     inside = (columns >= 0) & (columns < k.width) & (rows >= 0) & (rows < k.height)
     rows, columns = np.clip(rows, 0, k.height - 1), np.clip(columns, 0, k.width - 1)
     facing = np.einsum("ij,ij->i", normals, vertices) < 0
-    depth = frame.depth[rows, columns]
-    in_front = (depth == 0) | (vertices[:, 2] < depth + _DEPTH_TOLERANCE)
-    return inside & facing & in_front & (frame.labels[rows, columns] == label), rows, columns
+    seen = inside & facing & (frame.labels[rows, columns] == label)
+    if frame.depth is not None:
+        depth = frame.depth[rows, columns]
+        seen &= (depth == 0) | (vertices[:, 2] < depth + _DEPTH_TOLERANCE)
+    return seen, rows, columns
 
 
-def vertex_colours(vertices: np.ndarray, seen: np.ndarray, rows: np.ndarray, columns: np.ndarray,
+def vertex_colours(guessed: np.ndarray, seen: np.ndarray, rows: np.ndarray, columns: np.ndarray,
                    frame: Frame) -> np.ndarray:
-    """Colours (N, 4) uint8 RGBA: from the image where `seen`, elsewhere blended from the nearest seen vertices."""
-    rgba = np.full((len(vertices), 4), 255, np.uint8)
-    if not seen.any():
-        rgba[:, :3] = 128
-        return rgba
-    colours = frame.colour[rows[seen], columns[seen]].astype(np.float64)
+    """Colours (N, 4) uint8 RGBA: from the image where `seen`, elsewhere as guessed.
+
+    guessed: (N, 3) RGB, 0 to 1, the network's colour of every vertex.  Where both are known, they tell how the light of
+    this image differs from what the network takes for the object's own colour; the guess is shifted by that.
+    """
+    rgba = np.full((len(guessed), 4), 255, np.uint8)
+    colours = frame.colour[rows[seen], columns[seen]]
+    shift = (colours / 255 - guessed[seen]).mean(axis=0) if seen.any() else 0.0
+    rgba[:, :3] = np.round(255 * np.clip(guessed + shift, 0, 1))
     rgba[seen, :3] = colours
-    count = min(_NEIGHBOURS, len(colours))
-    distance, nearest = cKDTree(vertices[seen]).query(vertices[~seen], k=count)
-    weight = 1 / (distance.reshape(-1, count) + 1e-4)
-    blended = (colours[nearest.reshape(-1, count)] * weight[..., None]).sum(axis=1) / weight.sum(axis=1, keepdims=True)
-    rgba[~seen, :3] = np.round(blended)
     return rgba

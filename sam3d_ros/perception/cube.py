@@ -1,7 +1,8 @@
 """The cube in which an object is completed.
 
 The cube's axes are those of a virtual camera: the real one, turned about its centre so that its optical axis passes
-through the median of the object's points.  An object at the image's border then looks like one in its middle.
+through the cube's centre, and about that axis so that up in the world is up in its image.  Objects at the image's
+border, and those seen by a camera on its side, then look like any other.
 """
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-RESOLUTION = 64
+from ..runtime.signature import VOLUME
+from .frame import Intrinsics
+
 # Edge of the cube and depth of its centre behind the near side, in units of the largest extent of the seen points: the
 # hidden part lies behind, and mostly within, what is seen.
 EDGE_PER_EXTENT = 1.35
@@ -17,25 +20,41 @@ CENTRE_PER_EXTENT = 0.475
 # Points farther from the median than this many times the median distance are flying pixels or mask leaks.
 OUTLIER_FACTOR = 3.5
 OUTLIER_MARGIN = 0.01  # metres
+_AIMING_STEPS = 2      # of the cube's centre, which depends on the axes, which depend on the centre
+_STEEP = 0.2           # sine of the angle between up and the optical axis below which the image's rows decide
+IMAGE_UP = np.array([0.0, -1.0, 0.0])
 
 
 @dataclass(frozen=True)
 class Cube:
-    """A cube in front of a virtual camera.
+    """A cube on the optical axis of a virtual camera that shares the camera's centre.
 
-    virtual_from_camera: (3, 3) float64 rotation; both frames share the camera's centre
-    centre: (3,) float64, metres, virtual frame
+    virtual_from_camera: (3, 3) float64 rotation
+    distance: metres from the camera to the cube's centre
     edge: metres
     """
 
     virtual_from_camera: np.ndarray
-    centre: np.ndarray
+    distance: float
     edge: float
 
     @property
     def voxel(self) -> float:
         """Edge of one voxel, metres."""
-        return self.edge / RESOLUTION
+        return self.edge / VOLUME
+
+    @property
+    def centre(self) -> np.ndarray:
+        """(3,) metres, camera frame."""
+        return self.distance * self.virtual_from_camera[2]
+
+    def to_camera(self, points: np.ndarray) -> np.ndarray:
+        """Points (N, 3) of the cube's frame (edges, origin at its centre) in the camera frame, metres."""
+        return (points * self.edge + [0.0, 0.0, self.distance]) @ self.virtual_from_camera
+
+    def from_camera(self, points: np.ndarray) -> np.ndarray:
+        """Points (N, 3) of the camera frame, metres, in the cube's frame (edges, origin at its centre)."""
+        return (points @ self.virtual_from_camera.T - [0.0, 0.0, self.distance]) / self.edge
 
 
 def inlier_points(points: np.ndarray, factor: float = OUTLIER_FACTOR) -> np.ndarray:
@@ -47,22 +66,41 @@ def inlier_points(points: np.ndarray, factor: float = OUTLIER_FACTOR) -> np.ndar
     return distance < factor * np.median(distance) + OUTLIER_MARGIN
 
 
-def rotation_towards(direction: np.ndarray) -> np.ndarray:
+def rotation_towards(direction: np.ndarray, up: np.ndarray = IMAGE_UP) -> np.ndarray:
     """Rotation (3, 3) virtual_from_camera that turns the optical axis to `direction`, (3,) in the camera frame, z > 0.
 
-    The virtual camera's x axis stays level with the real image's rows.
+    The virtual camera's y axis points against `up`, (3,) unit vector in the camera frame, as far as its optical axis
+    allows; along the columns of the real image where that axis is nearly parallel to `up`.
     """
     z = direction / np.linalg.norm(direction)
-    x = np.cross([0.0, 1.0, 0.0], z)
+    x = np.cross(-up, z)
+    if np.linalg.norm(x) < _STEEP:
+        x = np.cross(-IMAGE_UP, z)
     x /= np.linalg.norm(x)
     return np.stack([x, np.cross(z, x), z])
 
 
-def fit_cube(points: np.ndarray) -> Cube:
-    """Cube around the object of which `points`, (N, 3) float, metres, camera frame, are seen (inliers only)."""
-    rotation = rotation_towards(np.median(points, axis=0))
-    low, high = np.percentile(points @ rotation.T, [1, 99], axis=0)
-    extent = float((high - low).max())
-    centre = (low + high) / 2
-    centre[2] = low[2] + CENTRE_PER_EXTENT * extent
-    return Cube(rotation, centre, EDGE_PER_EXTENT * extent)
+def fit_cube(points: np.ndarray, up: np.ndarray = IMAGE_UP) -> Cube:
+    """Cube around the object of which `points`, (N, 3) float, metres, camera frame, are seen (inliers only).
+
+    up: (3,) unit vector against gravity in the camera frame, as far as it is known
+    """
+    aim = np.median(points, axis=0)
+    for _ in range(_AIMING_STEPS):
+        rotation = rotation_towards(aim, up)
+        low, high = np.percentile(points @ rotation.T, [1, 99], axis=0)
+        extent = float((high - low).max())
+        centre = (low + high) / 2
+        centre[2] = low[2] + CENTRE_PER_EXTENT * extent
+        aim = rotation.T @ centre
+    return Cube(rotation_towards(aim, up), float(np.linalg.norm(aim)), EDGE_PER_EXTENT * extent)
+
+
+def fit_cube_to_mask(rows: np.ndarray, columns: np.ndarray, intrinsics: Intrinsics, up: np.ndarray = IMAGE_UP) -> Cube:
+    """Cube around an object of which only the mask is known, at the scale at which its near side lies at 1 m.
+
+    rows, columns: (N,) integer pixels of the mask; up: as in `fit_cube`.
+    """
+    points = np.stack([(columns - intrinsics.cx) / intrinsics.fx, (rows - intrinsics.cy) / intrinsics.fy,
+                       np.ones(len(rows))], axis=1)
+    return fit_cube(points, up)

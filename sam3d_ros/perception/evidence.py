@@ -1,83 +1,119 @@
-"""Evidence: what the camera says about every voxel of an object's cube."""
+"""What the network is given of each object: crops of the images that show it, turned and scaled to its cube."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numba
 import numpy as np
 
-from .cube import RESOLUTION, Cube
-from .frame import Intrinsics
+from ..runtime.signature import CROP, CROP_CHANNELS, CROP_SPAN, SUPPORT_NUMBERS
+from .cube import Cube, rotation_towards
+from .frame import Frame, Intrinsics
 
-# OpenMP before TBB: the TBB that other libraries bring along is often too old for Numba, which then warns at length.
-numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
-
-CHANNELS = 3
-TRUNCATION = 3 / 32  # of the cube's edge
+_FARTHEST = 2.0            # edges behind or before the cube's centre: what lies beyond looks alike
+_COLOUR_SAMPLES = (-0.25, 0.25)   # of a crop's pixel: four samples a pixel keep fine texture from turning into noise
 
 
-@numba.njit(fastmath=True, inline="always")
-def camera_point(rotation, x, y, z):  # pragma: no cover (compiled)
-    """Camera coordinates of the point x, y, z of the virtual frame; rotation: (3, 3) virtual_from_camera."""
-    return (rotation[0, 0] * x + rotation[1, 0] * y + rotation[2, 0] * z,
-            rotation[0, 1] * x + rotation[1, 1] * y + rotation[2, 1] * z,
-            rotation[0, 2] * x + rotation[1, 2] * y + rotation[2, 2] * z)
+@dataclass(frozen=True)
+class Observation:
+    """An object as another image shows it: at another moment, or from another camera.
 
-
-@numba.njit(parallel=True, fastmath=True, cache=True)
-def fill_evidence(depth, labels, camera, image, own, rotation, centre, edge, out):  # pragma: no cover (compiled)
-    """Evidence of B objects seen in I images; see `evidence` for units and channels.
-
-    depth: (I, H, W) float32; labels: (I, H, W) integer; camera: (I, 4) fx, fy, cx, cy; per object: image: (B,) index,
-    own: (B,) label, rotation: (B, 3, 3) virtual_from_camera, centre: (B, 3), edge: (B,); out: (B, 3, n, n, n) float32.
+    frame: that image; label: the object's value in frame.labels
+    camera_from_observer: (4, 4) float64, that image's camera frame -> present camera frame, metres; for an object that
+        has moved since, together with the object's motion, so that the object stands still
     """
-    count, height, width = out.shape[0], depth.shape[1], depth.shape[2]
-    n = out.shape[2]
-    for job in numba.prange(count * n):
-        b, i = job // n, job % n
-        m = image[b]
-        fx, fy, px, py = camera[m, 0], camera[m, 1], camera[m, 2], camera[m, 3]
-        scale = 1.0 / (TRUNCATION * edge[b])
-        x = ((i + 0.5) / n - 0.5) * edge[b] + centre[b, 0]
-        for j in range(n):
-            y = ((j + 0.5) / n - 0.5) * edge[b] + centre[b, 1]
-            for k in range(n):
-                z = ((k + 0.5) / n - 0.5) * edge[b] + centre[b, 2]
-                cx, cy, cz = camera_point(rotation[b], x, y, z)
-                distance = np.float32(0.0)
-                inside = np.float32(0.0)
-                valid = np.float32(0.0)
-                if cz > 0.01:
-                    u = int(np.floor(cx / cz * fx + px + 0.5))
-                    v = int(np.floor(cy / cz * fy + py + 0.5))
-                    if 0 <= u < width and 0 <= v < height:
-                        if labels[m, v, u] == own[b]:
-                            inside = np.float32(1.0)
-                        seen = depth[m, v, u]
-                        if seen > 0:
-                            valid = np.float32(1.0)
-                            distance = np.float32(min(1.0, max(-1.0, (seen - cz) * scale)))
-                out[b, 0, i, j, k] = distance
-                out[b, 1, i, j, k] = inside
-                out[b, 2, i, j, k] = valid
+
+    frame: Frame
+    label: int
+    camera_from_observer: np.ndarray
 
 
-def evidence(depth: np.ndarray, labels: np.ndarray, intrinsics: Intrinsics, cubes: Sequence[Cube],
-             own_labels: Sequence[int]) -> np.ndarray:
-    """Evidence volumes of several objects of one image.
+def crop_ticks() -> np.ndarray:
+    """(96,) positions of a crop's pixel centres, in edges of the cube at the depth of the cube's centre."""
+    return ((np.arange(CROP) + 0.5) / CROP - 0.5) * CROP_SPAN
 
-    depth: (H, W) float32, metres, 0 = no reading; labels: (H, W) int32 instance masks;
-    cubes and own_labels: one of each per object.
 
-    Returns (B, 3, 64, 64, 64) float32, volume axes x, y, z of the cube's virtual camera.  Channels: signed distance
-    along the camera's axis to the observed depth, positive in front of it, truncated at 3/32 of the cube's edge and
-    scaled to -1..1 (0 without a reading); 1 where the voxel projects into the object's mask; 1 where it projects onto a
-    depth reading.  All pixels count, not only the object's own: neighbours and the table carve free space.
+def _pixels(rotation: np.ndarray, distance: float, edge: float, k: Intrinsics,
+            shift: tuple[float, float] = (0.0, 0.0)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, columns (96, 96) int of the image's pixels that a crop shows, and where these lie in the image.
+
+    rotation: (3, 3) crop_camera_from_camera; distance: metres to the cube's centre; edge: metres; shift: in pixels of
+    the crop.  Outside of the image rows and columns are clipped.
     """
-    out = np.empty((len(cubes), CHANNELS) + (RESOLUTION,) * 3, np.float32)
-    camera = np.array([[intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy]])
-    fill_evidence(np.ascontiguousarray(depth, np.float32)[None], np.ascontiguousarray(labels, np.int32)[None], camera,
-                  np.zeros(len(cubes), np.int64), np.asarray(own_labels, np.int32),
-                  np.stack([c.virtual_from_camera for c in cubes]), np.stack([c.centre for c in cubes]),
-                  np.array([c.edge for c in cubes]), out)
-    return out
+    step = CROP_SPAN / CROP
+    x = (crop_ticks() + shift[0] * step)[None, :] * edge / distance
+    y = (crop_ticks() + shift[1] * step)[:, None] * edge / distance
+    rays = [rotation[0, axis] * x + rotation[1, axis] * y + rotation[2, axis] for axis in range(3)]
+    ahead = rays[2] > 1e-6
+    z = np.where(ahead, rays[2], 1.0)
+    columns = np.floor(rays[0] / z * k.fx + k.cx + 0.5).clip(-1, k.width).astype(np.int64)
+    rows = np.floor(rays[1] / z * k.fy + k.cy + 0.5).clip(-1, k.height).astype(np.int64)
+    seen = ahead & (columns >= 0) & (columns < k.width) & (rows >= 0) & (rows < k.height)
+    return rows.clip(0, k.height - 1), columns.clip(0, k.width - 1), seen
+
+
+def crop_of(frame: Frame, label: int, rotation: np.ndarray, distance: float, edge: float) -> np.ndarray:
+    """Crop (6, 96, 96) float32 of an object; channels as in runtime/signature.py.
+
+    rotation: (3, 3) crop_camera_from_camera, whose optical axis passes through the cube's centre; distance: metres from
+    the camera to that centre; edge: of the cube, metres.
+    """
+    k = frame.intrinsics
+    rows, columns, seen = _pixels(rotation, distance, edge, k)
+    crop = np.zeros((CROP_CHANNELS, CROP, CROP), np.float32)
+    if frame.depth is not None:
+        z = frame.depth[rows, columns]
+        # The reading is a depth along the camera's axis; the crop wants it along its own.
+        along = z * (rotation[2, 0] * (columns - k.cx) / k.fx + rotation[2, 1] * (rows - k.cy) / k.fy + rotation[2, 2])
+        valid = seen & (z > 0)
+        crop[0] = np.where(valid, ((along - distance) / edge).clip(-_FARTHEST, _FARTHEST), 0)
+        crop[1] = valid
+    crop[2] = seen & (frame.labels[rows, columns] == label)
+    for dx in _COLOUR_SAMPLES:
+        for dy in _COLOUR_SAMPLES:
+            rows, columns, seen = _pixels(rotation, distance, edge, k, (dx, dy))
+            crop[3:] += (frame.colour[rows, columns] * seen[..., None]).transpose(2, 0, 1)
+    crop[3:] *= 1 / (255 * len(_COLOUR_SAMPLES) ** 2)
+    return crop
+
+
+def view_row(crop_from_cube: np.ndarray, distance: float, edge: float) -> np.ndarray:
+    """A row of the input `views`, (11,) float32: rotation (3, 3), distance in edges, weight 1."""
+    return np.concatenate([crop_from_cube.ravel(), [distance / edge, 1.0]]).astype(np.float32)
+
+
+def first_view(frame: Frame, label: int, cube: Cube) -> tuple[np.ndarray, np.ndarray]:
+    """Crop (6, 96, 96) and view (11,) of the image that the cube was fitted in; its crop camera has the cube's axes."""
+    crop = crop_of(frame, label, cube.virtual_from_camera, cube.distance, cube.edge)
+    return crop, view_row(np.eye(3), cube.distance, cube.edge)
+
+
+def further_view(observation: Observation, cube: Cube) -> tuple[np.ndarray, np.ndarray] | None:
+    """Crop (6, 96, 96) and view (11,) of another image of the object.
+
+    None if the cube's centre lies behind that image's camera, or next to it.
+    """
+    observer_from_camera = np.linalg.inv(observation.camera_from_observer)
+    centre = observer_from_camera[:3, :3] @ cube.centre + observer_from_camera[:3, 3]
+    distance = float(np.linalg.norm(centre))
+    if centre[2] < 0.5 * cube.edge:
+        return None
+    crop_from_observer = rotation_towards(centre)
+    crop = crop_of(observation.frame, observation.label, crop_from_observer, distance, cube.edge)
+    crop_from_cube = crop_from_observer @ observer_from_camera[:3, :3] @ cube.virtual_from_camera.T
+    return crop, view_row(crop_from_cube, distance, cube.edge)
+
+
+def support_row(cube: Cube, up: np.ndarray | None, plane: np.ndarray | None) -> np.ndarray:
+    """Input `support`, (5,) float32.
+
+    up: (3,) unit vector against gravity, camera frame, None if unknown; plane: (4,) support plane, unit normal (up) and
+    offset in metres, camera frame, None if unknown.
+    """
+    row = np.zeros(SUPPORT_NUMBERS, np.float32)
+    if plane is not None:
+        row[:3] = cube.virtual_from_camera @ plane[:3]
+        row[3] = (plane[:3] @ cube.centre + plane[3]) / cube.edge
+        row[4] = 1
+    elif up is not None:
+        row[:3] = cube.virtual_from_camera @ up
+    return row

@@ -69,8 +69,7 @@ class FaultCode(Enum):
     TF_FUTURE = "the transform is newer than the image by more than its history: check that clocks agree"
     # model and engine
     MODEL_MISSING = (
-        "the model file does not exist: check the path, or leave `model` empty for the model that is "
-        "shipped")
+        "the model file does not exist: check the path, or use base, the model that is shipped")
     MODEL_INVALID = "the model file cannot be read: it is truncated or not an ONNX model"
     MODEL_MISMATCH = "the model file is not a sam3d_ros student of this version: its inputs, outputs or metadata differ"
     ENGINE_UNAVAILABLE = "the wanted engine is not installed: install it, or set engine to auto"
@@ -81,7 +80,7 @@ class FaultCode(Enum):
     ENGINE_BUILD_FAILED = (
         "the engine could not be built or loaded: check that driver, CUDA and TensorRT fit each other "
         "(sam3d doctor), or set engine to cpu")
-    ENGINE_OUT_OF_MEMORY = "the GPU's memory does not suffice: end other programs that use it, or take the small model"
+    ENGINE_OUT_OF_MEMORY = "the GPU's memory does not suffice: end other programs that use it, or lower max_objects"
     ENGINE_INACCURATE = (
         "the engine's results differ too much from those of float32, and it is not used: set precision "
         "to fp32, or take another engine")
@@ -92,6 +91,7 @@ class FaultCode(Enum):
     PARAMETER_INVALID = "a parameter's value is refused: correct it, then configure the node again"
     # files
     FRAME_FOLDER_INVALID = "the frame folder is incomplete or inconsistent"
+    RESULT_INVALID = "objects.json or a mesh beside it is missing or broken: run `sam3d reconstruct` again"
     BAG_UNREADABLE = "the bag is absent, truncated, or not a recording of rosbag2 (sqlite3 or MCAP)"
     BAG_TOPICS_UNCLEAR = "say which topics to use: --image, --depth, --camera-info, --segmentation"
     INTERNAL_ERROR = "a programming error in sam3d_ros: please report it with the log"

@@ -3,7 +3,9 @@
 A frame folder holds
 - `color.png`    8-bit RGB
 - `depth.png`    16-bit grey, aligned to colour, 0 = no reading, metres = value * depth_unit_m; may be absent
-- `camera.json`  width, height, fx, fy, cx, cy (pixels) and, with depth, depth_unit_m (metres per depth step)
+- `camera.json`  width, height, fx, fy, cx, cy (pixels); with depth, depth_unit_m (metres per depth step); where known,
+                 world_from_camera (4 x 4, rigid, a frame whose +Z points up) and support_height (metres, of what the
+                 objects stand on, in that frame)
 - `masks.png`    8- or 16-bit grey, instance labels, 0 = background
 - `labels.json`  instance label (as a string) -> class name
 
@@ -30,6 +32,7 @@ MAX_JSON_BYTES = 2**20
 MAX_LABEL = 2**16 - 1             # masks.png has 16 bits
 INTRINSICS_KEYS = ("width", "height", "fx", "fy", "cx", "cy")
 DEPTH_UNIT_KEY = "depth_unit_m"
+WORLD_KEY, SUPPORT_KEY = "world_from_camera", "support_height"
 # What Pillow raises for a broken PNG file.
 PNG_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 GREY_8_BIT = ("L",)
@@ -48,7 +51,9 @@ def read_frame_folder(folder: Path) -> Frame:
     if not folder.is_dir():
         raise _invalid(folder, "is not a folder")
     has_depth = (folder / "depth.png").exists()
-    intrinsics, depth_unit_m = _read_camera(folder / "camera.json", has_depth)
+    camera = _read_json(folder / "camera.json")
+    intrinsics, depth_unit_m = _camera(camera, folder / "camera.json", has_depth)
+    world_from_camera, support_height = _world(camera, folder / "camera.json")
     size = (intrinsics.width, intrinsics.height)
     colour = _read_png(folder / "color.png", ("RGB",), size)
     depth = None
@@ -58,7 +63,8 @@ def read_frame_folder(folder: Path) -> Frame:
     class_ids = _read_class_ids(folder / "labels.json")
     present = {int(label) for label in np.unique(labels) if label != 0}
     instances = tuple(Instance(label, class_ids.get(label, "")) for label in sorted(present | class_ids.keys()))
-    return Frame(colour, depth, labels, intrinsics, instances, frame_id=folder.resolve().name)
+    return Frame(colour, depth, labels, intrinsics, instances, world_from_camera, support_height,
+                 frame_id=folder.resolve().name)
 
 
 def write_frame_folder(folder: Path, frame: Frame, depth_unit_m: float = 0.0001) -> None:
@@ -72,7 +78,11 @@ def write_frame_folder(folder: Path, frame: Frame, depth_unit_m: float = 0.0001)
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(frame.colour).save(folder / "color.png")
     Image.fromarray(frame.labels.astype(np.uint16)).save(folder / "masks.png")
-    camera = {key: getattr(frame.intrinsics, key) for key in INTRINSICS_KEYS}
+    camera: dict = {key: getattr(frame.intrinsics, key) for key in INTRINSICS_KEYS}
+    if frame.world_from_camera is not None:
+        camera[WORLD_KEY] = np.asarray(frame.world_from_camera, np.float64).tolist()
+    if frame.support_height is not None:
+        camera[SUPPORT_KEY] = float(frame.support_height)
     if frame.depth is None:
         (folder / "depth.png").unlink(missing_ok=True)
     else:
@@ -149,9 +159,8 @@ def _invalid(path: Path, reason: str) -> Fault:
     return Fault(FaultCode.FRAME_FOLDER_INVALID, f"{path} {reason}")
 
 
-def _read_camera(path: Path, has_depth: bool) -> tuple[Intrinsics, float]:
+def _camera(camera: dict, path: Path, has_depth: bool) -> tuple[Intrinsics, float]:
     """Intrinsics and metres per depth step (1 without depth)."""
-    camera = _read_json(path)
     allowed = {*INTRINSICS_KEYS, DEPTH_UNIT_KEY}
     needed = allowed if has_depth else set(INTRINSICS_KEYS)
     if missing := needed - camera.keys():
@@ -168,6 +177,23 @@ def _read_camera(path: Path, has_depth: bool) -> tuple[Intrinsics, float]:
         raise _invalid(path, f"has {width:.0f} x {height:.0f} pixels; at most {MAX_PIXELS} are read")
     focal_and_centre = (camera[key] for key in INTRINSICS_KEYS[2:])
     return Intrinsics(int(width), int(height), *focal_and_centre), camera.get(DEPTH_UNIT_KEY, 1.0)
+
+
+def _world(camera: dict, path: Path) -> tuple[np.ndarray | None, float | None]:
+    """world_from_camera (4, 4) and support_height, metres, each None where camera.json does not have it."""
+    height = camera.get(SUPPORT_KEY)
+    if height is not None and not (isinstance(height, float) and math.isfinite(height)):
+        raise _invalid(path, f"has {SUPPORT_KEY} that is not a finite number")
+    if WORLD_KEY not in camera:
+        return None, height
+    try:
+        pose = np.array(camera[WORLD_KEY], np.float64)
+    except (TypeError, ValueError):
+        pose = np.empty(0)
+    if pose.shape != (4, 4) or not np.isfinite(pose).all() or np.abs(pose[3] - [0, 0, 0, 1]).max() > 1e-6 \
+            or np.abs(pose[:3, :3] @ pose[:3, :3].T - np.eye(3)).max() > 1e-3 or np.linalg.det(pose[:3, :3]) < 0:
+        raise _invalid(path, f"has {WORLD_KEY} that is not a rigid 4 x 4 transform")
+    return pose, height
 
 
 def _read_class_ids(path: Path) -> dict[int, str]:

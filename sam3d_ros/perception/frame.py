@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .faults import Fault, FaultCode
+
+PLAUSIBLE_DEPTH = (0.02, 50.0)  # metres, median of a frame; outside this the unit is wrong
+
 
 @dataclass(frozen=True)
 class Intrinsics:
@@ -43,6 +47,7 @@ class Frame:
     instances: one entry per label to reconstruct
     intrinsics: of colour and depth alike
     world_from_camera: (4, 4) float64, a frame whose +Z points up, or None where gravity is unknown
+    support_height: metres, height of what the objects stand on in the frame of world_from_camera, or None if unknown
     stamp_ns: time of the image, nanoseconds
     frame_id: name of the camera's optical frame
     """
@@ -53,6 +58,7 @@ class Frame:
     intrinsics: Intrinsics
     instances: tuple[Instance, ...] = field(default_factory=tuple)
     world_from_camera: np.ndarray | None = None
+    support_height: float | None = None
     stamp_ns: int = 0
     frame_id: str = "camera"
 
@@ -66,3 +72,26 @@ def back_project(depth: np.ndarray, intrinsics: Intrinsics, rows: np.ndarray, co
     x = (columns - intrinsics.cx) / intrinsics.fx * z
     y = (rows - intrinsics.cy) / intrinsics.fy * z
     return np.stack([x, y, z], axis=1)
+
+
+def check_frame(frame: Frame) -> None:
+    """Raise the Fault that names what makes the whole frame unusable."""
+    k = frame.intrinsics
+    if not all(np.isfinite([k.fx, k.fy, k.cx, k.cy])) or k.fx <= 0 or k.fy <= 0:
+        raise Fault(FaultCode.CAMERA_INFO_UNCALIBRATED, f"fx {k.fx}, fy {k.fy}")
+    shape = frame.colour.shape[:2]
+    if shape != (k.height, k.width):
+        raise Fault(FaultCode.CAMERA_INFO_SIZE_MISMATCH, f"{k.width} x {k.height}, image {shape[1]} x {shape[0]}")
+    if frame.labels.shape != shape:
+        raise Fault(FaultCode.MASK_SIZE_MISMATCH, f"labels {frame.labels.shape}, image {shape}")
+    if frame.depth is None:
+        return
+    if frame.depth.shape != shape:
+        raise Fault(FaultCode.DEPTH_SIZE_MISMATCH, f"depth {frame.depth.shape}, image {shape}")
+    seen = frame.depth[::4, ::4]
+    seen = seen[seen > 0]
+    if not len(seen):
+        raise Fault(FaultCode.DEPTH_EMPTY)
+    median = float(np.median(seen))
+    if not PLAUSIBLE_DEPTH[0] <= median <= PLAUSIBLE_DEPTH[1]:
+        raise Fault(FaultCode.DEPTH_UNIT_SUSPECT, f"median {median:.4g} m")

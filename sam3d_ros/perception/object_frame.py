@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import ConvexHull
 
-CAMERA_UP = np.array([0.0, -1.0, 0.0])  # where gravity is unknown, what is up in the image
+from .cube import IMAGE_UP
 
 
 def object_frame(vertices: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -19,7 +19,7 @@ def object_frame(vertices: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.n
     right = np.array([1.0, 0.0, 0.0])
     a = right - z * (right @ z)
     if np.linalg.norm(a) < 0.1:  # the camera lies on its side
-        a = np.cross(z, CAMERA_UP)
+        a = np.cross(z, IMAGE_UP)
     a /= np.linalg.norm(a)
     b = np.cross(z, a)
     angle = _least_rectangle(vertices @ np.stack([a, b], axis=1))

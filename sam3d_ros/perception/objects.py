@@ -22,6 +22,7 @@ class Status(IntEnum):
 
     OK = 0
     LOW_QUALITY = 1
+    HIDDEN = 2
 
 
 @dataclass(frozen=True)

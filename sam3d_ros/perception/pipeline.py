@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -10,24 +10,22 @@ import numpy as np
 from scipy import ndimage
 
 from ..runtime.engine import BuildOptions, Engine, EngineError, load_engine
-from ..runtime.signature import INPUT_NAME, OUTPUT_NAME
+from ..runtime.signature import CROP, CROP_CHANNELS, VIEW_NUMBERS
 from .appearance import seen_vertices, vertex_colours, vertex_normals
-from .cube import Cube, fit_cube, inlier_points
-from .evidence import evidence
+from .cube import IMAGE_UP, Cube, fit_cube, fit_cube_to_mask, inlier_points
+from .evidence import Observation, first_view, further_view, support_row
 from .faults import Fault, FaultCode
-from .frame import Frame, Instance, Intrinsics, back_project
-from .object_frame import CAMERA_UP, object_frame
+from .frame import Frame, Instance, Intrinsics, back_project, check_frame
+from .object_frame import object_frame
 from .objects import ReconstructedObject, ScaleSource, Status
-from .surface import Surface, extract_surface
-from .tabletop import fit_support_plane
+from .support import given_plane, support_plane
+from .surface import Surface, extract_surface, sampled
 from .uncertainty import pose_uncertainty
 
-PLAUSIBLE_DEPTH = (0.02, 50.0)  # metres, median of a frame; outside this the unit is wrong
 _FEW_POINTS = 4                 # times min_points: below, a result is marked LOW_QUALITY
 _CUBE_POINTS = 4000             # points that are enough for medians and percentiles
-_PLANE_POINTS = 6000
-_PLANE_REACH = 0.35             # metres around the objects: their support, not the room
-_PLANE_TOLERANCE = 0.006        # metres at 1 m
+_PLANE_SCALE_STD, _MODEL_SCALE_STD = 0.1, 0.5   # 1 sigma of the scale factor without depth
+MOST_VIEWS = 8                  # of one object that are fused
 _BOX_CLEARANCE = 0.008          # metres above the support from which a box's content counts as the object
 
 
@@ -35,13 +33,14 @@ _BOX_CLEARANCE = 0.008          # metres above the support from which a box's co
 class PipelineConfig:
     """What can be chosen.
 
-    model: path of an ONNX student, empty for the one that is shipped; engine: one of runtime.engine.ENGINE_CHOICES;
-    precision: one of PRECISIONS there; threads: 0 = all cores; allow_engine_build: build an engine for this GPU if
-    there is none yet, which takes minutes; max_objects: the largest masks of a frame are kept;
-    max_faces: triangles per mesh; min_points: depth readings inside a mask that are too few below this
+    model: base (the model that is shipped) or the path of an ONNX student; engine: one of
+    runtime.engine.ENGINE_CHOICES; precision: one of PRECISIONS there; threads: 0 = all cores; allow_engine_build: build
+    an engine for this GPU if there is none yet, which takes minutes; max_objects: the largest masks of a frame are
+    kept; max_faces: triangles per mesh; min_points: depth readings inside a mask (without depth: pixels) that are too
+    few below this
     """
 
-    model: str = ""
+    model: str = "base"
     engine: str = "auto"
     precision: str = "auto"
     threads: int = 0
@@ -70,7 +69,10 @@ class PipelineResult:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """An instance with its depth readings: points (P, 3) float64, metres, camera frame, at rows and columns (P,)."""
+    """An instance with its depth readings: points (P, 3) float64, metres, camera frame, at rows and columns (P,).
+
+    Without depth there are no points, and the cube stands at the scale at which the object's near side lies at 1 m.
+    """
 
     instance: Instance
     points: np.ndarray
@@ -119,36 +121,42 @@ class Pipeline:
         """The objects of `run`."""
         return self.run(frame).objects
 
-    def run(self, frame: Frame, on_stage: Callable[[str], None] | None = None) -> PipelineResult:
+    def run(self, frame: Frame, earlier: Mapping[int, Sequence[Observation]] | None = None,
+            on_stage: Callable[[str], None] | None = None) -> PipelineResult:
         """Reconstruct frame.instances.
 
-        on_stage is called with EVIDENCE, INFERENCE, SURFACE, DONE as work proceeds.
-        Raises Fault if the whole frame cannot be used: DEPTH_MISSING, DEPTH_SIZE_MISMATCH, DEPTH_EMPTY,
-        DEPTH_UNIT_SUSPECT, MASK_SIZE_MISMATCH, CAMERA_INFO_UNCALIBRATED, CAMERA_INFO_SIZE_MISMATCH, ENGINE_FAILED.
+        earlier: per label of `frame`, other views of the same object, which are fused with this one (at most
+        MOST_VIEWS in all, the first ones given).  on_stage is called with EVIDENCE, INFERENCE, SURFACE, DONE as work
+        proceeds.  A frame without depth is reconstructed from colour and masks; see `_sized`.
+        Raises Fault if the whole frame cannot be used: DEPTH_SIZE_MISMATCH, DEPTH_EMPTY, DEPTH_UNIT_SUSPECT,
+        MASK_SIZE_MISMATCH, CAMERA_INFO_UNCALIBRATED, CAMERA_INFO_SIZE_MISMATCH, ENGINE_FAILED.
         """
         report = on_stage or (lambda stage: None)
         clock = _Clock()
         check_frame(frame)
         report("EVIDENCE")
         with clock("evidence"):
-            plane = _support_plane(frame)
-            frame, candidates, rejections = self._candidates(frame, plane)
-            volumes = evidence(frame.depth, frame.labels, frame.intrinsics, [c.cube for c in candidates],
-                               [c.instance.label for c in candidates]) if candidates else None
+            plane = support_plane(frame)
+            up = _up(frame, plane)
+            frame, candidates, rejections = self._candidates(frame, plane, up)
+            inputs = _inputs(frame, candidates, earlier or {}, plane, up) if candidates else {}
         report("INFERENCE")
         with clock("inference"):
-            logits = self._infer(volumes) if candidates else ()
+            outputs = self._infer(inputs) if candidates else {}
         report("SURFACE")
-        up = _up(frame, plane)
+        if candidates and up is None:
+            up = _guessed_up(outputs["layout"], candidates)
         objects = []
-        for candidate, volume in zip(candidates, logits, strict=True):
+        for index, candidate in enumerate(candidates):
+            volumes = {name: array[index] for name, array in outputs.items()}
             with clock("surface"):
-                surface = extract_surface(volume[0], candidate.cube, self.config.max_faces)
+                surface = extract_surface(volumes["distance"][0], volumes["log_std"][0], candidate.cube,
+                                          self.config.max_faces, candidate.points)
             if surface is None:
                 rejections.append(_rejection(candidate.instance, FaultCode.SHAPE_NOT_FOUND))
                 continue
             with clock("colour"):
-                objects.append(_object(frame, candidate, surface, up))
+                objects.append(_object(frame, candidate, surface, volumes, up))
         report("DONE")
         return PipelineResult(objects, tuple(rejections), clock.milliseconds)
 
@@ -156,17 +164,20 @@ class Pipeline:
         """Free the engine."""
         self._engine.close()
 
-    def _infer(self, volumes: np.ndarray) -> np.ndarray:
+    def _infer(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
-            logits = self._engine.infer({INPUT_NAME: volumes})[OUTPUT_NAME]
+            outputs = self._engine.infer(inputs)
         except RuntimeError as error:
             raise Fault(FaultCode.ENGINE_FAILED, f"{self.engine_name}: {error}") from error
-        if not np.isfinite(logits).all():
+        if not all(np.isfinite(array).all() for array in outputs.values()):
             raise Fault(FaultCode.ENGINE_FAILED, f"{self.engine_name} returned values that are not finite")
-        return logits
+        return outputs
 
-    def _candidates(self, frame: Frame, plane: np.ndarray | None) -> tuple[Frame, list[_Candidate], list[Rejection]]:
+    def _candidates(self, frame: Frame, plane: np.ndarray | None,
+                    up: np.ndarray | None) -> tuple[Frame, list[_Candidate], list[Rejection]]:
         """Instances with enough depth, at most max_objects; the frame with boxes narrowed to what stands in them."""
+        if frame.depth is None:
+            return self._masks_only(frame, up)
         labels = frame.labels
         slices = ndimage.find_objects(labels, max_label=max((i.label for i in frame.instances), default=0))
         found: list[_Candidate] = []
@@ -185,16 +196,35 @@ class Pipeline:
             if len(points) < self.config.min_points:
                 rejections.append(_rejection(instance, FaultCode.TOO_FEW_POINTS, f"{len(points)} readings"))
                 continue
-            cube = fit_cube(points[::max(1, len(points) // _CUBE_POINTS)])
+            cube = fit_cube(points[::max(1, len(points) // _CUBE_POINTS)], IMAGE_UP if up is None else up)
             doubtful = instance.is_box or len(points) < _FEW_POINTS * self.config.min_points or \
                 _touches_border(window, labels.shape)
             found.append(_Candidate(instance, points, rows, columns, cube,
                                     Status.LOW_QUALITY if doubtful else Status.OK))
-        found.sort(key=lambda c: -len(c.points))
-        rejections += [_rejection(c.instance, FaultCode.TOO_MANY_OBJECTS, f"{len(found)} > {self.config.max_objects}")
-                       for c in found[self.config.max_objects:]]
-        kept = sorted(found[:self.config.max_objects], key=lambda c: c.instance.label)
-        return replace(frame, labels=labels), kept, rejections
+        kept, surplus = self._largest(found)
+        return replace(frame, labels=labels), kept, rejections + surplus
+
+    def _masks_only(self, frame: Frame, up: np.ndarray | None) -> tuple[Frame, list[_Candidate], list[Rejection]]:
+        """Instances of a frame without depth."""
+        found, rejections = [], []
+        slices = ndimage.find_objects(frame.labels, max_label=max((i.label for i in frame.instances), default=0))
+        for instance in frame.instances:
+            window = slices[instance.label - 1]
+            rows, columns = _pixels(frame.labels, None, instance.label, window)
+            if len(rows) < self.config.min_points:
+                rejections.append(_rejection(instance, FaultCode.TOO_FEW_POINTS, f"{len(rows)} pixels"))
+                continue
+            cube = fit_cube_to_mask(rows, columns, frame.intrinsics, IMAGE_UP if up is None else up)
+            found.append(_Candidate(instance, np.empty((0, 3)), rows, columns, cube, Status.LOW_QUALITY))
+        kept, surplus = self._largest(found)
+        return frame, kept, rejections + surplus
+
+    def _largest(self, found: list[_Candidate]) -> tuple[list[_Candidate], list[Rejection]]:
+        """The max_objects candidates of most pixels, by label, and the rejections of the rest."""
+        found = sorted(found, key=lambda c: -len(c.rows))
+        surplus = [_rejection(c.instance, FaultCode.TOO_MANY_OBJECTS, f"{len(found)} > {self.config.max_objects}")
+                   for c in found[self.config.max_objects:]]
+        return sorted(found[:self.config.max_objects], key=lambda c: c.instance.label), surplus
 
 
 class _Clock:
@@ -210,38 +240,19 @@ class _Clock:
         self.milliseconds[stage] += 1e3 * (time.perf_counter() - started)
 
 
-def check_frame(frame: Frame) -> None:
-    """Raise the Fault that names what makes the whole frame unusable."""
-    k = frame.intrinsics
-    if not all(np.isfinite([k.fx, k.fy, k.cx, k.cy])) or k.fx <= 0 or k.fy <= 0:
-        raise Fault(FaultCode.CAMERA_INFO_UNCALIBRATED, f"fx {k.fx}, fy {k.fy}")
-    shape = frame.colour.shape[:2]
-    if shape != (k.height, k.width):
-        raise Fault(FaultCode.CAMERA_INFO_SIZE_MISMATCH, f"{k.width} x {k.height}, image {shape[1]} x {shape[0]}")
-    if frame.labels.shape != shape:
-        raise Fault(FaultCode.MASK_SIZE_MISMATCH, f"labels {frame.labels.shape}, image {shape}")
-    if frame.depth is None:
-        raise Fault(FaultCode.DEPTH_MISSING)
-    if frame.depth.shape != shape:
-        raise Fault(FaultCode.DEPTH_SIZE_MISMATCH, f"depth {frame.depth.shape}, image {shape}")
-    seen = frame.depth[::4, ::4]
-    seen = seen[seen > 0]
-    if not len(seen):
-        raise Fault(FaultCode.DEPTH_EMPTY)
-    median = float(np.median(seen))
-    if not PLAUSIBLE_DEPTH[0] <= median <= PLAUSIBLE_DEPTH[1]:
-        raise Fault(FaultCode.DEPTH_UNIT_SUSPECT, f"median {median:.4g} m")
-
-
 def _rejection(instance: Instance, code: FaultCode, detail: str = "") -> Rejection:
     return Rejection(instance.label, Fault(code, f"label {instance.label}" + (f": {detail}" if detail else "")))
 
 
-def _pixels(labels: np.ndarray, depth: np.ndarray, label: int, window: tuple[slice, slice] | None):
-    """Rows and columns of the instance's pixels that have depth; window: its bounding box, None if it has no pixel."""
+def _pixels(labels: np.ndarray, depth: np.ndarray | None, label: int, window: tuple[slice, slice] | None):
+    """Rows and columns of the instance's pixels that have depth (of all its pixels, if depth is None).
+
+    window: its bounding box, None if it has no pixel
+    """
     if window is None:
         return np.empty(0, int), np.empty(0, int)
-    rows, columns = np.nonzero((labels[window] == label) & (depth[window] > 0))
+    own = labels[window] == label
+    rows, columns = np.nonzero(own if depth is None else own & (depth[window] > 0))
     return rows + window[0].start, columns + window[1].start
 
 
@@ -255,46 +266,77 @@ def _touches_border(window: tuple[slice, slice], shape: tuple[int, int]) -> bool
     return any(s.start == 0 or s.stop == n for s, n in zip(window, shape, strict=True))
 
 
-def _support_plane(frame: Frame) -> np.ndarray | None:
-    """Plane under the objects, (4,): normal to the camera and offset, metres, camera frame; None if none is seen."""
-    if not frame.instances:
-        return None
-    step = max(1, int(np.sqrt(frame.depth.size / 60_000)))
-    depth, labels = frame.depth[::step, ::step], frame.labels[::step, ::step]
-    own = np.isin(labels, [i.label for i in frame.instances]) & (depth > 0)
-    rows, columns = np.nonzero(~own & (depth > 0))
-    own_rows, own_columns = np.nonzero(own)
-    if not len(own_rows):
-        return None
-    points = back_project(frame.depth, frame.intrinsics, rows * step, columns * step)
-    objects = back_project(frame.depth, frame.intrinsics, own_rows * step, own_columns * step)
-    low, high = np.percentile(objects, [1, 99], axis=0)
-    near = points[((points > low - _PLANE_REACH) & (points < high + _PLANE_REACH)).all(axis=1)]
-    try:
-        return fit_support_plane(near[::max(1, len(near) // _PLANE_POINTS)], _PLANE_TOLERANCE)
-    except Fault:
-        return None
-
-
-def _up(frame: Frame, plane: np.ndarray | None) -> np.ndarray:
-    """Unit vector against gravity in the camera frame: given, else the support's normal, else up in the image."""
+def _up(frame: Frame, plane: np.ndarray | None) -> np.ndarray | None:
+    """Unit vector against gravity in the camera frame: given, else the support's normal, else None."""
     if frame.world_from_camera is not None:
         return frame.world_from_camera[2, :3]
-    return plane[:3].astype(np.float64) if plane is not None else CAMERA_UP
+    return None if plane is None else plane[:3].astype(np.float64)
 
 
-def _object(frame: Frame, candidate: _Candidate, surface: Surface, up: np.ndarray) -> ReconstructedObject:
+def _guessed_up(layout: np.ndarray, candidates: list[_Candidate]) -> np.ndarray:
+    """Up (3,) in the camera frame as the network sees it, the mean over all objects; layout: (B, 10)."""
+    up = sum(c.cube.virtual_from_camera.T @ row[:3] for c, row in zip(candidates, layout, strict=True))
+    return up / max(float(np.linalg.norm(up)), 1e-9) if np.linalg.norm(up) > 1e-6 else IMAGE_UP
+
+
+def _inputs(frame: Frame, candidates: list[_Candidate], earlier: Mapping[int, Sequence[Observation]],
+            plane: np.ndarray | None, up: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Inputs of the network, as runtime/signature.py has them, for all candidates."""
+    seen = []
+    for candidate in candidates:
+        label = candidate.instance.label
+        views = [first_view(frame, label, candidate.cube)]
+        others = (further_view(observation, candidate.cube) for observation in earlier.get(label, ())[:MOST_VIEWS - 1])
+        seen.append(views + [view for view in others if view is not None])
+    count = max(len(views) for views in seen)
+    crops = np.zeros((len(seen), count, CROP_CHANNELS, CROP, CROP), np.float32)
+    rows = np.zeros((len(seen), count, VIEW_NUMBERS), np.float32)
+    rows[..., [0, 4, 8, 9]] = 1, 1, 1, 4       # a harmless camera in the views that only fill the batch
+    for index, views in enumerate(seen):
+        for position, (crop, row) in enumerate(views):
+            crops[index, position], rows[index, position] = crop, row
+    support = np.stack([support_row(candidate.cube, up, plane) for candidate in candidates])
+    return {"crops": crops, "views": rows, "support": support}
+
+
+def _sized(frame: Frame, candidate: _Candidate, surface: Surface,
+           layout: np.ndarray) -> tuple[Surface, ScaleSource, float | None]:
+    """The surface at its metric size, where that comes from, and 1 sigma of the scale if it is not the depth's.
+
+    Without depth, a surface is known up to its distance from the camera.  Where the frame says how high the camera is
+    over the support, the distance is that at which the lowest point touches the support; else the network's guess.
+    """
+    if frame.depth is not None:
+        return surface, ScaleSource.DEPTH, None
+    plane = given_plane(frame)
+    drop = 0.0 if plane is None else float((-surface.vertices @ plane[:3]).max())   # below the camera, at this scale
+    if plane is not None and drop > 0 and plane[3] > 0:
+        factor, source, sigma = float(plane[3]) / drop, ScaleSource.SUPPORT_PLANE, _PLANE_SCALE_STD
+    else:
+        factor, source, sigma = float(np.exp(layout[9])) / candidate.cube.edge, ScaleSource.MODEL, _MODEL_SCALE_STD
+    return replace(surface, vertices=surface.vertices * factor,
+                   vertex_std=(surface.vertex_std * factor).astype(np.float32)), source, sigma
+
+
+def _object(frame: Frame, candidate: _Candidate, surface: Surface, volumes: dict[str, np.ndarray],
+            up: np.ndarray) -> ReconstructedObject:
+    colour = sampled(volumes["colour"], candidate.cube.from_camera(surface.vertices))
+    surface, source, sigma = _sized(frame, candidate, surface, volumes["layout"])
     camera_from_object, size = object_frame(surface.vertices, up)
     normals, areas = vertex_normals(surface.vertices, surface.triangles)
     seen, rows, columns = seen_vertices(surface.vertices, normals, frame, candidate.instance.label)
     vertices = (surface.vertices - camera_from_object[:3, 3]) @ camera_from_object[:3, :3]
     covariance, scale_std = pose_uncertainty(vertices, surface.vertex_std, size, camera_from_object)
+    if sigma is not None:
+        scale_std = float(np.hypot(scale_std, sigma))
+        covariance[:3, :3] += sigma ** 2 * np.outer(camera_from_object[:3, 3], camera_from_object[:3, 3])
     return ReconstructedObject(
         label=candidate.instance.label, class_id=candidate.instance.class_id, score=candidate.instance.score,
         detector_id=candidate.instance.detector_id, camera_from_object=camera_from_object, pose_covariance=covariance,
         size=size, vertices=vertices.astype(np.float32), triangles=surface.triangles,
-        vertex_rgba=vertex_colours(surface.vertices, seen, rows, columns, frame), vertex_std=surface.vertex_std,
-        scale_source=ScaleSource.DEPTH, scale_std=scale_std,
+        vertex_rgba=vertex_colours(colour, seen, rows, columns, frame), vertex_std=surface.vertex_std,
+        scale_source=source, scale_std=scale_std,
         visible_fraction=float(areas[seen].sum() / areas.sum()), watertight=surface.watertight, status=candidate.status,
         observed_points=candidate.points.astype(np.float32),
-        observed_rgb=frame.colour[candidate.rows, candidate.columns])
+        observed_rgb=frame.colour[candidate.rows, candidate.columns] if len(candidate.points) else
+        np.empty((0, 3), np.uint8))

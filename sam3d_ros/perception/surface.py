@@ -1,4 +1,4 @@
-"""From occupancy logits to a closed triangle mesh: the largest solid, its iso-surface, and how sure that surface is."""
+"""From signed distance to a closed triangle mesh: the solid, its iso-surface, and how sure that surface is."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -9,13 +9,14 @@ from manifold3d import Manifold, Mesh
 from scipy import ndimage
 from skimage.measure import marching_cubes
 
-from .cube import RESOLUTION, Cube
+from ..runtime.signature import COARSE, VOLUME
+from .cube import Cube
 
-_OUTSIDE = -5.0        # logit of what is known to be outside
-_LEAST_LOGIT = 1e-2    # no logit nearer to zero, so that no iso-surface vertex falls onto a grid point and meets others
+_OUTSIDE = 4.0         # voxels, where it is known to be outside
+_LEAST = 1e-2          # voxels; no distance nearer to zero, so that no vertex falls onto a grid point and meets others
 _MIN_VOXELS = 24
+_OWNED_SHARE = 0.005   # of the observed points, that make a piece apart from the largest one part of the object
 _MAX_TRIANGLES = 60_000  # before decimation; no object fills the volume with so much surface, noise does
-_LOGISTIC_STD = np.pi / np.sqrt(3)  # standard deviation of a logistic distribution of scale 1
 _STD_RANGE = (0.1, 8.0)             # voxels
 _TOLERANCES = (0.3, 0.5, 1.0)       # voxels by which a simplified surface may leave the first one
 
@@ -34,47 +35,65 @@ class Surface:
     watertight: bool
 
 
-def largest_solid(logits: np.ndarray) -> np.ndarray | None:
-    """Logits (n, n, n) in which only the largest connected inside is left and its closed cavities are filled.
+def object_solid(distance: np.ndarray, observed: np.ndarray) -> np.ndarray | None:
+    """Signed distance (n, n, n), negative inside, in which only the object is left and its closed cavities are filled.
 
+    The object is the largest connected inside, and whatever other pieces the camera saw: thin links between them may be
+    lost between voxels.  observed: (P, 3) observed points in the cube's frame, edges.
     Returns float32 of the same shape, or None if nothing is inside or everything is.
     """
-    pieces, _ = ndimage.label(logits > 0)
+    pieces, _ = ndimage.label(distance < 0)
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
-    if not _MIN_VOXELS <= sizes.max() < logits.size:
+    if not _MIN_VOXELS <= sizes.max() < distance.size:
         return None
-    largest = int(sizes.argmax())
-    window = ndimage.find_objects(pieces, largest)[-1]
-    voids, _ = ndimage.label(np.pad(pieces[window] != largest, 1, constant_values=True))
-    inside = np.zeros(logits.shape, bool)
+    kept = (sizes >= _MIN_VOXELS) & (_points_near(pieces, len(sizes), observed) > _OWNED_SHARE * len(observed))
+    kept[sizes.argmax()] = True
+    kept[0] = False
+    solid = kept[pieces]
+    low, high = _bounds(solid)
+    window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    voids, _ = ndimage.label(np.pad(~solid[window], 1, constant_values=True))
+    inside = np.zeros(distance.shape, bool)
     inside[window] = (voids != voids[0, 0, 0])[1:-1, 1:-1, 1:-1]  # all but the void around it
-    magnitude = np.maximum(np.abs(logits), _LEAST_LOGIT)
-    return np.where(inside, magnitude, -magnitude).astype(np.float32)
+    magnitude = np.maximum(np.abs(distance), _LEAST)
+    return np.where(inside, -magnitude, magnitude).astype(np.float32)
 
 
-def extract_surface(logits: np.ndarray, cube: Cube, max_faces: int) -> Surface | None:
-    """Iso-surface of occupancy logits (64, 64, 64) in `cube`, with about `max_faces` triangles at most.
+def _points_near(pieces: np.ndarray, count: int, points: np.ndarray) -> np.ndarray:
+    """(count,) how many points, (P, 3) in edges, lie in or next to each of the numbered `pieces`, (n, n, n)."""
+    n = len(pieces)
+    voxels = np.floor((points + 0.5) * n).astype(int)
+    voxels = voxels[((voxels >= 0) & (voxels < n)).all(axis=1)]
+    return np.bincount(ndimage.maximum_filter(pieces, 3)[tuple(voxels.T)], minlength=count)
 
-    The standard deviation is that of a logistic surface position whose distribution the logits are taken to be: its
-    scale is the reciprocal of the logits' gradient at the surface.  Returns None if the logits hold no solid, or
-    so ragged a one that it can only be noise.
+
+def extract_surface(distance: np.ndarray, log_std: np.ndarray, cube: Cube, max_faces: int,
+                    observed: np.ndarray) -> Surface | None:
+    """Iso-surface of a signed distance in `cube`, with about `max_faces` triangles at most.
+
+    distance: (64, 64, 64) voxels, negative inside; log_std: (32, 32, 32) logarithm of its 1-sigma error in voxels;
+    observed: (P, 3) metres, camera frame, points seen of the object.
+    Returns None if there is no solid, or so ragged a one that it can only be noise.
     """
-    solid = largest_solid(logits)
+    solid = object_solid(distance, cube.from_camera(observed))
     if solid is None:
         return None
-    low, high = _bounds(solid > 0)
+    low, high = _bounds(solid < 0)
     padded = np.pad(solid[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], 1, constant_values=_OUTSIDE)
-    vertices, triangles, _, _ = marching_cubes(padded, 0.0, gradient_direction="ascent")
+    vertices, triangles, _, _ = marching_cubes(padded, 0.0, gradient_direction="descent")
     if len(triangles) > _MAX_TRIANGLES:
         return None
     vertices, triangles = decimated(vertices, triangles, max_faces)
-    gradient = [ndimage.map_coordinates(g, vertices.T, order=1, mode="nearest") for g in np.gradient(padded)]
-    steepness = np.maximum(np.linalg.norm(gradient, axis=0), 1e-3)
-    std = np.clip(_LOGISTIC_STD / steepness, *_STD_RANGE) * cube.voxel
-    in_cube = ((vertices - 1 + low + 0.5) / RESOLUTION - 0.5) * cube.edge + cube.centre
-    return Surface(in_cube @ cube.virtual_from_camera, triangles.astype(np.uint32), std.astype(np.float32),
-                   is_closed(triangles))
+    in_cube = (vertices - 1 + low + 0.5) / VOLUME - 0.5
+    std = np.clip(np.exp(sampled(log_std[None], in_cube)[:, 0]), *_STD_RANGE) * cube.voxel
+    return Surface(cube.to_camera(in_cube), triangles.astype(np.uint32), std.astype(np.float32), is_closed(triangles))
+
+
+def sampled(volume: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Values (N, C) of a volume (C, 32, 32, 32) over the cube at points (N, 3) of its frame, in edges."""
+    grid = ((points + 0.5) * COARSE - 0.5).T
+    return np.stack([ndimage.map_coordinates(channel, grid, order=1, mode="nearest") for channel in volume], axis=1)
 
 
 def _bounds(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """Reconstructed objects to messages, and ObjectMesh messages back to arrays."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -15,8 +15,11 @@ from visualization_msgs.msg import Marker, MarkerArray
 from sam3d_ros.msg import ObjectMesh, ObjectMeshArray
 
 from ..perception.objects import ReconstructedObject
-from .images import to_array
-from .transforms import pose_from_matrix, rotate_covariance
+from ..scene.motion import rotated
+from ..scene.planning import planning_mesh
+from ..scene.track import Presence, TrackedObject
+from .images import stamp_message, to_array
+from .transforms import pose_from_matrix
 
 MARKER_NAMESPACE = "sam3d"
 # Baked shading: light that comes from the camera and above, so that no side is black.
@@ -26,15 +29,33 @@ _POINT_STEP = 16
 
 @dataclass(frozen=True)
 class PlacedObject:
-    """An object with its id, its mesh's revision and its place in the frame that is published.
+    """A tracked object and its place in the frame that is published.
 
     target_from_camera: (4, 4) float64
     """
 
-    id: str
-    revision: int
-    object: ReconstructedObject
+    tracked: TrackedObject
     target_from_camera: np.ndarray
+
+    @property
+    def id(self) -> str:
+        """The same for an object from image to image."""
+        return self.tracked.id
+
+    @property
+    def revision(self) -> int:
+        """Of its mesh."""
+        return self.tracked.revision
+
+    @property
+    def object(self) -> ReconstructedObject:
+        """Its mesh, and where it is in the camera frame."""
+        return self.tracked.object
+
+    @property
+    def seen(self) -> bool:
+        """Whether the image shows it."""
+        return self.tracked.presence is Presence.SEEN
 
     @property
     def target_from_object(self) -> np.ndarray:
@@ -56,25 +77,31 @@ class MeshArrays:
     vertex_std: np.ndarray
 
 
-def object_mesh(placed: PlacedObject, header: Header) -> ObjectMesh:
-    """ObjectMesh with its pose in the frame of `header`."""
+def object_mesh(placed: PlacedObject, header: Header, with_mesh: bool = True) -> ObjectMesh:
+    """ObjectMesh with its pose in the frame of `header`, whose stamp is the image's; that of an object that the image
+    does not show is the stamp of the last that did.  Without its mesh, the arrays are empty."""
     obj = placed.object
-    covariance = rotate_covariance(obj.pose_covariance, placed.target_from_camera)
+    if not placed.seen:
+        header = Header(stamp=stamp_message(placed.tracked.seen_ns), frame_id=header.frame_id)
+    arrays = {}
+    if with_mesh:
+        arrays = {"vertices": to_array("f", np.asarray(obj.vertices, np.float32)),
+                  "triangles": to_array("I", np.asarray(obj.triangles, np.uint32)),
+                  "vertex_rgba": to_array("B", np.asarray(obj.vertex_rgba, np.uint8)),
+                  "vertex_std": to_array("f", np.asarray(obj.vertex_std, np.float32))}
     return ObjectMesh(
         header=header, id=placed.id, class_id=obj.class_id, score=float(obj.score),
-        pose=PoseWithCovariance(pose=pose_from_matrix(placed.target_from_object), covariance=covariance.ravel()),
+        pose=_pose_with_covariance(placed),
         size=_vector(obj.size), mesh_revision=placed.revision,
-        vertices=to_array("f", np.asarray(obj.vertices, np.float32)),
-        triangles=to_array("I", np.asarray(obj.triangles, np.uint32)),
-        vertex_rgba=to_array("B", np.asarray(obj.vertex_rgba, np.uint8)),
-        vertex_std=to_array("f", np.asarray(obj.vertex_std, np.float32)),
         scale_source=int(obj.scale_source), scale_std=float(obj.scale_std),
-        visible_fraction=float(obj.visible_fraction), watertight=bool(obj.watertight), status=int(obj.status))
+        visible_fraction=float(obj.visible_fraction), watertight=bool(obj.watertight), status=int(obj.status),
+        **arrays)
 
 
-def object_mesh_array(placed: Sequence[PlacedObject], header: Header) -> ObjectMeshArray:
-    """ObjectMeshArray of all objects of one image."""
-    return ObjectMeshArray(header=header, objects=[object_mesh(p, header) for p in placed])
+def object_mesh_array(placed: Sequence[PlacedObject], header: Header,
+                      without_mesh: Collection[str] = ()) -> ObjectMeshArray:
+    """ObjectMeshArray of all objects at the moment of one image; without_mesh: ids of those whose mesh is known."""
+    return ObjectMeshArray(header=header, objects=[object_mesh(p, header, p.id not in without_mesh) for p in placed])
 
 
 def mesh_arrays(message: ObjectMesh) -> MeshArrays:
@@ -85,20 +112,43 @@ def mesh_arrays(message: ObjectMesh) -> MeshArrays:
                       np.frombuffer(message.vertex_std, np.float32))
 
 
+class MeshMemory:
+    """For subscribers of `objects`: puts the meshes back into updates of the pose alone."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], ObjectMesh] = {}
+
+    def complete(self, message: ObjectMeshArray) -> ObjectMeshArray:
+        """The message with its empty arrays filled; objects whose mesh never came are left out."""
+        for item in message.objects:
+            key = item.id, item.mesh_revision
+            if len(item.vertices):
+                self._known = {known: mesh for known, mesh in self._known.items() if known[0] != item.id}
+                self._known[key] = item
+            elif (known := self._known.get(key)) is not None:
+                item.vertices, item.triangles = known.vertices, known.triangles
+                item.vertex_rgba, item.vertex_std = known.vertex_rgba, known.vertex_std
+        message.objects = [item for item in message.objects if len(item.vertices)]
+        return message
+
+
 def pose_array(placed: Sequence[PlacedObject], header: Header) -> PoseArray:
-    """Poses alone, in the order of the ObjectMeshArray."""
-    return PoseArray(header=header, poses=[pose_from_matrix(p.target_from_object) for p in placed])
+    """Poses alone, of the objects that the image shows, in the order of the ObjectMeshArray."""
+    return PoseArray(header=header, poses=[pose_from_matrix(p.target_from_object) for p in placed if p.seen])
 
 
-def detection_3d_array(vision_msgs: ModuleType, meshes: ObjectMeshArray) -> object:
-    """vision_msgs/Detection3DArray of the same objects; each has one entry in `results`, without which RViz crashes."""
-    def one(mesh: ObjectMesh) -> object:
-        hypothesis = vision_msgs.ObjectHypothesis(class_id=mesh.class_id, score=mesh.score)
-        return vision_msgs.Detection3D(
-            header=mesh.header, id=mesh.id,
-            results=[vision_msgs.ObjectHypothesisWithPose(hypothesis=hypothesis, pose=mesh.pose)],
-            bbox=vision_msgs.BoundingBox3D(center=mesh.pose.pose, size=mesh.size))
-    return vision_msgs.Detection3DArray(header=meshes.header, detections=[one(mesh) for mesh in meshes.objects])
+def detection_3d_array(vision_msgs: ModuleType, placed: Sequence[PlacedObject], header: Header) -> object:
+    """vision_msgs/Detection3DArray of the objects that the image shows; each has one entry in `results`, without which
+    RViz crashes.  The pose is that of the object frame, the box that of the mesh."""
+    def one(p: PlacedObject) -> object:
+        hypothesis = vision_msgs.ObjectHypothesis(class_id=p.object.class_id, score=float(p.object.score))
+        result = vision_msgs.ObjectHypothesisWithPose(hypothesis=hypothesis, pose=_pose_with_covariance(p))
+        low, high = p.object.vertices.min(axis=0), p.object.vertices.max(axis=0)
+        centre = p.target_from_object.copy()
+        centre[:3, 3] += centre[:3, :3] @ (low.astype(np.float64) + high) / 2
+        box = vision_msgs.BoundingBox3D(center=pose_from_matrix(centre), size=_vector(p.object.size))
+        return vision_msgs.Detection3D(header=header, id=p.id, results=[result], bbox=box)
+    return vision_msgs.Detection3DArray(header=header, detections=[one(p) for p in placed if p.seen])
 
 
 def mesh_marker(placed: PlacedObject, marker_id: int, header: Header) -> Marker:
@@ -131,6 +181,11 @@ class MarkerTracker:
         self._numbers: dict[str, int] = {}
         self._next = 0
 
+    @property
+    def count(self) -> int:
+        """Of the markers that are there."""
+        return len(self._numbers)
+
     def update(self, placed: Sequence[PlacedObject], header: Header) -> MarkerArray:
         """Markers of the present objects, after deletions of the vanished ones."""
         present = {p.id for p in placed}
@@ -156,26 +211,51 @@ def object_points(placed: Sequence[PlacedObject], header: Header) -> PointCloud2
 
 
 class PlanningSceneTracker:
-    """moveit_msgs/PlanningScene diffs: ADD with the mesh at first sight, then MOVE without it, REMOVE when vanished."""
+    """moveit_msgs/PlanningScene diffs: ADD with the mesh at first sight and whenever it changed, else MOVE without it,
+    REMOVE when it is gone or forgotten.
+
+    An object that is hidden stays where it was last seen: it is an obstacle all the same.  One that the robot holds is
+    its own affair: it is left alone until it is let go, and then added anew.
+    """
 
     def __init__(self, moveit_msgs: ModuleType):
         self._msgs = moveit_msgs
-        self._known: set[str] = set()
+        self._revisions: dict[str, int] = {}
+        self._attached: set[str] = set()
+
+    def note_attached(self, robot_state: object) -> None:
+        """Take in which objects the robot holds: the robot_state of a moveit_msgs/PlanningScene."""
+        objects = [attached.object for attached in robot_state.attached_collision_objects]
+        held = {o.id for o in objects if o.operation != self._msgs.CollisionObject.REMOVE}
+        if robot_state.is_diff:
+            held |= self._attached - {o.id for o in objects}
+        for identity in self._attached | held:
+            self._revisions.pop(identity, None)
+        self._attached = held
+
+    def is_news(self, placed: Sequence[PlacedObject]) -> bool:
+        """Whether there is more to tell than motion."""
+        return self._revisions != {p.id: p.revision for p in placed if p.id not in self._attached}
 
     def update(self, placed: Sequence[PlacedObject], header: Header) -> object:
-        """Diff that takes the planning scene from the last image to this one."""
-        present = {p.id for p in placed}
-        objects = [self._object(old, Pose(), header, self._msgs.CollisionObject.REMOVE)
-                   for old in sorted(self._known - present)]
-        for p in placed:
-            new = p.id not in self._known
-            operation = self._msgs.CollisionObject.ADD if new else self._msgs.CollisionObject.MOVE
-            collision_object = self._object(p.id, pose_from_matrix(p.target_from_object), header, operation)
+        """Diff that takes the planning scene from the last update to this one."""
+        kinds = self._msgs.CollisionObject
+        free = [p for p in placed if p.id not in self._attached]
+        gone = sorted(set(self._revisions) - {p.id for p in free})
+        objects = [self._object(old, Pose(), header, kinds.REMOVE) for old in gone]
+        for old in gone:
+            del self._revisions[old]
+        for p in free:
+            new = self._revisions.get(p.id) != p.revision
+            if not new and not p.seen:
+                continue
+            pose = pose_from_matrix(p.target_from_object)
+            message = self._object(p.id, pose, header, kinds.ADD if new else kinds.MOVE)
             if new:
-                collision_object.meshes = [shape_mesh(p.object)]
-                collision_object.mesh_poses = [Pose()]  # the mesh's own pose in the object frame: the identity
-            objects.append(collision_object)
-        self._known = present
+                message.meshes = [shape_mesh(*planning_mesh(p.object.vertices, p.object.triangles))]
+                message.mesh_poses = [Pose()]  # the mesh's own pose in the object frame: the identity
+            self._revisions[p.id] = p.revision
+            objects.append(message)
         scene = self._msgs.PlanningScene(is_diff=True)
         scene.robot_state.is_diff = True  # an empty state that is no diff would reset the robot
         scene.world.collision_objects = objects
@@ -185,11 +265,10 @@ class PlanningSceneTracker:
         return self._msgs.CollisionObject(header=header, id=identity, pose=pose, operation=operation)
 
 
-def shape_mesh(obj: ReconstructedObject) -> Mesh:
-    """shape_msgs/Mesh in the object frame; slow to build and to send, so only for planning scenes."""
-    triangles = np.asarray(obj.triangles, np.uint32)
-    return Mesh(vertices=[Point(x=x, y=y, z=z) for x, y, z in obj.vertices.tolist()],
-                triangles=[MeshTriangle(vertex_indices=row) for row in triangles])
+def shape_mesh(vertices: np.ndarray, triangles: np.ndarray) -> Mesh:
+    """shape_msgs/Mesh of (N, 3) and (M, 3) arrays; slow to build and to send, so only for planning scenes."""
+    return Mesh(vertices=[Point(x=x, y=y, z=z) for x, y, z in vertices.tolist()],
+                triangles=[MeshTriangle(vertex_indices=row) for row in np.asarray(triangles, np.uint32)])
 
 
 def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
@@ -202,6 +281,11 @@ def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 
 
 _POINT_TYPE = np.dtype([("xyz", np.float32, 3), ("rgb", np.uint32)])
+
+
+def _pose_with_covariance(placed: PlacedObject) -> PoseWithCovariance:
+    covariance = rotated(placed.object.pose_covariance, placed.target_from_camera)
+    return PoseWithCovariance(pose=pose_from_matrix(placed.target_from_object), covariance=covariance.ravel())
 
 
 def _points(placed: PlacedObject) -> np.ndarray:

@@ -1,8 +1,11 @@
 """The node's publishers."""
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 from geometry_msgs.msg import PoseArray
 from rclpy.lifecycle import LifecycleNode
 from rclpy.lifecycle.publisher import LifecyclePublisher
@@ -13,7 +16,7 @@ from visualization_msgs.msg import MarkerArray
 from sam3d_ros.msg import ObjectMeshArray
 
 from ..perception.faults import Fault, FaultCode
-from ..perception.frame import Frame
+from ..perception.frame import Frame, back_project
 from .debug_image import draw
 from .images import encode_image
 from .messages import (
@@ -29,6 +32,12 @@ from .optional import optional
 from .parameters import Settings
 from .qos import RESULTS
 from .transforms import Transforms
+
+# Markers carry whole meshes, which viewers redraw: not at the camera's rate.
+_MARKER_PERIOD = 0.5      # seconds
+_PLANNING_PERIOD = 0.2    # of motion alone: planners look at it anew with every diff
+# A subscriber that has just come gets the meshes, and once more when it has surely been matched by both sides.
+_GREETING = 1.0           # seconds
 
 
 class Outputs:
@@ -54,33 +63,52 @@ class Outputs:
             self._detections = self._create(self._vision_msgs.Detection3DArray, "detections_3d")
         if moveit_msgs:
             self._scene = self._create(moveit_msgs.PlanningScene, "planning_scene")
+        self._monitor = None
+        self._sent: dict[str, int] = {}
+        self._listeners = 0
+        self._greet_again: float | None = None
+        self._marked = self._planned = 0.0
         self._marker_tracker = MarkerTracker()
         self._scene_tracker = PlanningSceneTracker(moveit_msgs) if moveit_msgs else None
+        if moveit_msgs:
+            self._monitor = node.create_subscription(
+                moveit_msgs.PlanningScene, "monitored_planning_scene",
+                lambda scene: self._scene_tracker.note_attached(scene.robot_state), RESULTS)
 
     def destroy(self) -> None:
         """Release the publishers."""
+        if self._monitor:
+            self._node.destroy_subscription(self._monitor)
         for publisher in self._publishers:
             self._node.destroy_lifecycle_publisher(publisher)
 
     def publish(self, placed: Sequence[PlacedObject], header: Header, frame: Frame, settings: Settings,
-                transforms: Transforms | None) -> ObjectMeshArray:
-        """Publish the objects of `frame`, placed in the frame of `header`; returns the ObjectMeshArray."""
-        meshes = object_mesh_array(placed, header)
+                transforms: Transforms | None, whole: bool = False) -> ObjectMeshArray:
+        """Publish the objects at the moment of `frame`, placed in the frame of `header`; returns the ObjectMeshArray.
+
+        A mesh is sent when it is new, to subscribers that are new, and if `whole`.
+        """
+        greeted = whole or self._is_greeting()
+        known = () if greeted else [p.id for p in placed if self._sent.get(p.id) == p.revision]
+        meshes = object_mesh_array(placed, header, known)
         self._objects.publish(meshes)
+        self._sent = {p.id: p.revision for p in placed}
         self._poses.publish(pose_array(placed, header))
+        seen = [p for p in placed if p.seen]
         if self._detections:
-            self._detections.publish(detection_3d_array(self._vision_msgs, meshes))
+            self._detections.publish(detection_3d_array(self._vision_msgs, placed, header))
         if settings.publish_tf and transforms:
-            transforms.broadcast({f"sam3d/{p.id}": p.target_from_object for p in placed}, header)
-        if self._scene:
+            transforms.broadcast({f"sam3d/{p.id}": p.target_from_object for p in seen}, header)
+        if self._scene and (self._scene_tracker.is_news(placed) or time.monotonic() - self._planned > _PLANNING_PERIOD):
+            self._planned = time.monotonic()
             self._scene.publish(self._scene_tracker.update(placed, header))
-        if settings.publish_markers and self._markers.get_subscription_count():
+        if settings.publish_markers and self._markers.get_subscription_count() and self._is_marker_time(placed, known):
             self._markers.publish(self._marker_tracker.update(placed, header))
         if settings.publish_object_points and self._points.get_subscription_count():
-            self._points.publish(object_points(placed, header))
+            self._points.publish(object_points([_with_points(p, frame) for p in seen], header))
         if settings.publish_debug_image and self._image.get_subscription_count():
             image_header = Header(stamp=header.stamp, frame_id=frame.frame_id)
-            self._image.publish(encode_image(draw(frame, [p.object for p in placed]), "rgb8", image_header))
+            self._image.publish(encode_image(draw(frame, [p.object for p in seen]), "rgb8", image_header))
         return meshes
 
     def clear(self, header: Header) -> None:
@@ -88,6 +116,26 @@ class Outputs:
         self._markers.publish(self._marker_tracker.update([], header))
         if self._scene:
             self._scene.publish(self._scene_tracker.update([], header))
+
+    def _is_greeting(self) -> bool:
+        """Whether subscribers of `objects` came lately that do not know the meshes yet."""
+        listeners, before = self._objects.get_subscription_count(), self._listeners
+        self._listeners = listeners
+        now = time.monotonic()
+        if listeners > before:
+            self._greet_again = now + _GREETING
+            return True
+        if self._greet_again is not None and now >= self._greet_again:
+            self._greet_again = None
+            return True
+        return False
+
+    def _is_marker_time(self, placed: Sequence[PlacedObject], known: Sequence[str]) -> bool:
+        now = time.monotonic()
+        if now - self._marked < _MARKER_PERIOD and len(known) == len(placed) == self._marker_tracker.count:
+            return False
+        self._marked = now
+        return True
 
     def publish_times(self, processing_ms: float, latency_ms: float) -> None:
         """Times of one image: at work, and from its stamp to now."""
@@ -100,3 +148,14 @@ class Outputs:
         return publisher
 
 
+def _with_points(placed: PlacedObject, frame: Frame) -> PlacedObject:
+    """With the depth readings of its mask in `frame`."""
+    obj = placed.object
+    if not obj.label or frame.depth is None:
+        points, rgb = np.empty((0, 3), np.float32), np.empty((0, 3), np.uint8)
+    else:
+        rows, columns = np.nonzero((frame.labels == obj.label) & (frame.depth > 0))
+        points = back_project(frame.depth, frame.intrinsics, rows, columns).astype(np.float32)
+        rgb = frame.colour[rows, columns]
+    return replace(placed, tracked=replace(placed.tracked, object=replace(obj, observed_points=points,
+                                                                          observed_rgb=rgb)))

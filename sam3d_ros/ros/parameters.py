@@ -34,7 +34,7 @@ class Settings:
     """Values of all parameters at one moment."""
 
     # Model
-    model: str = _parameter("", "path of the ONNX model; empty: the one that is shipped")
+    model: str = _parameter("base", "base (the model that is shipped) or the path of an ONNX model")
     engine: str = _parameter("auto", "inference engine; auto: a GPU engine if one works, else the CPU engine that is "
                                      "fastest on this machine", choices=ENGINE_CHOICES)
     precision: str = _parameter("auto", "arithmetic of the engine; auto: the fastest that agrees with fp32",
@@ -47,10 +47,12 @@ class Settings:
     max_faces: int = _parameter(5000, "triangles of each mesh at most", low=100, high=200_000)
     min_points: int = _parameter(50, "depth readings that an object's mask must hold", low=10, high=100_000)
     # Input
+    cameras: str = _parameter("", "namespaces of the cameras that see the scene, separated by commas, each with its "
+                                  "input topics; several need target_frame; empty: one, without a namespace")
     mask_format: str = _parameter("labels", "what is published on `segmentation`; boxes: only `detections` are used",
                                   choices=MASK_FORMATS)
     classes: str = _parameter("", "class ids to reconstruct, separated by commas; empty: all", live=True)
-    use_depth: bool = _parameter(True, "wait for `depth_image` (the shipped model needs it)")
+    use_depth: bool = _parameter(True, "wait for `depth_image`; false: from colour and masks alone, with rough sizes")
     image_is_rectified: bool = _parameter(
         True, "`image` is rectified: P of camera_info describes it; false: K does, and D must be zero")
     sync_slop: float = _parameter(0.02, "largest difference between the stamps of the image and of its depth and "
@@ -69,9 +71,16 @@ class Settings:
     tf_timeout: float = _parameter(0.1, "how long to wait for the transform at the image's stamp",
                                    unit="s", low=0.0, high=10.0, live=True)
     # Output
-    enabled: bool = _parameter(True, "reconstruct every image; false: only on the action's request", live=True)
-    max_rate: float = _parameter(0.0, "images reconstructed per second at most; 0: as many as possible",
+    enabled: bool = _parameter(True, "work on every image; false: only on the action's request", live=True)
+    max_rate: float = _parameter(0.0, "images worked on per second at most; 0: as many as possible",
                                  unit="Hz", low=0.0, high=1000.0, live=True)
+    reconstruct_hz: float = _parameter(
+        2.0, "reconstructions per second at most, each of all objects that are new, show a new side or fit badly",
+        unit="Hz", low=0.01, high=100.0, live=True)
+    remember: float = _parameter(30.0, "how long an object that is not seen keeps its id", unit="s", low=0.0,
+                                 high=86400.0)
+    physics: bool = _parameter(True, "after a reconstruction, put objects at rest on their support and on each other, "
+                                     "as far as their uncertainty allows")
     publish_markers: bool = _parameter(
         True, "publish `markers` for RViz and Foxglove (only while somebody listens)", live=True)
     publish_object_points: bool = _parameter(
@@ -84,6 +93,11 @@ class Settings:
     # Start
     autostart: bool = _parameter(True, "configure and activate by itself when run as an executable; set it false for a "
                                        "lifecycle manager")
+
+    @property
+    def camera_namespaces(self) -> tuple[str, ...]:
+        """`cameras` one by one; ("",) for the one without a namespace."""
+        return tuple(name.strip().strip("/") for name in self.cameras.split(",") if name.strip()) or ("",)
 
     @property
     def wanted_classes(self) -> frozenset[str]:

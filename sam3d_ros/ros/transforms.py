@@ -79,12 +79,6 @@ class Transforms:
                            f"{'before' if behind > 0 else 'after'} the image")
 
 
-def rotate_covariance(covariance: np.ndarray, target_from_camera: np.ndarray) -> np.ndarray:
-    """(6, 6) covariance of position and rotation about fixed axes, from the camera's axes to the target's."""
-    rotation = np.kron(np.eye(2), target_from_camera[:3, :3])
-    return rotation @ covariance @ rotation.T
-
-
 def quaternion_from_matrix(matrix: np.ndarray) -> Quaternion:
     """Orientation of a (4, 4) or (3, 3) matrix."""
     x, y, z, w = Rotation.from_matrix(matrix[:3, :3]).as_quat().tolist()

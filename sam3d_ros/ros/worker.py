@@ -1,4 +1,4 @@
-"""One thread that works on the newest job."""
+"""One thread that works on the newest job of each source."""
 from __future__ import annotations
 
 import threading
@@ -9,7 +9,8 @@ from typing import Any
 
 
 class Worker:
-    """Runs jobs outside the callbacks: requests in their order, and of other jobs only the newest (a one-slot mailbox).
+    """Runs jobs outside the callbacks: requests in their order, and of other jobs only the newest of each source (a
+    mailbox with one slot per source; the source that waits longest comes first).
 
     process: called with one job at a time, in the worker's thread; must not raise
     interval: gives the least seconds between the starts of two mailbox jobs; it is read before each
@@ -19,17 +20,20 @@ class Worker:
         self._process = process
         self._interval = interval
         self._changed = threading.Condition()
-        self._newest: Any = None
+        self._newest: dict[str, Any] = {}
         self._requests: deque[Any] = deque()
         self._stopping = False
         self._next_start = 0.0
         self._thread = threading.Thread(target=self._run, name="sam3d_worker")
         self._thread.start()
 
-    def put(self, job: Any) -> None:
-        """Replace the job in the mailbox; None empties it."""
+    def put(self, job: Any, source: str = "") -> None:
+        """Replace the job of a source; None takes the jobs of all sources out."""
         with self._changed:
-            self._newest = job
+            if job is None:
+                self._newest.clear()
+            else:
+                self._newest[source] = job
             self._changed.notify()
 
     def request(self, job: Any) -> None:
@@ -43,7 +47,7 @@ class Worker:
         with self._changed:
             waiting = [*self._requests]
             self._requests.clear()
-            self._newest = None
+            self._newest.clear()
             return waiting
 
     def stop(self) -> None:
@@ -64,10 +68,10 @@ class Worker:
                 now = time.monotonic()
                 if self._requests:
                     return self._requests.popleft()
-                if self._newest is not None and now >= self._next_start:
-                    job, self._newest = self._newest, None
+                if self._newest and now >= self._next_start:
+                    job = self._newest.pop(next(iter(self._newest)))
                     self._next_start = now + self._interval()
                     return job
                 # A job that came too soon waits here, and may still be replaced by a newer one.
-                self._changed.wait(self._next_start - now if self._newest is not None else None)
+                self._changed.wait(self._next_start - now if self._newest else None)
             return None

@@ -10,12 +10,13 @@ from typing import Protocol
 
 import numpy as np
 
-from .signature import EVIDENCE_STUDENT, Shape, Signature
+from .signature import STUDENT, Shape, Signature
 
 MAX_MODEL_BYTES = 256 << 20
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
-SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "weights" / "student.onnx"
+_WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+SHIPPED_MODELS = {name: _WEIGHTS / f"{name}.onnx" for name in ("base",)}
 
 
 class EngineError(Exception):
@@ -56,8 +57,8 @@ class ModelFile:
 
 
 def read_model(path: str | Path) -> ModelFile:
-    """Read an ONNX file; "" means the model that is shipped.  Raises EngineError MODEL_MISSING or MODEL_INVALID."""
-    path = Path(path) if path else SHIPPED_MODEL
+    """Read an ONNX file, or a shipped model by its name.  Raises EngineError MODEL_MISSING or MODEL_INVALID."""
+    path = SHIPPED_MODELS.get(str(path)) or Path(path)
     if not path.is_file():
         raise EngineError("MODEL_MISSING", str(path))
     if path.stat().st_size > MAX_MODEL_BYTES:
@@ -100,8 +101,8 @@ def available_engines() -> list[str]:
     return [name for name, module in CPU_ENGINES.items() if importlib.util.find_spec(module)]
 
 
-def load_engine(name: str = "auto", model: str | Path = "", precision: str = "auto", threads: int = 0,
-                signature: Signature = EVIDENCE_STUDENT, options: BuildOptions = BuildOptions()) -> Engine:
+def load_engine(name: str = "auto", model: str | Path = "base", precision: str = "auto", threads: int = 0,
+                signature: Signature = STUDENT, options: BuildOptions = BuildOptions()) -> Engine:
     """Load a model of the given signature into an engine.
 
     name: one of ENGINE_CHOICES; "auto": a GPU engine if one works here, else "cpu": the fastest CPU engine, as measured

@@ -1,4 +1,20 @@
-"""Names and shapes of the network's inputs and outputs: what a model file must have, and what every engine takes."""
+"""Names and shapes of the network's inputs and outputs: what a model file must have, and what every engine takes.
+
+Everything is normalised to the object's cube: lengths are in edges of the cube (so its corners lie at -0.5 and 0.5) and
+directions are along its axes, which are those of the first view's crop camera (x right, y down, z away).
+
+crops      (B, V, 6, 96, 96)   per view: depth along the optical axis, relative to the cube's centre, in edges (0 where
+                               there is none); depth-valid flag; own-mask flag; R, G, B in 0 to 1
+views      (B, V, 11)          per view: rotation crop_camera_from_cube, row by row (9); distance from the camera to
+                               the cube's centre, in edges; weight (1, or 0 for a view that only fills the batch)
+support    (B, 5)              normal of the support plane (3, all 0 if up is unknown), its offset (normal . p + offset
+                               is the height over the plane, in edges; 0 if unknown), 1 if the plane is known
+distance   (B, 1, 64, 64, 64)  signed distance to the surface in voxels, negative inside
+log_std    (B, 1, 32, 32, 32)  natural logarithm of the 1-sigma error of `distance`, in voxels
+colour     (B, 3, 32, 32, 32)  R, G, B in 0 to 1
+layout     (B, 10)             up (3) and longer horizontal axis (3) of the object, unit vectors; centre of the object
+                               in the cube (3), in edges; natural logarithm of the cube's edge in metres, a guess
+"""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -68,7 +84,6 @@ def shape_text(shape: tuple[int | str | None, ...]) -> str:
     return " x ".join("?" if axis is None else str(axis) for axis in shape)
 
 
-# B objects of V views each, everything normalised to the object's cube (edge 1); see docs/conventions.md.
 STUDENT = Signature(
     inputs={
         "crops": ("batch", "views", CROP_CHANNELS, CROP, CROP),
@@ -81,9 +96,3 @@ STUDENT = Signature(
         "colour": ("batch", 3, COARSE, COARSE, COARSE),
         "layout": ("batch", LAYOUT_NUMBERS),
     })
-
-# The first student: evidence volumes in, occupancy logits out.
-INPUT_NAME = "evidence_v1"   # renamed whenever the meaning of the evidence changes, so that an old model is refused
-OUTPUT_NAME = "logits"
-EVIDENCE_STUDENT = Signature({INPUT_NAME: ("batch", 3, VOLUME, VOLUME, VOLUME)},
-                             {OUTPUT_NAME: ("batch", 1, VOLUME, VOLUME, VOLUME)})

@@ -38,6 +38,17 @@ def texture_paint(texture: Callable[[np.ndarray], np.ndarray]) -> Paint:
     return lambda points, corners, weights: texture(points)
 
 
+def image_paint(image: np.ndarray, uv: np.ndarray) -> Paint:
+    """Colours from a texture; image: (H, W, 3) uint8, uv: (V, 2) of each vertex, v = 0 at the image's lower border."""
+    height, width = image.shape[:2]
+    pixels = (uv * [1, -1] + [0, 1]) * [width - 1, height - 1]
+
+    def paint(points: np.ndarray, corners: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        columns, rows = np.rint(np.einsum("nck,nc->nk", pixels[corners], weights)).astype(int).T
+        return image[rows.clip(0, height - 1), columns.clip(0, width - 1)]
+    return paint
+
+
 @dataclass(frozen=True)
 class Body:
     """A mesh in the world.
@@ -93,7 +104,7 @@ class Raycaster:
     def render(self, intrinsics: Intrinsics, world_from_camera: np.ndarray,
                background: tuple[int, int, int] = (205, 211, 219)) -> View:
         """The picture of a camera at world_from_camera (4, 4), optical frame; repeatable."""
-        rays = _pixel_rays(intrinsics, world_from_camera)
+        rays = pixel_rays(intrinsics, world_from_camera)
         hits = {name: tensor.numpy() for name, tensor in self._scene.cast_rays(o3d.core.Tensor(rays)).items()}
         depth = hits["t_hit"]         # rays have z = 1 in the camera frame, so t is the depth
         hit = np.isfinite(depth)
@@ -160,7 +171,7 @@ class Raycaster:
         return seen / self._lamp.samples
 
 
-def _pixel_rays(intrinsics: Intrinsics, world_from_camera: np.ndarray) -> np.ndarray:
+def pixel_rays(intrinsics: Intrinsics, world_from_camera: np.ndarray) -> np.ndarray:
     """(H * W, 6) float32: origin and direction in the world; the direction has z = 1 in the camera frame."""
     v, u = np.mgrid[:intrinsics.height, :intrinsics.width].reshape(2, -1)
     directions = np.stack([(u - intrinsics.cx) / intrinsics.fx, (v - intrinsics.cy) / intrinsics.fy,

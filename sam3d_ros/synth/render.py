@@ -1,33 +1,67 @@
-"""Rendered training samples: one object on a table among others, seen by a depth camera."""
+"""Rendered training scenes: one object on a table among others, seen by colour and depth cameras."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import open3d as o3d
-import trimesh
 
 from ..perception.frame import Intrinsics
-from .sdf import raycasting_scene
 
-CROP = 96              # pixels, edge of the square image around the object
-MIN_VISIBLE_PIXELS = 150
+IMAGE = 128            # pixels, edge of the square image around the object
+MIN_VISIBLE_PIXELS = 120
+_DISTANCE = (0.25, 1.5)        # metres, camera to object
+_SIZE = (0.04, 0.28)           # metres, largest extent of the target
+_MOST_NEIGHBOURS = 7
+_LIFTED_SHARE = 0.12           # of targets that lie on other things rather than on the table
+_TABLE_SHARE = 0.92
+_WALL_SHARE = 0.25
+
+Colouring = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(positions in the object's normalised frame (N, 3), colours of the mesh there (N, 3) 0..1) -> colours (N, 3) 0..1."""
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A normalised mesh (largest extent 1): vertices (V, 3), faces (F, 3), rgb (V, 3) uint8, resting (K, 3, 3)
+    world_from_object, and how it is painted."""
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    rgb: np.ndarray
+    resting: np.ndarray
+    colouring: Colouring
 
 
 @dataclass(frozen=True)
 class View:
-    """A rendered view.
+    """A rendered picture of the target.
 
-    depth: (96, 96) float32, metres, 0 = nothing hit; mask: (96, 96) bool, the target's visible pixels
-    target_from_camera: (4, 4) float64, camera frame (metres) -> frame of the normalised target mesh (largest extent 1)
-    scale: metres per unit of the target's frame
+    colour: (H, W, 3) uint8; depth: (H, W) float32, metres, 0 = nothing hit; mask: (H, W) bool, the target's visible
+    pixels; facing: (H, W) float32, cosine between surface normal and ray; camera_from_world: (4, 4) float64
     """
 
+    colour: np.ndarray
     depth: np.ndarray
     mask: np.ndarray
+    facing: np.ndarray
     intrinsics: Intrinsics
-    target_from_camera: np.ndarray
+    camera_from_world: np.ndarray
+
+
+@dataclass(frozen=True)
+class RenderedScene:
+    """Views of one target.
+
+    world_from_target: (4, 4) float64, normalised target frame -> world (metres, +Z up, table at z = 0); not rigid
+    scale: metres per unit of the target's frame; has_table: whether there is a table under the target
+    """
+
+    views: list[View]
+    world_from_target: np.ndarray
     scale: float
+    has_table: bool
 
 
 def random_rotation(rng: np.random.Generator) -> np.ndarray:
@@ -43,19 +77,6 @@ def _about_z(angle: float) -> np.ndarray:
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
 
 
-def _resting_rotation(rng: np.random.Generator) -> np.ndarray:
-    """Upright (half), lying on a side (a third) or anyhow, turned about the vertical."""
-    kind = rng.random()
-    if kind < 0.5:
-        base = np.eye(3)
-    elif kind < 0.8:
-        base = np.roll(np.eye(3), 1 + rng.integers(2), axis=0) * (1 if rng.random() < 0.5 else -1)
-        base *= np.linalg.det(base)
-    else:
-        base = random_rotation(rng)
-    return _about_z(rng.uniform(0, 2 * np.pi)) @ base
-
-
 def look_at(eye: np.ndarray, target: np.ndarray, roll: float) -> np.ndarray:
     """camera_from_world rotation (3, 3) of an optical frame at `eye` that looks at `target`, world +Z up.
 
@@ -67,83 +88,179 @@ def look_at(eye: np.ndarray, target: np.ndarray, roll: float) -> np.ndarray:
     return _about_z(roll) @ np.stack([x, np.cross(z, x), z])
 
 
-def _rectangle(corners: np.ndarray) -> trimesh.Trimesh:
-    return trimesh.Trimesh(corners, [[0, 1, 2], [0, 2, 3]], process=False)
+def random_colouring(rng: np.random.Generator, textured: bool) -> Colouring:
+    """The mesh's own colours, changed in hue and brightness (mostly where it has a texture), or a random pattern."""
+    if rng.random() < (0.7 if textured else 0.15):
+        mix = np.eye(3) if rng.random() < 0.5 else np.eye(3)[rng.permutation(3)]
+        gain, bias = rng.uniform(0.7, 1.2, 3), rng.uniform(-0.05, 0.1, 3)
+        return lambda points, rgb: np.clip(rgb @ mix * gain + bias, 0, 1)
+    palette = np.clip(rng.uniform(0.05, 0.95, 3) + rng.normal(size=(4, 3)) * rng.choice([0.1, 0.35]), 0.02, 0.98)
+    kind = rng.choice(["plain", "bands", "patches", "mottled"], p=[0.3, 0.3, 0.2, 0.2])
+    if kind == "plain":
+        return lambda points, rgb: np.broadcast_to(palette[0], points.shape)
+    if kind == "bands":
+        axis = np.eye(3)[rng.integers(3)] if rng.random() < 0.8 else random_rotation(rng)[0]
+        cuts = np.sort(rng.uniform(-0.5, 0.5, 3))
+        return lambda points, rgb: palette[np.searchsorted(cuts, points @ axis)]
+    waves = random_rotation(rng) * rng.uniform(4, 18)
+    phase = rng.uniform(0, 2 * np.pi, 3)
+    if kind == "patches":
+        return lambda points, rgb: palette[np.minimum((np.sin(points @ waves + phase) > 0.2).sum(axis=1), 3)]
+    return lambda points, rgb: np.clip(palette[0] + (palette[1] - palette[0]) * 0.5 *
+                                       (1 + np.sin(points @ waves + phase).mean(axis=1, keepdims=True)), 0, 1)
 
 
-def _room(rng: np.random.Generator, reach: float, camera_side: np.ndarray) -> list[trimesh.Trimesh]:
-    """Table (nine in ten) and a wall behind the objects (one in four)."""
-    parts = []
-    if rng.random() < 0.9:
-        parts.append(_rectangle(np.array([[-3, -3, 0], [3, -3, 0], [3, 3, 0], [-3, 3, 0.0]])))
-    if rng.random() < 0.25:
-        away = -camera_side / np.linalg.norm(camera_side)
+def _resting_pose(thing: Thing, rng: np.random.Generator) -> np.ndarray:
+    """Upright, stable on another side, or anyhow, turned about the vertical: rotation (3, 3)."""
+    kind = rng.random()
+    if kind < 0.4:
+        base = np.eye(3)
+    elif kind < 0.85:
+        base = thing.resting[min(int(rng.exponential(1.5)), len(thing.resting) - 1)]
+    else:
+        base = random_rotation(rng)
+    return _about_z(rng.uniform(0, 2 * np.pi)) @ base
+
+
+class _Scene:
+    """Meshes in the world with colours; the target is mesh 0."""
+
+    def __init__(self) -> None:
+        self._scene = o3d.t.geometry.RaycastingScene(nthreads=1)
+        self._paint: list[Callable] = []
+
+    def add(self, vertices: np.ndarray, faces: np.ndarray, paint: Callable) -> None:
+        """paint: (faces (N,), barycentric weights (N, 3), world points (N, 3)) -> (N, 3) colours 0..1."""
+        self._scene.add_triangles(o3d.core.Tensor(np.ascontiguousarray(vertices, np.float32)),
+                                  o3d.core.Tensor(np.ascontiguousarray(faces, np.uint32)))
+        self._paint.append(paint)
+
+    def add_thing(self, thing: Thing, linear: np.ndarray, shift: np.ndarray) -> None:
+        """A thing at world = linear @ normalised + shift."""
+        colours = thing.rgb.astype(np.float32) / 255
+
+        def paint(faces: np.ndarray, weights: np.ndarray, _: np.ndarray) -> np.ndarray:
+            corners = thing.faces[faces]
+            local = np.einsum("nc,nck->nk", weights, thing.vertices[corners])
+            return thing.colouring(local, np.einsum("nc,nck->nk", weights, colours[corners]))
+
+        self.add(thing.vertices @ linear.T + shift, thing.faces, paint)
+
+    def add_rectangle(self, corners: np.ndarray, rng: np.random.Generator) -> None:
+        """A wall or a table, (4, 3), plain or with a pattern."""
+        first = np.clip(rng.uniform(0.1, 0.95) + rng.normal(size=3) * 0.08, 0, 1)
+        second = np.clip(first + rng.normal(size=3) * rng.choice([0.02, 0.15]), 0, 1)
+        waves = rng.normal(size=(3, 3)) * rng.uniform(5, 80)
+
+        def paint(_: np.ndarray, __: np.ndarray, points: np.ndarray) -> np.ndarray:
+            share = 0.5 + 0.5 * np.sin(points @ waves).mean(axis=1, keepdims=True)
+            return first + (second - first) * share
+
+        self.add(corners, np.array([[0, 1, 2], [0, 2, 3]]), paint)
+
+    def render(self, intrinsics: Intrinsics, camera_from_world: np.ndarray, rng: np.random.Generator,
+               light: np.ndarray, ambient: float) -> View:
+        """Lambert shading from one direction, `light` (3,) in the world, without shadows."""
+        k = intrinsics
+        # Open3D's rays go through (u + 0.5): half a pixel more of principal point puts pixel centres at integers
+        matrix = np.array([[k.fx, 0, k.cx + 0.5], [0, k.fy, k.cy + 0.5], [0, 0, 1]])
+        rays = o3d.t.geometry.RaycastingScene.create_rays_pinhole(
+            o3d.core.Tensor(matrix), o3d.core.Tensor(camera_from_world), k.width, k.height)
+        hits = {name: tensor.numpy() for name, tensor in self._scene.cast_rays(rays).items()}
+        depth, body = hits["t_hit"], hits["geometry_ids"]     # rays have z = 1 in the camera frame: t is the depth
+        hit = np.isfinite(depth)
+        direction = rays.numpy()[..., 3:]
+        uv = hits["primitive_uvs"]
+        normals = hits["primitive_normals"]
+        facing = np.abs((normals * direction).sum(-1)) / np.linalg.norm(direction, axis=-1)
+        colour = np.full((k.height, k.width, 3), rng.uniform(0.1, 0.9), np.float32)
+        towards = np.where((normals * direction).sum(-1, keepdims=True) > 0, -normals, normals)
+        shade = ambient + (1 - ambient) * np.clip((towards * light).sum(-1), 0, None) * 1.3
+        for index, paint in enumerate(self._paint):
+            mine = hit & (body == index)
+            if mine.any():
+                weights = np.concatenate([1 - uv[mine].sum(axis=1, keepdims=True), uv[mine]], axis=1)
+                points = rays.numpy()[mine][:, :3] + depth[mine][:, None] * direction[mine]
+                colour[mine] = paint(hits["primitive_ids"][mine], weights, points) * shade[mine][:, None]
+        grain = rng.normal(size=colour.shape) * rng.uniform(0.002, 0.03)
+        balance = rng.uniform(0.85, 1.15, 3) * rng.uniform(0.8, 1.15)
+        image = np.clip((colour + grain) * balance, 0, 1) * 255
+        return View(image.astype(np.uint8), np.where(hit, depth, 0).astype(np.float32), hit & (body == 0),
+                    np.where(hit, facing, 1).astype(np.float32), intrinsics, camera_from_world)
+
+
+def _surroundings(scene: _Scene, others: Callable[[], Thing], rng: np.random.Generator, reach: float, azimuth: float,
+                  has_table: bool) -> None:
+    """Neighbours beside the target (one in three towards the camera, where it may hide part of it), table and wall."""
+    for _ in range(min(int(rng.exponential(2.2)), _MOST_NEIGHBOURS)):
+        thing = others()
+        linear = rng.uniform(0.05, 0.24) * _resting_pose(thing, rng)
+        vertices = thing.vertices @ linear.T
+        radius = np.linalg.norm(vertices[:, :2], axis=1).max()
+        angle = azimuth + rng.normal() * 0.5 if rng.random() < 0.33 else rng.uniform(0, 2 * np.pi)
+        distance = (reach + radius) * rng.uniform(0.65, 1.15)
+        shift = np.array([distance * np.cos(angle), distance * np.sin(angle), -vertices[:, 2].min()])
+        scene.add_thing(thing, linear, shift)
+    if has_table:
+        scene.add_rectangle(np.array([[-3, -3, 0], [3, -3, 0], [3, 3, 0], [-3, 3, 0.0]]), rng)
+    if rng.random() < _WALL_SHARE:
+        away = -np.array([np.cos(azimuth), np.sin(azimuth), 0.0])
         side = np.array([-away[1], away[0], 0])
         middle = away * (reach + rng.uniform(0.03, 0.6))
         up = np.array([0, 0, 1.5])
-        parts.append(_rectangle(np.array([middle - 2 * side, middle + 2 * side, middle + 2 * side + up,
-                                          middle - 2 * side + up])))
-    return parts
+        scene.add_rectangle(np.array([middle - 2 * side, middle + 2 * side, middle + 2 * side + up,
+                                      middle - 2 * side + up]), rng)
 
 
-def _neighbours(meshes: list[trimesh.Trimesh], rng: np.random.Generator, reach: float,
-                camera_azimuth: float) -> list[trimesh.Trimesh]:
-    """Up to four other objects beside the target; one in three stands towards the camera and may hide part of it."""
-    found = []
-    for _ in range(rng.integers(0, 5)):
-        mesh = meshes[rng.integers(len(meshes))]
-        vertices = mesh.vertices @ (rng.uniform(0.05, 0.22) * _resting_rotation(rng)).T
-        vertices[:, 2] -= vertices[:, 2].min()
-        radius = np.linalg.norm(vertices[:, :2], axis=1).max()
-        angle = camera_azimuth + rng.normal() * 0.5 if rng.random() < 0.33 else rng.uniform(0, 2 * np.pi)
-        distance = (reach + radius) * rng.uniform(0.65, 1.15)
-        vertices[:, :2] += distance * np.array([np.cos(angle), np.sin(angle)])
-        found.append(trimesh.Trimesh(vertices, mesh.faces, process=False))
-    return found
-
-
-def render_view(target: trimesh.Trimesh, others: list[trimesh.Trimesh], rng: np.random.Generator,
-                size: float | None = None, stretch: bool = True) -> View | None:
-    """One random view of `target` (normalised, largest extent 1) among `others` (likewise).
-
-    size: largest extent in metres, None draws 4 to 28 cm; stretch: squeeze the axes by up to 30 % each.
-    Returns None if less than 150 pixels of the target are seen.
-    """
-    squeeze = np.diag(rng.uniform(0.7, 1.0, 3)) if stretch else np.eye(3)
-    scale = rng.uniform(0.05, 0.25) if size is None else size
-    linear = scale * _resting_rotation(rng) @ squeeze
-    vertices = target.vertices @ linear.T
-    shift = np.array([0, 0, -vertices[:, 2].min()])
-    vertices = vertices + shift
-    centre = np.array([0, 0, vertices[:, 2].max() / 2])
-    radius = float(np.linalg.norm(vertices - centre, axis=1).max())
-    reach = float(np.linalg.norm(vertices[:, :2], axis=1).max())
-
-    azimuth, elevation = rng.uniform(0, 2 * np.pi), np.deg2rad(rng.uniform(15, 85))
-    distance = rng.uniform(0.35, 1.2) + 0.3 * radius
+def _camera(rng: np.random.Generator, centre: np.ndarray, radius: float,
+            azimuth: float) -> tuple[Intrinsics, np.ndarray]:
+    """Intrinsics and camera_from_world (4, 4) of a camera that looks about at the target."""
+    elevation = np.deg2rad(rng.uniform(15, 88))
+    distance = rng.uniform(*_DISTANCE) + 0.3 * radius
     towards = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
     eye = centre + distance * towards
-    rotation = look_at(eye, centre + rng.normal(size=3) * 0.1 * radius, rng.normal() * 0.15)
+    roll = rng.normal() * 0.15 if rng.random() < 0.7 else rng.uniform(-np.pi, np.pi)
+    pose = np.eye(4)
+    pose[:3, :3] = look_at(eye, centre + rng.normal(size=3) * 0.1 * radius, roll)
+    pose[:3, 3] = -pose[:3, :3] @ eye
+    focal = 0.5 * IMAGE * distance / (radius * rng.uniform(1.25, 2.3))
+    middle = (IMAGE - 1) / 2
+    return Intrinsics(IMAGE, IMAGE, focal, focal, middle, middle), pose
 
-    meshes = [trimesh.Trimesh(vertices, target.faces, process=False)]
-    meshes += _neighbours(others, rng, reach, azimuth) + _room(rng, reach, np.r_[towards[:2] + 1e-6, 0])
-    focal = 0.5 * CROP * distance / (radius * rng.uniform(1.05, 2.0))
-    middle = (CROP - 1) / 2
-    # Open3D's rays go through (u + 0.5): half a pixel more of principal point puts pixel centres at integers
-    matrix = np.array([[focal, 0, middle + 0.5], [0, focal, middle + 0.5], [0, 0, 1]])
-    camera_from_world = np.eye(4)
-    camera_from_world[:3, :3], camera_from_world[:3, 3] = rotation, -rotation @ eye
-    rays = o3d.t.geometry.RaycastingScene.create_rays_pinhole(
-        o3d.core.Tensor(matrix), o3d.core.Tensor(camera_from_world), CROP, CROP)
-    hits = raycasting_scene(*meshes).cast_rays(rays)
-    depth = hits["t_hit"].numpy()  # rays have z = 1 in the camera frame, so t is the depth
-    mask = hits["geometry_ids"].numpy() == 0
-    if mask.sum() < MIN_VISIBLE_PIXELS:
+
+def render_scene(target: Thing, others: Callable[[], Thing], rng: np.random.Generator, views: int = 1,
+                 size: float | None = None, stretch: bool = True) -> RenderedScene | None:
+    """A random scene of `target` among `others`, seen from `views` cameras around it.
+
+    size: largest extent in metres, None draws 4 to 28 cm; stretch: squeeze the axes by up to 30 % each.
+    Returns None if less than 120 pixels of the target are seen in the first view.
+    """
+    squeeze = np.diag(rng.uniform(0.7, 1.0, 3)) if stretch else np.eye(3)
+    scale = rng.uniform(*_SIZE) if size is None else size
+    linear = scale * _resting_pose(target, rng) @ squeeze
+    vertices = target.vertices @ linear.T
+    lift = rng.uniform(0.01, 0.15) if rng.random() < _LIFTED_SHARE else 0.0
+    shift = np.array([0, 0, lift - vertices[:, 2].min()])
+    vertices = vertices + shift
+    centre = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
+    radius = float(np.linalg.norm(vertices - centre, axis=1).max())
+    reach = float(np.linalg.norm(vertices[:, :2], axis=1).max())
+    azimuth = rng.uniform(0, 2 * np.pi)
+    has_table = rng.random() < _TABLE_SHARE
+
+    scene = _Scene()
+    scene.add_thing(target, linear, shift)
+    _surroundings(scene, others, rng, reach, azimuth, has_table)
+    light = random_rotation(rng)[0]
+    light[2] = abs(light[2]) + 0.3
+    light /= np.linalg.norm(light)
+    ambient = rng.uniform(0.3, 0.8)
+    pictures = []
+    for index in range(views):
+        turn = 0.0 if index == 0 else rng.uniform(np.pi / 8, np.pi) * rng.choice([-1, 1])
+        pictures.append(scene.render(*_camera(rng, centre, radius, azimuth + turn), rng, light, ambient))
+    if pictures[0].mask.sum() < MIN_VISIBLE_PIXELS:
         return None
-
-    inverse = np.linalg.inv(linear)
-    target_from_camera = np.eye(4)
-    target_from_camera[:3, :3] = inverse @ rotation.T
-    target_from_camera[:3, 3] = inverse @ (eye - shift)
-    return View(np.where(np.isfinite(depth), depth, 0).astype(np.float32), mask,
-                Intrinsics(CROP, CROP, focal, focal, middle, middle), target_from_camera, scale)
+    world_from_target = np.eye(4)
+    world_from_target[:3, :3], world_from_target[:3, 3] = linear, shift
+    return RenderedScene(pictures, world_from_target, scale, has_table)

@@ -85,6 +85,39 @@ def misregistered(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.roll(depth, tuple(rng.integers(-2, 3, 2)), (0, 1))
 
 
+def unseen_surfaces(depth: np.ndarray, facing: np.ndarray, colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """No reading, but for some pixels, on surfaces seen at a glancing angle or too dark to return light.
+
+    facing: (H, W) cosine between surface normal and ray; colour: (H, W, 3) uint8
+    """
+    lost = np.zeros(depth.shape, bool)
+    if rng.random() < 0.4:
+        lost |= facing < rng.uniform(0.08, 0.35)
+    if rng.random() < 0.15:
+        lost |= colour.max(axis=2) < rng.uniform(20, 60)
+    return np.where(lost & (rng.random(depth.shape) < rng.uniform(0.5, 1)), 0, depth)
+
+
+def pasted_occluder(depth: np.ndarray, mask: np.ndarray, colour: np.ndarray,
+                    rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Depth, mask and colour with a foreground object pasted over 10 to 90 % of the mask.
+
+    Render-and-paste, as in the mid-training of SAM 3D (2025): a smooth blob or a strip, nearer than the object.
+    """
+    rows, columns = np.nonzero(mask)
+    if rng.random() < 0.5:
+        field = ndimage.gaussian_filter(rng.normal(size=depth.shape), rng.uniform(6, 20))
+    else:
+        angle = rng.uniform(0, 2 * np.pi)
+        grid = np.indices(depth.shape)
+        field = np.cos(angle) * grid[0] + np.sin(angle) * grid[1]
+    covered = field >= np.quantile(field[rows, columns], 1 - rng.uniform(0.1, 0.9) ** 1.5)
+    near = np.percentile(depth[mask & (depth > 0)], 5) if (mask & (depth > 0)).any() else 0.5
+    sheet = (near * rng.uniform(0.75, 0.98)).astype(np.float32)
+    painted = np.clip(rng.uniform(0, 255, 3) + rng.normal(size=colour.shape) * 8, 0, 255).astype(np.uint8)
+    return np.where(covered, sheet, depth), mask & ~covered, np.where(covered[..., None], painted, colour)
+
+
 # (probability, error), applied in this order: matching errors, lost readings, then registration.
 _DEPTH_ERRORS = ((0.3, smeared), (0.5, smooth_error), (0.3, quantised), (0.35, flying_pixels), (0.45, blanked_edges),
                  (0.3, stereo_shadow), (0.5, holes), (0.3, dropout), (0.3, misregistered))
@@ -100,12 +133,12 @@ def corrupted_depth(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def corrupted_mask(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A mask as detectors make them: too wide (up to 4 pixels), too narrow (2), leaking, cut off, or aside (2)."""
+    """A mask as detectors make them: too wide (up to 5 pixels), too narrow (4), leaking, cut off, or aside (2)."""
     kind = rng.random()
     if kind < 0.35:
-        mask = ndimage.binary_dilation(mask, iterations=int(rng.integers(1, 5)))
+        mask = ndimage.binary_dilation(mask, iterations=int(rng.integers(1, 6)))
     elif kind < 0.6:
-        mask = ndimage.binary_erosion(mask, iterations=int(rng.integers(1, 3)))
+        mask = ndimage.binary_erosion(mask, iterations=int(rng.integers(1, 5)))
     if rng.random() < 0.3:  # ragged outline: leaks and cuts
         field = ndimage.gaussian_filter(rng.normal(size=mask.shape), rng.uniform(1.5, 5))
         field *= rng.uniform(0.5, 4) / max(float(field.std()), 1e-6)

@@ -5,7 +5,7 @@ from MuJoCo (contacts between convex hulls), pictures from the ray caster.  The 
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,6 +25,7 @@ TIMESTEP = 0.002                              # seconds
 SETTLE_TIME, QUIET_TIME = 6.0, 0.3            # seconds: given up after, and at rest for, before the scene is taken
 QUIET_SPEED = (0.005, 0.1)                    # m/s and rad/s
 DROP_HEIGHT, UPRIGHT_SHARE = 0.015, 0.75
+SPACING = 0.85                                # least distance as dropped, over the sum of the radii
 MAX_ATTEMPTS = 20
 MIN_DISTANCE = 0.5                            # metres, camera to the middle of the objects
 FRAMING_STEPS = 6                             # of a fixed-point iteration that gains a factor of 3 or more each
@@ -50,6 +51,7 @@ class Tabletop:
     """A settled scene.
 
     seed: decides objects, poses, table and viewpoint; count: number of objects, 1 to MAX_OBJECTS.
+    objects: on the table; furniture: table and floor
     Raises RuntimeError if no drop came to rest on the table.
     """
 
@@ -58,11 +60,11 @@ class Tabletop:
             raise ValueError(f"the table holds 1 to {MAX_OBJECTS} objects, not {count}")
         rng = np.random.default_rng(seed)
         shapes = [random_shape(rng, str(kind)) for kind in rng.choice(KINDS, count, replace=False)]
-        placed = zip(shapes, _settled_poses(rng, shapes), strict=True)
+        placed = zip(shapes, settled_poses(rng, [shape.mesh for shape in shapes]), strict=True)
         self.objects = tuple(PlacedObject(label, shape, pose) for label, (shape, pose) in enumerate(placed, 1))
         self._azimuth = rng.uniform(0, 2 * np.pi)
         self._elevation = np.deg2rad(rng.uniform(36, 50))
-        self._furniture = _furniture(rng)
+        self.furniture = furniture(rng)
 
     @cached_property
     def raycaster(self) -> Raycaster:
@@ -71,7 +73,7 @@ class Tabletop:
                   for o in self.objects]
         # over the camera's left shoulder
         position = 1.3 * _direction(self._azimuth - 1.3, 0.0) + [0, 0, 1.6]
-        return Raycaster([*bodies, *self._furniture], Lamp(position))
+        return Raycaster([*bodies, *self.furniture], Lamp(position))
 
     @cached_property
     def _points(self) -> np.ndarray:
@@ -90,10 +92,11 @@ class Tabletop:
         return self.raycaster.render(intrinsics, world_from_camera)
 
 
-def framing_pose(points: np.ndarray, azimuth: float, elevation: float, intrinsics: Intrinsics) -> np.ndarray:
+def framing_pose(points: np.ndarray, azimuth: float, elevation: float, intrinsics: Intrinsics,
+                 least_distance: float = MIN_DISTANCE) -> np.ndarray:
     """world_from_camera (4, 4), optical frame, of a camera that looks at points (N, 3) from as near as shows them all.
 
-    azimuth, elevation: radians, direction from the points to the camera
+    azimuth, elevation: radians, direction from the points to the camera; least_distance: metres, not nearer than this
     """
     target = (points.min(axis=0) + points.max(axis=0)) / 2
     towards = _direction(azimuth, elevation)
@@ -102,7 +105,7 @@ def framing_pose(points: np.ndarray, azimuth: float, elevation: float, intrinsic
     for _ in range(FRAMING_STEPS):
         # The distance at which every point projects inside the margin: |x| <= half (z + distance).
         x, y, z = camera_axes @ (points - target).T
-        distance = max(np.max(np.abs(x) / half[0] - z), np.max(np.abs(y) / half[1] - z), MIN_DISTANCE)
+        distance = max(np.max(np.abs(x) / half[0] - z), np.max(np.abs(y) / half[1] - z), least_distance)
         # Look at the middle of what is seen, which perspective puts elsewhere than the middle of the points.
         seen = np.array([x, y]) / (z + distance)
         middle = (seen.min(axis=1) + seen.max(axis=1)) / 2 * distance
@@ -163,15 +166,22 @@ def _box_mean(field: np.ndarray) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------------------------- physics
 
-def _settled_poses(rng: np.random.Generator, shapes: list[Shape]) -> list[np.ndarray]:
-    """world_from_object of each shape after it was dropped and came to rest on the table."""
-    model = _physics_model(shapes)
+def settled_poses(rng: np.random.Generator, meshes: Sequence[trimesh.Trimesh],
+                  spacing: float = SPACING, stacked: bool = False) -> list[np.ndarray]:
+    """world_from_object (4, 4) of each mesh (metres, +Z up as it stands) after it was dropped and came to rest.
+
+    spacing: least distance between two objects as they are dropped, over the sum of their radii seen from above
+    stacked: where they overlap, seen from above, the smaller is dropped from over the larger one
+    Raises RuntimeError if no drop came to rest on the table.
+    """
+    hulls = [mesh.convex_hull.vertices for mesh in meshes]
+    model = _physics_model(hulls)
     for _ in range(MAX_ATTEMPTS):
         data = mujoco.MjData(model)
-        data.qpos[:] = _drop_poses(rng, shapes).ravel()
+        data.qpos[:] = _drop_poses(rng, hulls, spacing, stacked).ravel()
         if _run_until_quiet(model, data):
-            return [_pose(data.xpos[1 + i], data.xmat[1 + i]) for i in range(len(shapes))]
-    raise RuntimeError(f"{len(shapes)} objects did not come to rest on the table in {MAX_ATTEMPTS} drops")
+            return [_pose(data.xpos[1 + i], data.xmat[1 + i]) for i in range(len(meshes))]
+    raise RuntimeError(f"{len(meshes)} objects did not come to rest on the table in {MAX_ATTEMPTS} drops")
 
 
 def _pose(position: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -180,11 +190,11 @@ def _pose(position: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return pose
 
 
-def _physics_model(shapes: list[Shape]) -> mujoco.MjModel:
-    """One free body per shape; MuJoCo collides the convex hull of a mesh. Rolling friction stops balls and cans."""
+def _physics_model(hulls: Sequence[np.ndarray]) -> mujoco.MjModel:
+    """One free body per convex hull, given by its corners (N, 3). Rolling friction stops balls and cans."""
     assets = bodies = ""
-    for i, shape in enumerate(shapes):
-        hull = " ".join(f"{x:.6f}" for x in shape.mesh.convex_hull.vertices.ravel())
+    for i, corners in enumerate(hulls):
+        hull = " ".join(f"{x:.6f}" for x in corners.ravel())
         assets += f'<mesh name="hull{i}" vertex="{hull}"/>'
         bodies += f'<body><freejoint/><geom type="mesh" mesh="hull{i}" density="500"/></body>'
     return mujoco.MjModel.from_xml_string(f"""
@@ -199,23 +209,29 @@ def _physics_model(shapes: list[Shape]) -> mujoco.MjModel:
         </mujoco>""")
 
 
-def _drop_poses(rng: np.random.Generator, shapes: list[Shape]) -> np.ndarray:
-    """(N, 7) position and quaternion (w first): upright, on a side or anyhow, side by side just over the table."""
-    quaternions = np.array([_drop_quaternion(rng) for _ in shapes])
-    turned = [trimesh.transform_points(s.mesh.convex_hull.vertices, trimesh.transformations.quaternion_matrix(q))
-              for s, q in zip(shapes, quaternions, strict=True)]
+def _drop_poses(rng: np.random.Generator, hulls: Sequence[np.ndarray], spacing: float, stacked: bool) -> np.ndarray:
+    """(N, 7) position and quaternion (w first): upright, on a side or anyhow, side by side just over the table, or
+    over what is there already.
+    """
+    quaternions = np.array([_drop_quaternion(rng) for _ in hulls])
+    turned = [trimesh.transform_points(corners, trimesh.transformations.quaternion_matrix(q))
+              for corners, q in zip(hulls, quaternions, strict=True)]
     radii = [np.linalg.norm(points[:, :2], axis=1).max() for points in turned]
-    poses = np.empty((len(shapes), 7))
+    poses = np.empty((len(hulls), 7))
     placed: list[int] = []
     reach = 0.08
     for index in np.argsort(radii)[::-1]:
         while True:
             spot = rng.uniform(-1, 1, 2) * reach * [1.3, 0.9]
-            if all(np.linalg.norm(spot - poses[other, :2]) > 0.85 * (radii[index] + radii[other]) for other in placed):
+            if all(np.linalg.norm(spot - poses[other, :2]) > spacing * (radii[index] + radii[other])
+                   for other in placed):
                 break
             reach *= 1.02      # no room: spread out
+        below = [other for other in placed
+                 if stacked and np.linalg.norm(spot - poses[other, :2]) < radii[index] + radii[other]]
+        top = max((poses[other, 2] + turned[other][:, 2].max() for other in below), default=0.0)
         placed.append(index)
-        poses[index] = [*spot, DROP_HEIGHT - turned[index][:, 2].min(), *quaternions[index]]
+        poses[index] = [*spot, top + DROP_HEIGHT - turned[index][:, 2].min(), *quaternions[index]]
     return poses
 
 
@@ -236,12 +252,12 @@ def _run_until_quiet(model: mujoco.MjModel, data: mujoco.MjData) -> bool:
     while data.time < SETTLE_TIME and quiet < QUIET_TIME:
         mujoco.mj_step(model, data)
         quiet = quiet + TIMESTEP if (np.abs(data.qvel) < limit).all() else 0.0
-    return quiet >= QUIET_TIME and data.xpos[1:, 2].min() > 0
+    return quiet >= QUIET_TIME and data.xipos[1:, 2].min() > 0      # centres of mass: nothing lies below the table
 
 
 # ----------------------------------------------------------------------------------------------------- furniture
 
-def _furniture(rng: np.random.Generator) -> list[Body]:
+def furniture(rng: np.random.Generator) -> list[Body]:
     """Table (wood or cloth) and floor."""
     table = trimesh.creation.box(TABLE_SIZE)
     floor = trimesh.creation.box([8, 8, 0.1])

@@ -1,10 +1,8 @@
-"""Export of a trained checkpoint to the ONNX file that the engines load.
-
-    python -m sam3d_ros.training.export training_runs/student/checkpoint.pt sam3d_ros/weights/student.onnx
-"""
+"""Export of a trained checkpoint to the ONNX file that the engines load, and how it was trained: `sam3d export`."""
 from __future__ import annotations
 
 import argparse
+import json
 import warnings
 from pathlib import Path
 
@@ -13,40 +11,59 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from ..models.student import Student
-from ..runtime.signature import EVIDENCE_STUDENT, INPUT_NAME, OUTPUT_NAME
+from ..evaluation.environment import describe_environment, write_report
+from ..models.student import Student, StudentConfig
+from ..runtime.signature import STUDENT
+from ..synth.shapes import KINDS
+from .meshes import MeshStore
 
 OPSET = 17
 
 
 def load_student(checkpoint: Path) -> Student:
     """The averaged network of a checkpoint, ready for inference."""
-    state = torch.load(checkpoint, weights_only=True)["average"]
-    model = Student()
-    model.load_state_dict({k.removeprefix("module."): v for k, v in state.items() if k != "n_averaged"})
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    model = Student(StudentConfig(state["config"]["width"], state["config"]["blocks"]))
+    model.load_state_dict({k.removeprefix("module."): v for k, v in state["average"].items() if k != "n_averaged"})
     return model.eval()
 
 
 def export(model: Student, path: Path) -> None:
-    """Write `model` as ONNX: batch dynamic, batch normalisation folded into convolutions, weights stored in float16.
+    """Write `model` as ONNX: batch and views dynamic, batch normalisation folded into convolutions, weights in float16.
 
     The graph computes in float32, or in what the engine is told to use; only the file is half as large.
     """
+    inputs = tuple(torch.rand(shape) for shape in STUDENT.input_shapes(batch=2, views=3).values())
+    axes = {name: {i: axis for i, axis in enumerate(shape) if isinstance(axis, str)}
+            for name, shape in {**STUDENT.inputs, **STUDENT.outputs}.items()}
     with warnings.catch_warnings():
         # The newer exporter, which this warning recommends, fixes the batch size in the reshapes.
         warnings.simplefilter("ignore", DeprecationWarning)
-        evidence = torch.zeros(EVIDENCE_STUDENT.input_shapes(batch=2)[INPUT_NAME])
-        torch.onnx.export(model, (evidence,), str(path), dynamo=False, opset_version=OPSET, input_names=[INPUT_NAME],
-                          output_names=[OUTPUT_NAME],
-                          dynamic_axes={INPUT_NAME: {0: "batch"}, OUTPUT_NAME: {0: "batch"}})
+        torch.onnx.export(model, inputs, str(path), dynamo=False, opset_version=OPSET, dynamic_axes=axes,
+                          input_names=list(STUDENT.inputs), output_names=list(STUDENT.outputs))
     onnx.save(_half_weights(onnx.load(path)), path)
 
 
+def training_report(checkpoint: Path) -> dict:
+    """Config, meshes, samples and log of the run that `checkpoint` lies in; for JSON."""
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    store = MeshStore.load(checkpoint.parent / "train_meshes")
+    log = [json.loads(line) for line in (checkpoint.parent / "log.jsonl").read_text().splitlines()]
+    procedural = int(np.isin(store.name, KINDS).sum())
+    return {"config": state["config"], "minutes": round(state["elapsed"] / 60, 1),
+            "meshes": {"train split": len(store) - procedural, "procedural": procedural},
+            "samples": state["step"] * state["config"]["batch"], "log": log}
+
+
 def _half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its float32 weights stored as float16, each followed by a Cast that engines fold when loading."""
+    """The model with its float32 weights stored as float16, each followed by a Cast that engines fold when loading.
+
+    Only weights of layers: what places voxels in the crops stays exact.
+    """
     casts = []
+    layers = {name for node in model.graph.node if node.op_type in ("Conv", "Gemm") for name in node.input[1:]}
     for weight in model.graph.initializer:
-        if weight.data_type == TensorProto.FLOAT:
+        if weight.data_type == TensorProto.FLOAT and weight.name in layers:
             name = weight.name
             half = numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), name + "_half")
             weight.CopyFrom(half)
@@ -57,14 +74,16 @@ def _half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("onnx", type=Path)
-    args = parser.parse_args()
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `sam3d export`."""
+    parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of a training run")
+    parser.add_argument("onnx", type=Path, help="where the model goes")
+    parser.add_argument("--report", type=Path, metavar="JSON", help="write how it was trained, too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export as the arguments say."""
     export(load_student(args.checkpoint), args.onnx)
-
-
-if __name__ == "__main__":
-    main()
+    if args.report:
+        write_report(args.report, describe_environment(), training_report(args.checkpoint))
+    return 0

@@ -1,146 +1,347 @@
-"""Training samples: rendered, spoiled like real input, and stored small; evidence and targets are made on the fly."""
+"""Training samples: rendered scenes, spoiled like real input, as crops, target volumes and layout; made on the fly."""
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numba
 import numpy as np
+from torch.utils.data import IterableDataset
 
-from ..perception.cube import RESOLUTION, fit_cube, inlier_points
-from ..perception.evidence import CHANNELS, camera_point, fill_evidence
-from ..perception.frame import back_project
-from ..synth.render import CROP, View, render_view
-from ..synth.sdf import HALF_WIDTH
-from ..synth.sensor import corrupted_depth, corrupted_mask
-from .meshes import MeshStore
+from ..perception.cube import Cube, fit_cube, fit_cube_to_mask, inlier_points, rotation_towards
+from ..perception.evidence import Observation, first_view, further_view, support_row
+from ..perception.frame import Frame, back_project
+from ..runtime.signature import COARSE, CROP, CROP_CHANNELS, VIEW_NUMBERS, VOLUME
+from ..synth.render import RenderedScene, Thing, View, random_colouring, render_scene
+from ..synth.sdf import GRID, HALF_WIDTH
+from ..synth.sensor import corrupted_depth, corrupted_mask, pasted_occluder, unseen_surfaces
+from .meshes import SDF_UNIT, MeshStore
 
-DEPTH_UNIT = 1e-4   # metres per stored step
+LAYOUT_TARGET = 11            # up (3), horizontal axis (3) and its weight, centre (3), ln edge
+_LABEL = 1
 _MIN_POINTS = 50
-_CLEAN_SHARE = 0.1  # of the samples keep a perfect mask and white noise only
+_NEAR_SURFACE = 3.0           # voxels of the 64^3 grid: where colour is asked for
+_MOST_VIEWS = 4
 
 
 @dataclass(frozen=True)
-class Samples:
-    """N samples as arrays; cameras and cubes as in perception.cube.
+class Curriculum:
+    """What part of the samples is spoiled or reduced, each a share from 0 to 1.
 
-    depth: (N, 96, 96) uint16 in 0.1 mm; mask: (N, 1152) uint8, packed bits; camera: (N, 4) float32 fx, fy, cx, cy
-    rotation: (N, 3, 3), centre: (N, 3), edge: (N,) float32: the cube
-    target_from_camera: (N, 3, 4) float32; scale: (N,) float32, metres per unit of the target's frame; mesh: (N,) int32
+    spoiled: errors of depth and mask; pasted: a foreground pasted over the target; several: two to four views;
+    no_depth: colour and mask only; support: the support plane is known; up: else, up is known
     """
 
-    depth: np.ndarray
-    mask: np.ndarray
-    camera: np.ndarray
-    rotation: np.ndarray
-    centre: np.ndarray
-    edge: np.ndarray
-    target_from_camera: np.ndarray
-    scale: np.ndarray
-    mesh: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.edge)
-
-    def save(self, path: Path) -> None:
-        """Write to .npz; appears under its name only when complete."""
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, **{f.name: getattr(self, f.name) for f in fields(self)})
-        partial.rename(path)
-
-    @classmethod
-    def load(cls, path: Path) -> Samples:
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as z:
-            return cls(**{f.name: z[f.name] for f in fields(cls)})
-
-    def take(self, index: np.ndarray) -> Samples:
-        """The samples at `index`, (K,) integers."""
-        return Samples(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+    spoiled: float = 0.9
+    pasted: float = 0.2
+    several: float = 0.25
+    no_depth: float = 0.12
+    support: float = 0.7
+    up: float = 0.5
 
 
-def _record(view: View, mesh: int, rng: np.random.Generator, spoil: bool) -> tuple | None:
-    """One row of Samples, or None if too little of the object is left to see."""
-    depth, mask = view.depth, view.mask
-    if spoil and rng.random() > _CLEAN_SHARE:
-        depth, mask = corrupted_depth(depth, rng), corrupted_mask(mask, rng)
-    stored = np.clip(np.round(depth / DEPTH_UNIT), 0, 65535).astype(np.uint16)
-    rows, columns = np.nonzero(mask & (stored > 0) & (stored < 65535))
-    if len(rows) < _MIN_POINTS:
+@dataclass(frozen=True)
+class Example:
+    """A scene as the cameras report it, and the truth.
+
+    frames: one per view, the target's mask as label 1; camera_from_observer: per view, (4, 4), that view -> first view
+    camera_from_target: (4, 4) float64, normalised target frame -> first camera (metres), not rigid
+    near: metres, depth at which the target's visible surface begins; has_depth: False leaves colour and mask
+    up: (3,) or None; plane: (4,) or None, first camera frame; true_up, true_axis: (3,), first camera frame
+    axis_weight: 0 for a round footprint, 1 for a line; mesh: index in the store; point_rgb: (2048, 3) uint8
+    """
+
+    frames: list[Frame]
+    camera_from_observer: list[np.ndarray]
+    camera_from_target: np.ndarray
+    bounds_centre: np.ndarray
+    near: float
+    has_depth: bool
+    up: np.ndarray | None
+    plane: np.ndarray | None
+    true_up: np.ndarray
+    true_axis: np.ndarray
+    axis_weight: float
+    mesh: int
+    point_rgb: np.ndarray
+
+
+def _thing(store: MeshStore, index: int, rng: np.random.Generator) -> Thing:
+    vertices, faces, rgb = store.mesh(index)
+    return Thing(vertices, faces, rgb, store.resting[index, :store.resting_count[index]],
+                 random_colouring(rng, bool(store.textured[index])))
+
+
+def _reported(view: View, rng: np.random.Generator, shares: Curriculum) -> Frame:
+    """What a camera and a detector make of a rendered view."""
+    depth, mask, colour = view.depth, view.mask, view.colour
+    if rng.random() < shares.pasted and mask.any():
+        depth, mask, colour = pasted_occluder(depth, mask, colour, rng)
+    if rng.random() < shares.spoiled:
+        depth = corrupted_depth(unseen_surfaces(depth, view.facing, colour, rng), rng)
+        mask = corrupted_mask(mask, rng)
+    return Frame(colour, depth, mask.astype(np.int32) * _LABEL, view.intrinsics)
+
+
+def _small_motion(rng: np.random.Generator, centre: np.ndarray) -> np.ndarray:
+    """Error of a tracked object's motion: 1 mm and half a degree about its centre, (3,) (1 sigma)."""
+    motion = np.eye(4)
+    motion[:3, :3] = _tilt(rng, np.deg2rad(0.5))
+    motion[:3, 3] = centre - motion[:3, :3] @ centre + rng.normal(size=3) * 0.001
+    return motion
+
+
+def _tilt(rng: np.random.Generator, sigma: float) -> np.ndarray:
+    """Rotation (3, 3) by small random angles, radians."""
+    a, b, c = rng.normal(size=3) * sigma
+    rotation, _ = np.linalg.qr(np.array([[1, -c, b], [c, 1, -a], [-b, a, 1]]))
+    return rotation * np.sign(np.diag(rotation))
+
+
+def _horizontal_axis(vertices: np.ndarray) -> tuple[np.ndarray, float]:
+    """Longer horizontal axis (3,) of world vertices (V, 3), and how much longer it is, 0 to 1."""
+    flat = vertices[:, :2] - vertices[:, :2].mean(axis=0)
+    values, axes = np.linalg.eigh(flat.T @ flat)
+    return np.r_[axes[:, 1], 0.0], float(1 - values[0] / max(values[1], 1e-12))
+
+
+
+def make_example(store: MeshStore, mesh: int, rng: np.random.Generator, views: int, shares: Curriculum,
+                 size: float | None = None, stretch: bool = True) -> Example | None:
+    """A random example of one mesh of the store; None if too little of it is seen."""
+    thing = _thing(store, mesh, rng)
+    scene = render_scene(thing, lambda: _thing(store, int(rng.integers(len(store))), rng), rng, views, size, stretch)
+    if scene is None:
         return None
-    points = back_project(stored * np.float32(DEPTH_UNIT), view.intrinsics, rows, columns)
-    cube = fit_cube(points[inlier_points(points)])
-    k = view.intrinsics
-    return (stored, np.packbits(mask), [k.fx, k.fy, k.cx, k.cy], cube.virtual_from_camera, cube.centre, cube.edge,
-            view.target_from_camera[:3], view.scale, mesh)
+    frames = [_reported(view, rng, shares) for view in scene.views]
+    has_depth = rng.random() >= shares.no_depth
+    seen = (frames[0].labels == _LABEL) & ((frames[0].depth > 0) | (not has_depth))
+    if seen.sum() < _MIN_POINTS:
+        return None
+    camera = scene.views[0].camera_from_world
+    vertices = thing.vertices @ scene.world_from_target[:3, :3].T + scene.world_from_target[:3, 3]
+    axis, axis_weight = _horizontal_axis(vertices)
+    colour = thing.colouring(store.points[mesh], store.point_rgb[mesh] / np.float32(255))
+    middle = camera[:3, :3] @ (vertices.min(axis=0) + vertices.max(axis=0)) / 2 + camera[:3, 3]
+    up, plane = _known_support(scene, middle, rng, shares, has_depth)
+    return Example(
+        frames=frames,
+        camera_from_observer=[np.eye(4)] + [_small_motion(rng, middle) @ camera @ np.linalg.inv(v.camera_from_world)
+                                            for v in scene.views[1:]],
+        camera_from_target=camera @ scene.world_from_target,
+        bounds_centre=middle,
+        near=float(np.percentile(scene.views[0].depth[scene.views[0].mask], 1)),
+        has_depth=has_depth, up=up, plane=plane, true_up=camera[:3, 2], true_axis=camera[:3, :3] @ axis,
+        axis_weight=axis_weight, mesh=mesh, point_rgb=np.clip(colour * 255, 0, 255).astype(np.uint8))
 
 
-def make_samples(store: MeshStore, count: int, seed: int, spoil: bool = True) -> Samples:
-    """`count` random samples of the store's meshes; the same seed gives the same samples."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    while len(rows) < count:
-        mesh = int(rng.integers(len(store.meshes)))
-        view = render_view(store.meshes[mesh], store.meshes, rng)
-        row = view and _record(view, mesh, rng, spoil)
-        if row:
-            rows.append(row)
-    columns = [np.array(c) for c in zip(*rows, strict=True)]
-    types = [np.uint16, np.uint8] + [np.float32] * 6 + [np.int32]
-    return Samples(*(c.astype(t) for c, t in zip(columns, types, strict=True)))
+def _known_support(scene: RenderedScene, centre: np.ndarray, rng: np.random.Generator, shares: Curriculum,
+                   has_depth: bool) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Up and the support plane as far as they are known, first camera frame.
 
-
-@numba.njit(parallel=True, fastmath=True, cache=True)
-def _fill_targets(sdf, mesh, target_from_camera, scale, rotation, centre, edge, out):  # pragma: no cover (compiled)
-    count, n, grid = out.shape[0], out.shape[2], sdf.shape[1]
-    for job in numba.prange(count * n):
-        b, i = job // n, job % n
-        t = target_from_camera[b]
-        volume = sdf[mesh[b]]
-        per_voxel = scale[b] * n / edge[b]
-        x = ((i + 0.5) / n - 0.5) * edge[b] + centre[b, 0]
-        for j in range(n):
-            y = ((j + 0.5) / n - 0.5) * edge[b] + centre[b, 1]
-            for k in range(n):
-                z = ((k + 0.5) / n - 0.5) * edge[b] + centre[b, 2]
-                cx, cy, cz = camera_point(rotation[b], x, y, z)
-                gx = (t[0, 0] * cx + t[0, 1] * cy + t[0, 2] * cz + t[0, 3]) / HALF_WIDTH
-                gy = (t[1, 0] * cx + t[1, 1] * cy + t[1, 2] * cz + t[1, 3]) / HALF_WIDTH
-                gz = (t[2, 0] * cx + t[2, 1] * cy + t[2, 2] * cz + t[2, 3]) / HALF_WIDTH
-                value = np.float32(0.2)  # beyond the grid: far outside
-                if abs(gx) <= 1 and abs(gy) <= 1 and abs(gz) <= 1:
-                    ax, ay, az = (gx + 1) * 0.5 * (grid - 1), (gy + 1) * 0.5 * (grid - 1), (gz + 1) * 0.5 * (grid - 1)
-                    ix, iy, iz = min(int(ax), grid - 2), min(int(ay), grid - 2), min(int(az), grid - 2)
-                    fx, fy, fz = ax - ix, ay - iy, az - iz
-                    c00 = volume[ix, iy, iz] * (1 - fz) + volume[ix, iy, iz + 1] * fz
-                    c01 = volume[ix, iy + 1, iz] * (1 - fz) + volume[ix, iy + 1, iz + 1] * fz
-                    c10 = volume[ix + 1, iy, iz] * (1 - fz) + volume[ix + 1, iy, iz + 1] * fz
-                    c11 = volume[ix + 1, iy + 1, iz] * (1 - fz) + volume[ix + 1, iy + 1, iz + 1] * fz
-                    value = np.float32((c00 * (1 - fy) + c01 * fy) * (1 - fx) + (c10 * (1 - fy) + c11 * fy) * fx)
-                out[b, 0, i, j, k] = value * per_voxel
-
-
-def make_batch(samples: Samples, sdf: np.ndarray,
-               rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Evidence (B, 3, 64, 64, 64) float32 and true signed distance (B, 1, 64, 64, 64) float32, in voxels, of samples.
-
-    sdf: (M, 64, 64, 64) float32 grids of the mesh store.  With `rng`, the cubes are jittered (centre by 3 % of the
-    edge, edge by -5 to +15 %) and half the samples mirrored.
+    With the errors of a fit to the table around the object, whose centre is (3,): 0.7 degrees and 1.5 mm (1 sigma).
     """
-    count = len(samples)
-    centre, edge = samples.centre.astype(np.float64), samples.edge.astype(np.float64)
-    if rng is not None:
-        centre = centre + rng.normal(size=(count, 3)) * 0.03 * edge[:, None]
-        edge = edge * rng.uniform(0.95, 1.15, count)
-    mask = np.unpackbits(samples.mask, axis=1).reshape(count, CROP, CROP)
-    evidence = np.empty((count, CHANNELS) + (RESOLUTION,) * 3, np.float32)
-    distance = np.empty((count, 1) + (RESOLUTION,) * 3, np.float32)
-    fill_evidence(samples.depth * np.float32(DEPTH_UNIT), mask, samples.camera.astype(np.float64), np.arange(count),
-                  np.ones(count, np.int32), samples.rotation.astype(np.float64), centre, edge, evidence)
-    _fill_targets(sdf, samples.mesh, samples.target_from_camera.astype(np.float64), samples.scale.astype(np.float64),
-                  samples.rotation.astype(np.float64), centre, edge, distance)
-    if rng is not None:
-        mirrored = rng.random(count) < 0.5
-        evidence[mirrored] = evidence[mirrored, :, ::-1]
-        distance[mirrored] = distance[mirrored, :, ::-1]
-    return evidence, distance
+    camera_from_world = scene.views[0].camera_from_world
+    true = camera_from_world[:3, 2]
+    normal = _tilt(rng, np.deg2rad(0.7)) @ true
+    if scene.has_table and has_depth and rng.random() < shares.support:
+        foot = centre - true * (true @ (centre - camera_from_world[:3, 3]))     # below the object, on the table
+        return normal, np.r_[normal, -normal @ foot + rng.normal() * 0.0015]
+    return (normal, None) if rng.random() < shares.up else (None, None)
+
+
+def _cube(example: Example, rng: np.random.Generator | None) -> Cube:
+    """The cube that the pipeline would fit, with `rng` moved by 3 % and scaled by -5 to +15 %."""
+    frame = example.frames[0]
+    up = {} if example.up is None else {"up": example.up}
+    if example.has_depth:
+        rows, columns = np.nonzero((frame.labels == _LABEL) & (frame.depth > 0))
+        points = back_project(frame.depth, frame.intrinsics, rows, columns)
+        cube = fit_cube(points[inlier_points(points)], **up)
+    else:
+        cube = fit_cube_to_mask(*np.nonzero(frame.labels == _LABEL), frame.intrinsics, **up)
+        cube = Cube(cube.virtual_from_camera, cube.distance * example.near, cube.edge * example.near)
+    if rng is None:
+        return cube
+    centre = cube.centre + rng.normal(size=3) * 0.03 * cube.edge
+    return Cube(rotation_towards(centre, **up), float(np.linalg.norm(centre)), cube.edge * rng.uniform(0.95, 1.15))
+
+
+def make_sample(example: Example, store: MeshStore, views: int,
+                rng: np.random.Generator | None) -> dict[str, np.ndarray]:
+    """Inputs and targets of one example; with `rng` the cube is jittered and half the samples mirrored.
+
+    crops (V, 6, 96, 96), views (V, 11), support (5,) float32; distance (1, 64, 64, 64) float32 voxels; colour
+    (3, 32, 32, 32) uint8, near (1, 32, 32, 32) bool: where colour is known; layout (11,) float32
+    """
+    cube = _cube(example, rng)
+    first = example.frames[0]
+    if not example.has_depth:
+        first = Frame(first.colour, None, first.labels, first.intrinsics)
+    pairs = [first_view(first, _LABEL, cube)]
+    for frame, pose in zip(example.frames[1:], example.camera_from_observer[1:], strict=True):
+        seen = Frame(frame.colour, frame.depth if example.has_depth else None, frame.labels, frame.intrinsics)
+        pair = further_view(Observation(seen, _LABEL, pose), cube)
+        if pair is not None:
+            pairs.append(pair)
+    crops = np.zeros((views, CROP_CHANNELS, CROP, CROP), np.float32)
+    rows = np.zeros((views, VIEW_NUMBERS), np.float32)
+    rows[:, [0, 4, 8, 9]] = 1, 1, 1, 4          # a harmless camera for views that only fill the batch
+    for index, (crop, row) in enumerate(pairs):
+        crops[index], rows[index] = crop, row
+    target = _targets(example, store, cube)
+    sample = {"crops": crops, "views": rows, "support": support_row(cube, example.up, example.plane)} | target
+    return _mirrored(sample) if rng is not None and rng.random() < 0.5 else sample
+
+
+def _targets(example: Example, store: MeshStore, cube: Cube) -> dict[str, np.ndarray]:
+    camera_from_cube = np.eye(4)
+    camera_from_cube[:3, :3] = cube.virtual_from_camera.T * cube.edge
+    camera_from_cube[:3, 3] = cube.centre
+    target_from_cube = np.linalg.inv(example.camera_from_target) @ camera_from_cube
+    distance = np.empty((1,) + (VOLUME,) * 3, np.float32)
+    colour, near = np.zeros((3,) + (COARSE,) * 3, np.uint8), np.zeros((1,) + (COARSE,) * 3, np.bool_)
+    fill_distance(store.sdf[example.mesh], target_from_cube[:3], distance[0])
+    fill_colour(distance[0], store.nearest[example.mesh], example.point_rgb, target_from_cube[:3], colour, near[0])
+    turn = cube.virtual_from_camera
+    centre = cube.from_camera(example.bounds_centre[None])[0]
+    layout = np.concatenate([turn @ example.true_up, turn @ example.true_axis, [example.axis_weight], centre,
+                             [np.log(cube.edge)]]).astype(np.float32)
+    return {"distance": distance, "colour": colour, "near": near, "layout": layout}
+
+
+def _mirrored(sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The sample reflected in the plane x = 0 of the cube."""
+    flip = np.array([-1, 1, 1], np.float32)
+    views = sample["views"].copy()
+    views[:, :9] = (views[:, :9].reshape(-1, 3, 3) * flip[:, None] * flip).reshape(-1, 9)
+    support, layout = sample["support"].copy(), sample["layout"].copy()
+    support[0] *= -1
+    layout[[0, 3, 7]] *= -1
+    return {"crops": sample["crops"][..., ::-1], "views": views, "support": support, "layout": layout} | {
+        name: sample[name][:, ::-1] for name in ("distance", "colour", "near")}
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True)
+def fill_distance(sdf, target_from_cube, out):  # pragma: no cover (compiled)
+    """True signed distance in voxels at the centres of an n^3 grid over the cube.
+
+    sdf: (64, 64, 64) int16, as in MeshStore; target_from_cube: (3, 4), cube (edges) -> normalised target frame, linear
+    but not rigid where the shape was squeezed: distances are corrected to first order by their gradient; out: (n, n, n)
+    """
+    n, t = out.shape[0], target_from_cube
+    nominal = (abs(t[0, 0] * (t[1, 1] * t[2, 2] - t[1, 2] * t[2, 1]) - t[0, 1] * (t[1, 0] * t[2, 2] - t[1, 2] * t[2, 0])
+                   + t[0, 2] * (t[1, 0] * t[2, 1] - t[1, 1] * t[2, 0]))) ** (1 / 3)
+    to_grid = (GRID - 1) / (2 * HALF_WIDTH)
+    for i in range(n):
+        x = (i + 0.5) / n - 0.5
+        for j in range(n):
+            y = (j + 0.5) / n - 0.5
+            for k in range(n):
+                z = (k + 0.5) / n - 0.5
+                a = (t[0, 0] * x + t[0, 1] * y + t[0, 2] * z + t[0, 3] + HALF_WIDTH) * to_grid
+                b = (t[1, 0] * x + t[1, 1] * y + t[1, 2] * z + t[1, 3] + HALF_WIDTH) * to_grid
+                c = (t[2, 0] * x + t[2, 1] * y + t[2, 2] * z + t[2, 3] + HALF_WIDTH) * to_grid
+                p, q, r = min(max(a, 0.0), GRID - 1.001), min(max(b, 0.0), GRID - 1.001), min(max(c, 0.0), GRID - 1.001)
+                beyond = np.sqrt((a - p) ** 2 + (b - q) ** 2 + (c - r) ** 2) / to_grid
+                ip, iq, ir = int(p), int(q), int(r)
+                fp, fq, fr = p - ip, q - iq, r - ir
+                v00 = sdf[ip, iq, ir] * (1 - fr) + sdf[ip, iq, ir + 1] * fr
+                v01 = sdf[ip, iq + 1, ir] * (1 - fr) + sdf[ip, iq + 1, ir + 1] * fr
+                v10 = sdf[ip + 1, iq, ir] * (1 - fr) + sdf[ip + 1, iq, ir + 1] * fr
+                v11 = sdf[ip + 1, iq + 1, ir] * (1 - fr) + sdf[ip + 1, iq + 1, ir + 1] * fr
+                value = (v00 * (1 - fq) + v01 * fq) * (1 - fp) + (v10 * (1 - fq) + v11 * fq) * fp
+                ga = ((v10 * (1 - fq) + v11 * fq) - (v00 * (1 - fq) + v01 * fq)) * SDF_UNIT * to_grid
+                gb = ((v01 - v00) * (1 - fp) + (v11 - v10) * fp) * SDF_UNIT * to_grid
+                gc = ((sdf[ip, iq, ir + 1] - sdf[ip, iq, ir]) * (1 - fp) * (1 - fq)
+                      + (sdf[ip, iq + 1, ir + 1] - sdf[ip, iq + 1, ir]) * (1 - fp) * fq
+                      + (sdf[ip + 1, iq, ir + 1] - sdf[ip + 1, iq, ir]) * fp * (1 - fq)
+                      + (sdf[ip + 1, iq + 1, ir + 1] - sdf[ip + 1, iq + 1, ir]) * fp * fq) * SDF_UNIT * to_grid
+                sx = t[0, 0] * ga + t[1, 0] * gb + t[2, 0] * gc
+                sy = t[0, 1] * ga + t[1, 1] * gb + t[2, 1] * gc
+                sz = t[0, 2] * ga + t[1, 2] * gb + t[2, 2] * gc
+                slope = min(max(np.sqrt(sx * sx + sy * sy + sz * sz), 0.75 * nominal), 1.4 * nominal)
+                out[i, j, k] = (value * SDF_UNIT + beyond) * n / slope
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True)
+def fill_colour(distance, nearest, point_rgb, target_from_cube, out, near):  # pragma: no cover (compiled)
+    """Colour of the surface around every voxel of a 32^3 grid that is within 3 voxels (of 64) of it.
+
+    distance: (64, 64, 64) voxels; nearest: (32, 32, 32) index of the nearest surface point; out: (3, 32, 32, 32) uint8;
+    near: (32, 32, 32) bool
+    """
+    n, t, cells = near.shape[0], target_from_cube, nearest.shape[0]
+    for i in range(n):
+        x = (i + 0.5) / n - 0.5
+        for j in range(n):
+            y = (j + 0.5) / n - 0.5
+            for k in range(n):
+                if abs(distance[2 * i, 2 * j, 2 * k] + distance[2 * i + 1, 2 * j + 1, 2 * k + 1]) > 2 * _NEAR_SURFACE:
+                    continue
+                z = (k + 0.5) / n - 0.5
+                a = (t[0, 0] * x + t[0, 1] * y + t[0, 2] * z + t[0, 3] + HALF_WIDTH) / (2 * HALF_WIDTH) * cells
+                b = (t[1, 0] * x + t[1, 1] * y + t[1, 2] * z + t[1, 3] + HALF_WIDTH) / (2 * HALF_WIDTH) * cells
+                c = (t[2, 0] * x + t[2, 1] * y + t[2, 2] * z + t[2, 3] + HALF_WIDTH) / (2 * HALF_WIDTH) * cells
+                if a < 0 or b < 0 or c < 0 or a >= cells or b >= cells or c >= cells:
+                    continue
+                point = nearest[int(a), int(b), int(c)]
+                near[i, j, k] = True
+                for channel in range(3):
+                    out[channel, i, j, k] = point_rgb[point, channel]
+
+
+def stacked(samples: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Samples of the same number of views as one batch."""
+    return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+
+class Stream(IterableDataset):
+    """Endless batches, rendered as they are asked for; every scene serves `reuse` times with other jitter.
+
+    Each worker has a seed of its own, so that no two render the same.
+    """
+
+    def __init__(self, store_folder, batch: int, reuse: int, shares: Curriculum, seed: int):
+        self._folder, self._batch, self._reuse, self._shares, self._seed = store_folder, batch, reuse, shares, seed
+
+    def __iter__(self) -> Iterator[dict]:
+        import torch
+        from torch.utils.data import get_worker_info
+
+        torch.set_num_threads(1)
+        worker = get_worker_info()
+        rng = np.random.default_rng([self._seed, worker.id if worker else 0])
+        store = MeshStore.load(self._folder)
+        while True:
+            several = rng.random() < self._shares.several
+            views = int(rng.integers(2, _MOST_VIEWS + 1)) if several else 1
+            examples = list(self._examples(store, rng, views, self._batch * self._reuse // (2 if several else 1)))
+            order = np.concatenate([rng.permutation(len(examples)) for _ in range(self._reuse)])
+            for start in range(0, len(order) - self._batch + 1, self._batch):
+                chosen = [examples[i] for i in order[start:start + self._batch]]
+                batch = stacked([make_sample(example, store, views, rng) for example in chosen])
+                yield {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
+
+    def _examples(self, store: MeshStore, rng: np.random.Generator, views: int, count: int) -> Iterator[Example]:
+        found = 0
+        while found < count:
+            example = make_example(store, int(rng.integers(len(store))), rng, views, self._shares)
+            if example is not None:
+                found += 1
+                yield example
+
+
+def fixed_samples(store: MeshStore, count: int, seed: int, shares: Curriculum, views: int = 1) -> dict[str, np.ndarray]:
+    """The same `count` samples for every call, of all meshes in turn at their own size, without jitter."""
+    rng = np.random.default_rng(seed)
+    samples: list[dict[str, np.ndarray]] = []
+    index = 0
+    while len(samples) < count:
+        mesh = index % len(store)
+        index += 1
+        size = float(store.size[mesh])
+        example = make_example(store, mesh, rng, views, shares, size if np.isfinite(size) else None, stretch=False)
+        if example is not None:
+            samples.append(make_sample(example, store, views, None))
+    return stacked(samples)

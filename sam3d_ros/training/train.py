@@ -1,179 +1,206 @@
-"""Training of the student, resumable at any moment.
+"""Training of a student, resumable at any moment: `sam3d train`.
 
-    python -m sam3d_ros.training.train --data ../shared/data --run training_runs/student --minutes 60
-
-Samples are rendered by worker processes while the network trains, and each is seen about once.
+Scenes are rendered by worker processes while the network trains.  Lightning Fabric carries it to whatever there is: the
+CPU in bfloat16, or one or many GPUs.
 """
 from __future__ import annotations
 
 import argparse
 import json
 import time
-from collections.abc import Iterator
-from multiprocessing import get_context
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
+import yaml
+from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
-from ..models.student import Student
-from .meshes import MeshStore, build_store
-from .samples import Samples, make_batch, make_samples
+from ..models.student import Student, StudentConfig
+from .initialise import initialise_from_onnx
+from .losses import student_losses
+from .meshes import load_or_build
+from .samples import Curriculum, Stream, fixed_samples
 
-BATCH = 16
-SHARD = 1600             # samples per file
-SOFTNESS = 0.9           # voxels: a target is sigmoid(-distance / SOFTNESS), a surface blurred by about a voxel
-LEARNING_RATE = 2e-3
-WARM_UP = 100            # steps
-EMA_DECAY = 0.998
+CONFIGS = Path(__file__).parent / "configs"
+REPORT_SECONDS = 300
+_CHECKED = 74            # samples of the dev split by which progress is watched
+_CALIBRATED = 64         # samples for the statistics of a network that starts from an exported one
 
 
-def loss_of(logits: Tensor, distance: Tensor) -> Tensor:
-    """Binary cross-entropy on soft occupancy plus soft Dice (Milletari et al. 2016, V-Net, section 3).
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What a config file says; see configs/base.yaml."""
 
-    logits, distance: (B, 1, 64, 64, 64); distance in voxels, negative inside.
-    """
-    cross_entropy = functional.binary_cross_entropy_with_logits(logits, torch.sigmoid(-distance / SOFTNESS))
-    inside, predicted = (distance < 0).float(), logits.sigmoid()
-    axes = (1, 2, 3, 4)
-    dice = 2 * (predicted * inside).sum(axes) / ((predicted + inside).sum(axes) + 1)
-    return cross_entropy + 1 - dice.mean()
+    width: int
+    blocks: int
+    batch: int
+    learning_rate: float
+    weight_decay: float
+    warm_up: int
+    average: float
+    reuse: int
+    procedural: int
+    stages: list[dict] = field(default_factory=list)
+
+    def stage(self, share: float) -> int:
+        """Index of the stage at a share, 0 to 1, of the training time."""
+        return next((i for i, stage in enumerate(self.stages) if share < stage["until"]), len(self.stages) - 1)
+
+    def curriculum(self, stage: int) -> Curriculum:
+        """What the samples of a stage look like."""
+        return Curriculum(**{k: v for k, v in self.stages[stage].items() if k != "until"})
+
+
+def read_config(name: str) -> TrainingConfig:
+    """A config by the name of one in configs/ ("base", "small") or by its path."""
+    path = CONFIGS / f"{name}.yaml"
+    return TrainingConfig(**yaml.safe_load((path if path.exists() else Path(name)).read_text()))
 
 
 @torch.no_grad()
-def mean_iou(model: torch.nn.Module, samples: Samples, sdf: np.ndarray) -> float:
+def mean_iou(model: torch.nn.Module, samples: dict[str, np.ndarray], fabric: Fabric, batch: int) -> float:
     """Mean volumetric IoU of the predicted and the true inside over all samples."""
     model.eval()
     ious = []
-    for start in range(0, len(samples), BATCH):
-        evidence, distance = make_batch(samples.take(np.arange(start, min(start + BATCH, len(samples)))), sdf)
-        with torch.autocast("cpu", torch.bfloat16):
-            predicted = (model(torch.from_numpy(evidence)) > 0).numpy()
-        true = distance < 0
+    for start in range(0, len(samples["crops"]), batch):
+        part = {name: torch.from_numpy(array[start:start + batch]).to(fabric.device) for name, array in samples.items()}
+        with fabric.autocast():
+            predicted = model(part["crops"], part["views"], part["support"])[0] < 0
+        true = part["distance"] < 0
         axes = (1, 2, 3, 4)
-        ious.append((predicted & true).sum(axes) / np.maximum((predicted | true).sum(axes), 1))
+        ious.append((predicted & true).sum(axes) / (predicted | true).sum(axes).clamp_min(1))
     model.train()
-    return float(np.concatenate(ious).mean())
+    return float(torch.cat(ious).mean())
 
 
-def _write_shards(store_path: Path, folder: Path, first: int, step: int, count: int) -> None:
-    """Worker process: render shards first, first + step, ... below count; those that exist are left alone."""
-    store = MeshStore.load(store_path)
-    for number in range(first, count, step):
-        path = folder / f"shard_{number:05d}.npz"
-        if not path.exists():
-            make_samples(store, SHARD, seed=1000 + number).save(path)
+class _Progress:
+    """Log lines in log.jsonl and TensorBoard, and the checkpoint; everything that survives an interruption."""
+
+    def __init__(self, run: Path, fabric: Fabric):
+        self.path = run / "checkpoint.pt"
+        self._fabric = fabric
+        self._log = run / "log.jsonl"
+        self._board = SummaryWriter(str(run / "tensorboard")) if fabric.is_global_zero else None
+
+    def save(self, model, average, optimiser, step: int, elapsed: float, config: TrainingConfig) -> None:
+        if self._fabric.is_global_zero:
+            partial = self.path.with_suffix(".partial")
+            torch.save({"model": model.module.state_dict(), "average": average.state_dict(), "config": asdict(config),
+                        "optimiser": optimiser.state_dict(), "step": step, "elapsed": elapsed}, partial)
+            partial.rename(self.path)
+
+    def report(self, row: dict) -> None:
+        if self._board:
+            tqdm.write(json.dumps(row))
+            with self._log.open("a") as log:
+                log.write(json.dumps(row) + "\n")
+            for name, value in row.items():
+                self._board.add_scalar(name, value, row["step"])
+            self._board.flush()
 
 
-def _batches(folder: Path, total: int, rng: np.random.Generator, skip: int) -> Iterator[Samples]:
-    """Endless random batches, from two shards at a time, in the order in which they are rendered; then over again."""
-    number = skip
-    while True:
-        pair = []
-        for offset in range(2):
-            path = folder / f"shard_{(number + offset) % total:05d}.npz"
-            while not path.exists():
-                time.sleep(1)
-            pair.append(Samples.load(path))
-        number += 2
-        order = rng.permutation(sum(len(s) for s in pair))
-        ends = len(pair[0])
-        for start in range(0, len(order) - BATCH + 1, BATCH):
-            index = order[start:start + BATCH]
-            a, b = pair[0].take(index[index < ends]), pair[1].take(index[index >= ends] - ends)
-            yield Samples(*(np.concatenate([x, y]) for x, y in
-                            zip(vars(a).values(), vars(b).values(), strict=True)))
-
-
-def _store(path: Path, data: Path, split: str, procedural: int) -> MeshStore:
-    if not path.exists():
-        build_store(data, split, procedural, seed=0).save(path)
-    return MeshStore.load(path)
-
-
-def train(data: Path, run: Path, minutes: float, shards: int, procedural: int, workers: int) -> None:
+def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers: int, start_from: Path | None = None,
+          devices: int = 1) -> None:
     """Train for `minutes` of wall time in all (time before a resume counts) and leave `run`/checkpoint.pt.
 
-    data: folder of meshes/manifest.jsonl; shards: files of 1600 samples in all; procedural: shapes of our own added.
+    data: folder of meshes/manifest.jsonl; workers: rendering processes per device; start_from: an exported student
+    whose weights are taken over as far as shapes agree.
     """
     run.mkdir(parents=True, exist_ok=True)
-    train_path = run / "train_meshes.npz"
-    sdf = _store(train_path, data, "train", procedural).sdf.astype(np.float32)
-    check_store = _store(run / "dev_meshes.npz", data, "dev", 0)
-    check, check_sdf = make_samples(check_store, 96, seed=7), check_store.sdf.astype(np.float32)
-    context = get_context("spawn")
-    renderers = [context.Process(target=_write_shards, args=(train_path, run, w, workers, shards), daemon=True)
-                 for w in range(workers)]
-    for process in renderers:
-        process.start()
+    fabric = Fabric(accelerator="auto", devices=devices, precision="bf16-mixed")
+    fabric.launch()
+    if fabric.is_global_zero:
+        load_or_build(run / "train_meshes", data, "train", config.procedural, workers)
+        load_or_build(run / "dev_meshes", data, "dev", 0, workers)
+    fabric.barrier()
+    store = load_or_build(run / "train_meshes", data, "train", config.procedural)
+    check = fixed_samples(load_or_build(run / "dev_meshes", data, "dev", 0), _CHECKED, 7, Curriculum(no_depth=0))
 
     torch.manual_seed(0)
-    model = Student()
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY), use_buffers=True)
-    optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.02, fused=True)
+    network = Student(StudentConfig(config.width, config.blocks))
+    network.backbone.load_imagenet()
+    progress = _Progress(run, fabric)
     step, elapsed = 0, 0.0
-    checkpoint = run / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
+    state = torch.load(progress.path, weights_only=True, map_location="cpu") if progress.path.exists() else None
+    if state is None and start_from:
+        samples = fixed_samples(store, _CALIBRATED, 1, Curriculum(no_depth=0))
+        initialise_from_onnx(network, start_from, samples)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
+    if state:
+        network.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
         step, elapsed = state["step"], state["elapsed"]
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)
+    optimiser = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], config.learning_rate,
+                                  weight_decay=config.weight_decay, fused=True)
+    if state:
+        optimiser.load_state_dict(state["optimiser"])
+    model, optimiser = fabric.setup(network, optimiser)
+    average = average.to(fabric.device)
 
-    def save() -> None:
-        partial = checkpoint.with_suffix(".partial")
-        torch.save({"model": model.state_dict(), "average": average.state_dict(),
-                    "optimiser": optimiser.state_dict(), "step": step, "elapsed": elapsed}, partial)
-        partial.rename(checkpoint)
-
-    rng = np.random.default_rng(step)
-    batches = _batches(run, shards, rng, skip=2 * (step * BATCH // (2 * SHARD)))
-    losses: list[float] = []
-    next_report = elapsed + 300
+    stage, batches = -1, None
+    sums: dict[str, float] = {}
+    count, next_report = 0, elapsed + REPORT_SECONDS
+    bar = tqdm(total=round(60 * minutes), initial=round(elapsed), unit="s", disable=not fabric.is_global_zero)
     while elapsed < 60 * minutes:
+        share = elapsed / (60 * minutes)
+        if config.stage(share) != stage:
+            stage = config.stage(share)
+            seed = 1000 * (step + 1) + fabric.global_rank
+            stream = Stream(run / "train_meshes", config.batch, config.reuse, config.curriculum(stage), seed)
+            batches = iter(DataLoader(stream, batch_size=None, num_workers=workers,
+                                      **(dict(prefetch_factor=4, multiprocessing_context="spawn") if workers else {})))
         started = time.monotonic()
-        rate = LEARNING_RATE * 0.5 * (1 + np.cos(np.pi * elapsed / (60 * minutes))) * min(1, (step + 1) / WARM_UP)
+        rate = config.learning_rate * 0.5 * (1 + np.cos(np.pi * share)) * min(1, (step + 1) / config.warm_up)
         for group in optimiser.param_groups:
-            group["lr"] = float(rate) + 1e-6  # NumPy scalars would need more than weights_only to load
-        evidence, distance = make_batch(next(batches), sdf, rng)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(torch.from_numpy(evidence))
-        loss = loss_of(logits.float(), torch.from_numpy(distance))
+            group["lr"] = float(rate) + 1e-6     # NumPy scalars would need more than weights_only to load
+        batch = {name: array.to(fabric.device, non_blocking=True) for name, array in next(batches).items()}
+        outputs = model(batch["crops"], batch["views"], batch["support"])
+        losses = student_losses(tuple(o.float() for o in outputs), batch)
         optimiser.zero_grad()
-        loss.backward()
+        fabric.backward(sum(losses.values()))
+        fabric.clip_gradients(model, optimiser, max_norm=5.0)
         optimiser.step()
-        average.update_parameters(model)
-        losses.append(loss.item())
+        average.update_parameters(network)
+        for name, loss in losses.items():
+            sums[name] = sums.get(name, 0.0) + loss.item()
+        count += 1
         step += 1
-        elapsed += time.monotonic() - started
-        if elapsed > next_report:
-            next_report += 300
-            save()
-            print(json.dumps({"minutes": round(elapsed / 60, 1), "step": step,
-                              "samples_per_s": round(step * BATCH / elapsed, 1),
-                              "loss": round(float(np.mean(losses[-100:])), 4),
-                              "rendered_dev_iou": round(mean_iou(average, check, check_sdf), 4)}), flush=True)
-    save()
-    print(json.dumps({"done": True, "step": step, "rendered_dev_iou": round(mean_iou(average, check, check_sdf), 4)}),
-          flush=True)
-    for process in renderers:
-        process.terminate()
+        seconds = time.monotonic() - started
+        elapsed += seconds
+        bar.update(round(elapsed) - bar.n)
+        if elapsed > next_report or elapsed >= 60 * minutes:
+            next_report = elapsed + REPORT_SECONDS
+            progress.save(model, average, optimiser, step, elapsed, config)
+            row = {"minutes": round(elapsed / 60, 1), "step": step, "samples": step * config.batch * fabric.world_size,
+                   "samples_per_s": round(count * config.batch * fabric.world_size / max(1e-9, REPORT_SECONDS), 1),
+                   "loss": round(sum(sums.values()) / count, 4)}
+            row |= {name: round(value / count, 4) for name, value in sums.items()}
+            progress.report(row | {"dev_iou": round(mean_iou(average, check, fabric, config.batch), 4)})
+            sums, count = {}, 0
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds meshes/manifest.jsonl")
-    parser.add_argument("--run", type=Path, required=True, help="folder of checkpoint, samples and mesh store")
-    parser.add_argument("--minutes", type=float, default=60, help="wall time of training in all")
-    parser.add_argument("--shards", type=int, default=60, help="files of 1600 samples; then over again")
-    parser.add_argument("--procedural", type=int, default=600, help="procedural shapes beside the train meshes")
-    parser.add_argument("--workers", type=int, default=1, help="rendering processes")
-    train(**vars(parser.parse_args()))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `sam3d train`."""
+    parser.add_argument("config", help="base, small, or a config file")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR",
+                        help="folder that holds meshes/manifest.jsonl")
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR",
+                        help="folder of checkpoint, log and mesh store")
+    parser.add_argument("--minutes", type=float, default=60, help="wall time of training in all (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="rendering processes per device (default: %(default)s)")
+    parser.add_argument("--devices", type=int, default=1, help="GPUs, where there are some (default: %(default)s)")
+    parser.add_argument("--start-from", type=Path, metavar="ONNX", help="begin with the weights of an exported student")
 
 
-if __name__ == "__main__":
-    main()
+def run(args: argparse.Namespace) -> int:
+    """Train as the arguments say."""
+    train(read_config(args.config), args.data, args.run, args.minutes, args.workers, args.start_from, args.devices)
+    return 0

@@ -1,0 +1,185 @@
+"""Half an hour with a bad camera and a restless user: does the node survive it, and never show old poses as new?
+
+See benchmarks/README.md.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
+from tqdm import tqdm
+
+from benchmarks.harness import START_TIMEOUT, common_arguments, read_records, statistics, wait_until, workspace
+from benchmarks.node_run import NodeRun, Result
+from benchmarks.scenes import tabletop
+from benchmarks.soak import MAX_GROWTH_MIB_PER_MINUTE, Sample, take_sample
+from sam3d_ros.evaluation.environment import describe_environment, write_report
+from sam3d_ros.perception.pipeline import PipelineConfig
+from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
+
+CAMERA_RATE, OBJECTS = 30.0, 5
+# Seconds, on average: from one change of parameters, and from one trip through the lifecycle, to the next.
+CHANGE_PERIOD, CYCLE_PERIOD = 5.0, 40.0
+SAMPLE_PERIOD = 2.0
+RESTART_AT = 0.25               # of the run: the process is ended and started anew
+ANSWER_TIMEOUT = 60.0           # seconds, for a service: a configuration loads the model
+# Bars.
+MAX_AGE_S, MAX_SPREAD = 1.0, 2  # of a result when it is received; of threads and open files over the second half
+CHANGES = {"max_rate": (0.0, 30.0, 10.0), "reconstruct_hz": (2.0, 0.5, 20.0), "input_timeout": (5.0, 0.5),
+           "enabled": (True, True, False), "classes": ("", "", "nothing"), "publish_markers": (True, False),
+           "publish_debug_image": (True, False), "publish_object_points": (True, False)}
+CALM = {name: values[0] for name, values in CHANGES.items()}
+
+
+class User(rclpy.node.Node):
+    """Changes parameters and lifecycle states at random, and counts the faults that are diagnosed."""
+
+    def __init__(self, seed: int):
+        super().__init__("restless_user")
+        self.rng = np.random.default_rng(seed)
+        self.faults: Counter = Counter()
+        self.actions: Counter = Counter()
+        self._parameters = self.create_client(SetParameters, "sam3d_node/set_parameters")
+        self._state = self.create_client(ChangeState, "sam3d_node/change_state")
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+
+    def change(self) -> None:
+        """Set one parameter to another value."""
+        name = str(self.rng.choice([*CHANGES]))
+        self.set({name: CHANGES[name][int(self.rng.integers(len(CHANGES[name])))]})
+
+    def set(self, values: dict[str, Any]) -> None:
+        """Set parameters; RuntimeError if they are refused."""
+        self.actions["parameters"] += 1
+        request = SetParameters.Request(
+            parameters=[Parameter(name, value=value).to_parameter_msg() for name, value in values.items()])
+        refused = [result.reason for result in self._call(self._parameters, request).results if not result.successful]
+        if refused:
+            raise RuntimeError("; ".join(refused))
+
+    def cycle(self) -> None:
+        """Deactivate and activate the node, or unload it altogether and load it again."""
+        steps = [Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE]
+        if self.rng.random() < 0.5:
+            steps[1:1] = [Transition.TRANSITION_CLEANUP, Transition.TRANSITION_CONFIGURE]
+        self.actions["lifecycle"] += 1
+        for step in steps:
+            if not self._call(self._state, ChangeState.Request(transition=Transition(id=step))).success:
+                raise RuntimeError(f"transition {step} failed")
+
+    def _call(self, client: Any, request: Any) -> Any:
+        if not client.wait_for_service(ANSWER_TIMEOUT):
+            raise TimeoutError(f"{client.srv_name} is not there")
+        future = client.call_async(request)
+        rclpy.spin_until_future_complete(self, future, timeout_sec=ANSWER_TIMEOUT)
+        if not future.done():
+            raise TimeoutError(f"{client.srv_name} does not answer")
+        return future.result()
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        self.faults.update(pair.value for status in message.status for pair in status.values if pair.key == "code")
+
+
+def measure(config: PipelineConfig, minutes: float, cores: int, seed: int) -> dict[str, Any]:
+    """Run it; samples of the last process, results, and what was done and diagnosed."""
+    rclpy.init()
+    user = User(seed)
+    try:
+        with workspace(cores) as folder, NodeRun(folder, config, tabletop(OBJECTS), CAMERA_RATE, rough=seed) as run:
+            wait_until(lambda: bool(run.results()), [run.node], START_TIMEOUT, "result")
+            samples = _trouble(run, user, minutes * 60)
+            return {"samples": samples, "results": run.results(), "sent": read_records(run.camera_log),
+                    "received_ns": [r["received_ns"] for r in read_records(folder / "results.jsonl")],
+                    "faults": dict(user.faults), "actions": dict(user.actions)}
+    finally:
+        user.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _trouble(run: NodeRun, user: User, seconds: float) -> list[Sample]:
+    start, samples, restarted = time.monotonic(), [], False
+    next_change, next_cycle, next_sample = CHANGE_PERIOD, CYCLE_PERIOD, 0.0
+    with tqdm(total=round(seconds), unit="s") as bar:
+        while (elapsed := time.monotonic() - start) < seconds:
+            bar.update(int(elapsed) - bar.n)
+            run.check_alive()
+            rclpy.spin_once(user, timeout_sec=0.1)
+            if not restarted and elapsed > RESTART_AT * seconds:
+                run.restart_node()
+                user.set({})            # answered as soon as it is there
+                restarted, samples = True, []
+                user.actions["restarts"] += 1
+            elif elapsed >= next_cycle:
+                user.set(CALM)
+                user.cycle()
+                next_cycle = elapsed + user.rng.exponential(CYCLE_PERIOD)
+            elif elapsed >= next_change:
+                user.change()
+                next_change = elapsed + user.rng.exponential(CHANGE_PERIOD)
+            elif elapsed >= next_sample:
+                samples.append(take_sample(run.node.pid, elapsed))
+                next_sample = elapsed + SAMPLE_PERIOD
+    return samples
+
+
+def judge(samples: list[Sample], ages_s: list[float], results: list[Result], faults: dict[str, int]) -> dict[str, Any]:
+    """Each bar's figure and whether it is kept."""
+    late = samples[len(samples) // 2:]
+    minutes = np.array([sample.elapsed_s for sample in late]) / 60
+    growth = float(np.polyfit(minutes, [sample.memory_mib for sample in late], deg=1)[0])
+    figures = {
+        "memory_growth_mib_per_minute": (round(growth, 3), MAX_GROWTH_MIB_PER_MINUTE),
+        "threads": (int(np.ptp([sample.threads for sample in late])), MAX_SPREAD),
+        "open_files": (int(np.ptp([sample.open_files for sample in late])), MAX_SPREAD),
+        "oldest_result_s": (round(max(ages_s), 3), MAX_AGE_S),
+        "stale_poses_shown_as_fresh": (sum(result.stale for result in results), 0),
+        "internal_errors": (faults.get("INTERNAL_ERROR", 0), 0)}
+    return {name: {"value": value, "limit": limit, "passed": value <= limit}
+            for name, (value, limit) in figures.items()}
+
+
+def ages(sent: list[dict[str, Any]], results: list[Result], received_ns: list[int]) -> list[float]:
+    """Seconds from sending an image to receiving its result: its stamp may jump, the time when it was sent does not."""
+    sent_ns = {record["stamp_ns"]: record["sent_ns"] for record in sent}
+    return [(received - sent_ns[result.stamp_ns]) / 1e9 for result, received in zip(results, received_ns, strict=False)]
+
+
+def main() -> int:
+    """Run the benchmark; exit status 1 if a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    common_arguments(parser, "rough_soak")
+    add_pipeline_arguments(parser)
+    parser.add_argument("--minutes", type=float, default=30.0, help="how long (default: %(default)s; --quick: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="decides what goes wrong when (default: %(default)s)")
+    args = parser.parse_args()
+    minutes = 1.0 if args.quick else args.minutes
+    environment = describe_environment()
+    run = measure(pipeline_config(args), minutes, args.cores, args.seed)
+    ages_s = ages(run["sent"], run["results"], run["received_ns"])
+    bars = judge(run["samples"], ages_s, run["results"], run["faults"])
+    passed = all(bar["passed"] for bar in bars.values())
+    write_report(args.out, environment, {
+        "benchmark": "rough_soak", "quick": args.quick, "minutes": minutes, "camera_rate_hz": CAMERA_RATE,
+        "objects": OBJECTS, "results": len(run["results"]), "images_sent": len(run["sent"]),
+        "age_s": statistics(ages_s),
+        "processing_ms": statistics([result.processing_ms for result in run["results"]]), "faults": run["faults"],
+        "actions": run["actions"], "bars": bars, "passed": passed, "samples": [asdict(s) for s in run["samples"]]})
+    for name, bar in bars.items():
+        print(f"{'ok    ' if bar['passed'] else 'FAILED'} {name}: {bar['value']} (limit {bar['limit']})")
+    print(f"{len(run['results'])} results, {run['actions']}, faults {run['faults']}; report: {args.out}")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

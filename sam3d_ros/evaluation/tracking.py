@@ -1,0 +1,393 @@
+"""`sam3d bench track`: the tracker on a simulated camera that moves around a table, against the true motion.
+
+A camera swings around settled objects at 30 Hz. Masks are dropped at random, their numbers shuffled in every image; one
+object is carried to another place and back; one is covered for some seconds. What is compared is motion: where the true
+object is if it sits in the tracked frame as it did when the tracker first saw it, and where it really is. Its shape is
+judged elsewhere (`sam3d bench frames`).
+
+Time is simulated, so that a busy machine changes no pose: a reconstruction takes effect RECONSTRUCTION_LAG after its
+image. What an update costs is measured apart, alone and beside a reconstruction that runs all the time.
+"""
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from scipy.spatial import cKDTree
+from tqdm import tqdm
+
+from ..perception.frame import Frame, Instance
+from ..perception.pipeline import Pipeline
+from ..scene import rebuild
+from ..scene.motion import difference, rotated
+from ..scene.registration import turned
+from ..scene.track import Presence, Rebuilt, Request, TrackedObject
+from ..scene.tracker import Tracker
+from ..synth.raycaster import Body, Lamp, Raycaster, View, texture_paint
+from ..synth.tabletop import PlacedObject, SensorNoise, Tabletop, camera_intrinsics
+
+WIDTH, HEIGHT = 640, 480
+LAMP = Lamp(samples=0)             # shadows would not move with the carried object
+RATE = 30.0                       # images per second
+SWING = np.deg2rad(30.0)          # of the camera, either side
+SWING_PERIOD = 8.0                # seconds, to and fro
+SWING_SHOTS = 120                 # pictures of one way, one for each image
+CARRY = (0.30, 0.55)              # shares of the run's time
+CARRY_SHIFT, CARRY_LIFT, CARRY_TURN = 0.10, 0.12, 1.2     # metres, metres, radians
+COVER_AT, COVER_SECONDS = 0.72, 3.0
+COVER_DISTANCE = 0.30             # metres from the camera
+RECONSTRUCTION_LAG = 0.5          # seconds
+RECONSTRUCTION_PERIOD = 0.5
+SAME_SURFACE = 0.02               # of the diagonal: mean distance of a turned surface from itself, if it is symmetric
+TIMED_UPDATES = 100
+# Bars.
+MOST_MM, MOST_DEGREES, LEAST_RATE, MOST_MM_CARRIED = 3.0, 2.0, 15.0, 10.0
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """drop: share of the masks that are missing; world: whether the camera's pose is given (TF)."""
+
+    drop: float = 0.2
+    world: bool = True
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A frame with the truth: label -> (4, 4) camera_from_object; true label -> the number of its mask in the frame."""
+
+    frame: Frame
+    camera_from_object: dict[int, np.ndarray]
+    numbers: dict[int, int]
+
+
+class Stage:
+    """A tabletop seen by a swinging camera; moments are made when asked for.
+
+    carried, covered: labels of the objects that are carried and covered
+    """
+
+    def __init__(self, seed: int, objects: int, seconds: float):
+        self.seed, self.seconds = seed, seconds
+        self._scene = Tabletop(seed, objects)
+        self._camera = camera_intrinsics(WIDTH, HEIGHT)
+        by_size = sorted(self._scene.objects, key=lambda o: float(np.linalg.norm(o.shape.mesh.extents)))
+        self.carried, self.covered = by_size[len(by_size) // 2].label, by_size[-1].label
+        self.rewind()
+        bodies = [_body(o) for o in self._scene.objects if o.label != self.carried]
+        self._rest = Raycaster([*bodies, *self._scene.furniture], LAMP)
+        self._shots = [self._shot(turn) for turn in
+                       tqdm(np.linspace(-SWING, SWING, SWING_SHOTS), "rendering", disable=None)]
+        body = next(o for o in self._scene.objects if o.label == self.carried)
+        self._carried_pose = body.world_from_object
+        self._carried_radius = float(np.linalg.norm(body.shape.mesh.vertices, axis=1).max())
+        self._at_rest: dict[int, tuple[View, np.ndarray]] = {}
+        self._carried = Raycaster([_body(body)], LAMP)
+
+    @property
+    def objects(self) -> tuple[PlacedObject, ...]:
+        """Of the scene, at rest."""
+        return self._scene.objects
+
+    def rewind(self) -> None:
+        """Begin anew, with the same noise."""
+        self._noise = SensorNoise(1.0, (HEIGHT, WIDTH), self.seed)
+        self._rng = np.random.default_rng(self.seed)
+
+    def moment(self, seconds: float, disturbance: Disturbance) -> Moment:
+        """What the camera and the detector give at a time; to be asked for in the order of time."""
+        phase = np.arcsin(np.sin(2 * np.pi * seconds / SWING_PERIOD)) / (np.pi / 2)
+        index = int(round((phase + 1) / 2 * (SWING_SHOTS - 1)))
+        world_from_camera, view = self._shots[index]
+        true = {o.label: o.world_from_object for o in self._scene.objects}
+        true[self.carried] = self._carry(seconds)
+        covered = 0 <= seconds - COVER_AT * self.seconds < COVER_SECONDS
+        if covered or not np.array_equal(true[self.carried], self._carried_pose):
+            view = self._with_carried(view, world_from_camera, true[self.carried])
+            view = _covered(view, self.covered) if covered else view
+            edges = view.depth_edges()
+        else:
+            if index not in self._at_rest:
+                whole = self._with_carried(view, world_from_camera, self._carried_pose)
+                self._at_rest[index] = whole, whole.depth_edges()
+            view, edges = self._at_rest[index]
+        frame, numbers = self._sensed(view, edges, world_from_camera, disturbance)
+        camera_from_world = np.linalg.inv(world_from_camera)
+        return Moment(replace(frame, stamp_ns=1_000_000_000 + int(seconds * 1e9)),
+                      {label: camera_from_world @ pose for label, pose in true.items()}, numbers)
+
+    def _shot(self, turn: float) -> tuple[np.ndarray, View]:
+        pose = self._scene.camera_pose(self._camera, turn)
+        return pose, self._rest.render(self._camera, pose)
+
+    def _carry(self, seconds: float) -> np.ndarray:
+        """world_from_object of the carried object: lifted, moved, turned and put down, later carried back."""
+        share = (seconds / self.seconds - CARRY[0]) / (CARRY[1] - CARRY[0])
+        part = float(np.clip(min(share, 1 - share) * 3, 0, 1))
+        smooth = part * part * (3 - 2 * part)
+        turn = CARRY_TURN * smooth
+        pose = self._carried_pose.copy()
+        rotation = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+        pose[:3, :3] = rotation @ pose[:3, :3]
+        pose[:3, 3] += smooth * np.array([CARRY_SHIFT, -CARRY_SHIFT, CARRY_LIFT])
+        return pose
+
+    def _with_carried(self, view: View, world_from_camera: np.ndarray, world_from_object: np.ndarray) -> View:
+        """The carried object drawn into a view of the rest: it is rendered by a camera moved the other way."""
+        back = self._carried_pose @ np.linalg.inv(world_from_object)
+        k = self._camera
+        x, y, z = (np.linalg.inv(world_from_camera) @ world_from_object)[:3, 3]
+        reach = 1.1 * self._carried_radius / (z - self._carried_radius) * k.fx
+        top, left = (int(max(0, c - reach)) for c in (y / z * k.fy + k.cy, x / z * k.fx + k.cx))
+        bottom, right = int(min(k.height, top + 2 * reach)), int(min(k.width, left + 2 * reach))
+        if bottom <= top or right <= left:
+            return view
+        part = replace(k, width=right - left, height=bottom - top, cx=k.cx - left, cy=k.cy - top)
+        own = self._carried.render(part, back @ world_from_camera)
+        window = (slice(top, bottom), slice(left, right))
+        whole = View(view.colour.copy(), view.depth.copy(), view.labels.copy())
+        front = (own.depth > 0) & ((view.depth[window] == 0) | (own.depth < view.depth[window]))
+        for layer, drawn in ((whole.colour, own.colour), (whole.depth, own.depth), (whole.labels, own.labels)):
+            layer[window][front] = drawn[front]
+        return whole
+
+    def _sensed(self, view: View, edges: np.ndarray, world_from_camera: np.ndarray,
+                disturbance: Disturbance) -> tuple[Frame, dict[int, int]]:
+        labels = [o.label for o in self._scene.objects if (view.labels == o.label).sum() >= 100]
+        kept = [label for label in labels if self._rng.random() >= disturbance.drop]
+        numbers = dict(zip(kept, (int(n) for n in self._rng.permutation(len(kept)) + 1), strict=True))
+        lookup = np.zeros(256, np.int32)
+        for label, number in numbers.items():
+            lookup[label] = number
+        instances = tuple(Instance(number, detector_id=str(self._rng.integers(100)))
+                          for number in sorted(numbers.values()))
+        depth = self._noise.depth(view.depth, edges)
+        return Frame(self._noise.colour(view.colour), depth, lookup[view.labels], self._camera, instances,
+                     world_from_camera if disturbance.world else None), numbers
+
+
+def _body(placed: PlacedObject) -> Body:
+    return Body(placed.shape.mesh, texture_paint(placed.shape.texture), placed.world_from_object, placed.label)
+
+
+def _covered(view: View, label: int) -> View:
+    """A board before an object."""
+    rows, columns = np.nonzero(view.labels == label)
+    if not len(rows):
+        return view
+    board = (slice(max(0, rows.min() - 15), rows.max() + 15), slice(max(0, columns.min() - 15), columns.max() + 15))
+    colour, depth, labels = view.colour.copy(), view.depth.copy(), view.labels.copy()
+    colour[board], depth[board], labels[board] = (90, 60, 40), COVER_DISTANCE, 0
+    return View(colour, depth, labels)
+
+
+@dataclass
+class Record:
+    """What happened to one true object: an entry for each image in which the tracker claims to see it.
+
+    ids: of the tracks that claimed its masks; mm, degrees: errors; nees: normalised error squared; seconds: of the
+    image
+    """
+
+    ids: Counter = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    mm: list[float] = field(default_factory=list)
+    degrees: list[float] = field(default_factory=list)
+    nees: list[float] = field(default_factory=list)
+
+
+class Judge:
+    """Compares tracked objects with the truth, moment by moment."""
+
+    def __init__(self, objects: tuple[PlacedObject, ...]):
+        self.records = {o.label: Record() for o in objects}
+        self.switches = 0
+        self._axes = {o.label: symmetry_axes(o) for o in objects}
+        self._centres = {o.label: o.shape.mesh.bounds.mean(axis=0) for o in objects}
+        self._label_of: dict[str, int] = {}
+        self._object_from_true: dict[str, np.ndarray] = {}
+
+    def judge(self, tracker: Tracker, objects: list[TrackedObject], moment: Moment) -> None:
+        """Add the errors of one moment."""
+        label_of_number = {number: label for label, number in moment.numbers.items()}
+        for item in objects:
+            if item.presence is not Presence.SEEN:
+                continue
+            if item.object.label:
+                self._claim(item, label_of_number[item.object.label], moment)
+            if item.id in self._label_of:
+                self._compare(tracker, item, moment)
+
+    def _claim(self, item: TrackedObject, label: int, moment: Moment) -> None:
+        self.records[label].ids[item.id] += 1
+        before = self._label_of.setdefault(item.id, label)
+        if before != label or len(self.records[label].ids) > 1 and self.records[label].ids[item.id] == 1:
+            self.switches += 1
+        if item.id not in self._object_from_true:
+            self._object_from_true[item.id] = np.linalg.inv(item.object.camera_from_object) \
+                @ moment.camera_from_object[label]
+
+    def _compare(self, tracker: Tracker, item: TrackedObject, moment: Moment) -> None:
+        label = self._label_of[item.id]
+        record = self.records[label]
+        true = moment.camera_from_object[label]
+        found = item.object.camera_from_object @ self._object_from_true[item.id]
+        centre = self._centres[label]
+        shift = (found[:3, :3] - true[:3, :3]) @ centre + found[:3, 3] - true[:3, 3]
+        record.seconds.append(moment.frame.stamp_ns / 1e9 - 1)
+        record.mm.append(float(np.linalg.norm(shift)) * 1e3)
+        record.degrees.append(float(np.rad2deg(turn_error(found, true, self._axes[label]))))
+        if not len(self._axes[label]):
+            should = true @ np.linalg.inv(self._object_from_true[item.id])
+            error = difference(item.object.camera_from_object, should)
+            scene_from_camera = tracker.scene_from_camera(moment.frame)
+            covariance = rotated(tracker.tracks[item.id].belief.covariance, scene_from_camera.T[:3, :3])
+            record.nees.append(float(error @ np.linalg.solve(covariance, error)))
+
+
+def symmetry_axes(placed: PlacedObject) -> np.ndarray:
+    """(A, 3) axes about which an object may be turned at will, in its frame: none, one, or three for a ball."""
+    mesh = placed.shape.mesh
+    points = mesh.sample(20000, seed=0) - mesh.bounds.mean(axis=0)
+    tree = cKDTree(points)
+    diagonal = float(np.linalg.norm(mesh.extents))
+    axes = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)[2]
+
+    def distance(axis: np.ndarray, angle: float) -> float:
+        return float(tree.query(points[:1000] @ turned(np.eye(3), *(angle * axis)).T)[0].mean()) / diagonal
+    return np.array([axis for axis in axes if max(distance(axis, angle) for angle in (0.6, 1.1)) < SAME_SURFACE])
+
+
+def turn_error(found: np.ndarray, true: np.ndarray, axes: np.ndarray) -> float:
+    """Radians between two poses (4, 4), but for turns about axes of symmetry (A, 3)."""
+    if len(axes) > 1:
+        return 0.0
+    if len(axes) == 1:
+        return float(np.arccos(np.clip((found[:3, :3] @ axes[0]) @ (true[:3, :3] @ axes[0]), -1, 1)))
+    return float(np.linalg.norm(difference(found, true)[3:]))
+
+
+def run(pipeline: Pipeline, stage: Stage, disturbance: Disturbance) -> dict[str, Any]:
+    """One scene from beginning to end; its report."""
+    stage.rewind()
+    tracker, judge = Tracker(), Judge(stage.objects)
+    pending: tuple[float, Request, list[Rebuilt]] | None = None
+    next_request, rebuilt = 0.0, 0
+    presence: Counter = Counter()
+    update_ms: list[float] = []
+    for index in tqdm(range(int(stage.seconds * RATE)), unit="image", disable=None):
+        now = index / RATE
+        moment = stage.moment(now, disturbance)
+        started = time.thread_time()
+        seen = tracker.update(moment.frame)
+        update_ms.append(1e3 * (time.thread_time() - started))
+        judge.judge(tracker, seen, moment)
+        presence.update(item.presence.value for item in seen)
+        if pending and now >= pending[0]:
+            tracker.absorb(pending[1], pending[2])
+            pending = None
+        if pending is None and now >= next_request and (asked := rebuild.request(tracker)):
+            result = rebuild.run(pipeline, asked)
+            pending = (now + RECONSTRUCTION_LAG, asked, rebuild.prepare(asked, result.objects))
+            next_request, rebuilt = now + RECONSTRUCTION_PERIOD, rebuilt + len(asked.frame.instances)
+    return _report(judge, stage) | {
+        "seed": stage.seed, "camera_pose_given": disturbance.world, "masks_dropped": disturbance.drop,
+        "images": len(update_ms), "objects_reconstructed": rebuilt, "presence": dict(presence),
+        "update_cpu_ms": _percentiles(update_ms),
+        "update_ms": {"alone": _timed(tracker, moment, pipeline, busy=False),
+                      "beside_reconstruction": _timed(tracker, moment, pipeline, busy=True)}}
+
+
+def _report(judge: Judge, stage: Stage) -> dict[str, Any]:
+    each = []
+    start, end = CARRY[0] * stage.seconds, CARRY[1] * stage.seconds
+    covered_end = COVER_AT * stage.seconds + COVER_SECONDS
+    for placed in stage.objects:
+        record = judge.records[placed.label]
+        mm, degrees, times = (np.array(values) for values in (record.mm, record.degrees, record.seconds))
+        entry = {"object": placed.shape.kind, "ids": len(record.ids), "images_seen": len(mm),
+                 "symmetric_axes": len(symmetry_axes(placed)), "mm": _percentiles(mm), "degrees": _percentiles(degrees),
+                 "nees": _percentiles(record.nees)}
+        if placed.label == stage.carried:
+            during = (times >= start) & (times <= end)
+            entry["carried"] = {"seen_share": round(float(during.sum() / ((end - start) * RATE)), 3),
+                                "mm": _percentiles(mm[during]), "degrees": _percentiles(degrees[during])}
+        if placed.label == stage.covered:
+            back = times[times >= covered_end]
+            entry["covered"] = {"seen_again_after_s": round(float(back[0] - covered_end), 3) if len(back) else None}
+        each.append(entry)
+    records = judge.records.values()
+    return {"id_switches": judge.switches, "mm": _percentiles([v for r in records for v in r.mm]),
+            "degrees": _percentiles([v for r in records for v in r.degrees]),
+            "nees": _percentiles([v for r in records for v in r.nees]), "each": each}
+
+
+def _timed(tracker: Tracker, moment: Moment, pipeline: Pipeline, busy: bool) -> dict[str, float]:
+    """Milliseconds of an update, by the wall clock; busy: the pipeline runs in another thread all the time."""
+    stop = threading.Event()
+
+    def reconstruct() -> None:
+        while not stop.is_set():
+            pipeline.run(moment.frame)
+    thread = threading.Thread(target=reconstruct)
+    if busy:
+        thread.start()
+    times = []
+    for index in range(TIMED_UPDATES):
+        frame = replace(moment.frame, stamp_ns=moment.frame.stamp_ns + int(index / RATE * 1e9))
+        started = time.perf_counter()
+        tracker.update(frame)
+        times.append(1e3 * (time.perf_counter() - started))
+        time.sleep(max(0.0, 1 / RATE - times[-1] / 1e3))
+    stop.set()
+    if busy:
+        thread.join()
+    return _percentiles(times)
+
+
+def _percentiles(values: Any) -> dict[str, float]:
+    if not len(values):
+        return {}
+    p50, p95 = np.percentile(values, [50, 95])
+    return {"p50": round(float(p50), 3), "p95": round(float(p95), 3), "mean": round(float(np.mean(values)), 3),
+            "max": round(float(np.max(values)), 3), "count": len(values)}
+
+
+def bars(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each bar's worst figure over the runs, and whether it is kept."""
+    def bar(value: float | None, limit: float, passed: bool) -> dict[str, Any]:
+        return {"value": value, "limit": limit, "passed": bool(passed)}
+    mm, degrees = (max(run[name]["p50"] for run in runs) for name in ("mm", "degrees"))
+    switches = sum(run["id_switches"] for run in runs)
+    # By CPU time: what a busy machine's clock says is reported, but judges the machine.
+    rate = 1e3 / max(run["update_cpu_ms"]["p95"] for run in runs)
+    carried = [entry["carried"] for run in runs for entry in run["each"] if "carried" in entry]
+    covered = [entry["covered"]["seen_again_after_s"] for run in runs for entry in run["each"] if "covered" in entry]
+    worst = max((c["mm"]["p50"] for c in carried if c["mm"]), default=None)
+    seen = min(c["seen_share"] for c in carried)
+    return {"median_mm": bar(mm, MOST_MM, mm <= MOST_MM),
+            "median_degrees": bar(degrees, MOST_DEGREES, degrees <= MOST_DEGREES),
+            "id_switches": bar(switches, 0, switches == 0),
+            "updates_per_cpu_second": bar(round(rate, 1), LEAST_RATE, rate >= LEAST_RATE),
+            "carried_median_mm": bar(worst, MOST_MM_CARRIED, worst is not None and worst <= MOST_MM_CARRIED),
+            "carried_seen_share": bar(seen, 0.9, seen >= 0.9),
+            "covered_seen_again_s": bar(max((c for c in covered if c is not None), default=None), 0.5,
+                                        all(c is not None and c <= 0.5 for c in covered))}
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Runs and their objects as text."""
+    lines = [f"{'seed':>4} {'TF':3}{'object':16}{'ids':>4}{'images':>8}{'mm p50':>8}{'p95':>7}{'deg p50':>9}{'p95':>7}"
+             f"{'NEES p50':>10}"]
+    for report in runs:
+        for entry in report["each"]:
+            mm, degrees, nees = (entry[name] for name in ("mm", "degrees", "nees"))
+            figures = f"{mm['p50']:8.2f}{mm['p95']:7.2f}{degrees['p50']:9.2f}{degrees['p95']:7.2f}" if mm else ""
+            given = "yes" if report["camera_pose_given"] else "no"
+            lines.append(f"{report['seed']:4} {given:3}{entry['object']:16}{entry['ids']:4}{entry['images_seen']:8}"
+                         f"{figures}" + (f"{nees['p50']:10.1f}" if nees else ""))
+    return "\n".join(lines)

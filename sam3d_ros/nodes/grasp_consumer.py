@@ -1,0 +1,109 @@
+"""Grasps for a parallel gripper on the node's meshes: it is there to close the loop and to measure, not to replace a
+motion planner.
+
+Reads objects (the +Z of target_frame must point up), publishes grasps (PoseArray, the best first; +Z is the approach,
++Y along which the fingers close, the origin between the fingertips) and grasp_markers, in the frame of the objects.
+"""
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import Point, PoseArray, Vector3
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+from std_msgs.msg import ColorRGBA, Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from sam3d_ros.msg import ObjectMesh, ObjectMeshArray
+
+from ..grasping.antipodal import Grasp, SceneMesh, plan_grasps
+from ..grasping.gripper import FRANKA, ParallelGripper
+from ..ros.messages import mesh_arrays
+from ..ros.qos import RESULTS
+from ..ros.running import run_node
+from ..ros.transforms import matrix_from_pose, pose_from_matrix
+
+
+class GraspConsumer(Node):
+    """The node."""
+
+    def __init__(self, **node_arguments: Any):
+        super().__init__("grasp_consumer", **node_arguments)
+        self._height = self._parameter("support_height", math.nan, "height of the support in the objects' frame; not a "
+                                                                   "number: where the lowest object ends [m]")
+        self._target = self._parameter("target", "", "id or class of what is to be grasped; empty: any object")
+        self._count = self._parameter("max_grasps", 10, "grasps published per message at most")
+        self._gripper = ParallelGripper(
+            self._parameter("max_opening", FRANKA.max_opening, "between the open fingers [m]"), FRANKA.finger_length,
+            FRANKA.finger_width, FRANKA.finger_thickness, FRANKA.palm)
+        # A message without arrays only moves its object: the mesh is the last one with its id.
+        self._meshes: dict[str, SceneMesh] = {}
+        self._poses = self.create_publisher(PoseArray, "grasps", RESULTS)
+        self._markers = self.create_publisher(MarkerArray, "grasp_markers", RESULTS)
+        self.create_subscription(ObjectMeshArray, "objects", self._on_objects, RESULTS)
+
+    def _parameter(self, name: str, default: float | int | str, description: str) -> Any:
+        descriptor = ParameterDescriptor(description=description, read_only=True)
+        if name == "max_opening":
+            descriptor.floating_point_range = [FloatingPointRange(from_value=0.02, to_value=0.5, step=0.0)]
+        elif isinstance(default, int):
+            descriptor.integer_range = [IntegerRange(from_value=1, to_value=1000, step=1)]
+        return self.declare_parameter(name, default, descriptor).value
+
+    def _on_objects(self, message: ObjectMeshArray) -> None:
+        objects = [item for item in message.objects if self._remember(item)]
+        self._meshes = {item.id: self._meshes[item.id] for item in objects}
+        meshes = [_posed(self._meshes[item.id], matrix_from_pose(item.pose.pose)) for item in objects]
+        targets = [index for index, item in enumerate(objects) if self._target in ("", item.id, item.class_id)]
+        grasps = plan_grasps(meshes, self._support(meshes), self._gripper, targets, self._count) if targets else []
+        self._poses.publish(PoseArray(header=message.header,
+                                      poses=[pose_from_matrix(grasp.world_from_grasp) for grasp in grasps]))
+        self._markers.publish(grasp_markers(grasps, self._gripper, message.header))
+
+    def _remember(self, item: ObjectMesh) -> bool:
+        """Keep the mesh of an object; whether there is one."""
+        if len(item.vertices):
+            arrays = mesh_arrays(item)
+            self._meshes[item.id] = SceneMesh(arrays.vertices, arrays.triangles,
+                                              arrays.vertex_std if len(arrays.vertex_std) else None)
+        return item.id in self._meshes
+
+    def _support(self, meshes: list[SceneMesh]) -> np.ndarray:
+        height = self._height
+        if math.isnan(height):
+            height = min((float(mesh.vertices[:, 2].min()) for mesh in meshes), default=0.0)
+        return np.array([0.0, 0.0, 1.0, -height])
+
+
+def grasp_markers(grasps: list[Grasp], gripper: ParallelGripper, header: Header) -> MarkerArray:
+    """The hand at each grasp as lines, the better the greener, after deletion of the earlier ones."""
+    markers = [Marker(header=header, action=Marker.DELETEALL)]
+    for number, grasp in enumerate(grasps):
+        marker = Marker(header=header, ns="grasps", id=number, type=Marker.LINE_LIST, action=Marker.ADD)
+        marker.pose = pose_from_matrix(grasp.world_from_grasp)
+        marker.scale = Vector3(x=0.004)
+        quality = grasp.score / grasps[0].score
+        marker.color = ColorRGBA(r=1.0 - quality, g=quality, b=0.1, a=1.0)
+        half, back = grasp.opening / 2, -gripper.finger_length
+        for y0, z0, y1, z1 in ((half, 0.0, half, back), (-half, 0.0, -half, back), (half, back, -half, back),
+                               (0.0, back, 0.0, 2 * back)):
+            marker.points += [Point(y=y0, z=z0), Point(y=y1, z=z1)]
+        markers.append(marker)
+    return MarkerArray(markers=markers)
+
+
+def _posed(mesh: SceneMesh, frame_from_object: np.ndarray) -> SceneMesh:
+    vertices = mesh.vertices @ frame_from_object[:3, :3].T + frame_from_object[:3, 3]
+    return SceneMesh(vertices, mesh.triangles, mesh.vertex_std)
+
+
+def main() -> int:
+    """Run the node until it is interrupted; the exit status."""
+    return run_node(GraspConsumer)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""The plane that the objects of a frame stand on."""
+from __future__ import annotations
+
+import numpy as np
+
+from .faults import Fault
+from .frame import Frame, back_project
+from .tabletop import fit_support_plane
+
+_PLANE_POINTS = 6000
+_PLANE_REACH = 0.35             # metres around the objects: their support, not the room
+_PLANE_TOLERANCE = 0.006        # metres at 1 m
+_LEVEL = np.cos(np.deg2rad(25))  # cosine between up and the normal of what can be a support
+
+
+def support_plane(frame: Frame) -> np.ndarray | None:
+    """Plane under the objects, (4,): unit normal, up, and offset in metres, camera frame; None if unknown.
+
+    It is fitted to the depth around the objects, and is what the frame says of it where none is seen.  Without depth
+    nothing has a size yet, and the plane serves to find it.
+    """
+    if frame.depth is None or not frame.instances:
+        return None
+    given = given_plane(frame)
+    step = max(1, int(np.sqrt(frame.depth.size / 60_000)))
+    depth, labels = frame.depth[::step, ::step], frame.labels[::step, ::step]
+    own = np.isin(labels, [i.label for i in frame.instances]) & (depth > 0)
+    rows, columns = np.nonzero((labels == 0) & (depth > 0))
+    own_rows, own_columns = np.nonzero(own)
+    if not len(own_rows):
+        return given
+    points = back_project(frame.depth, frame.intrinsics, rows * step, columns * step)
+    objects = back_project(frame.depth, frame.intrinsics, own_rows * step, own_columns * step)
+    low, high = np.percentile(objects, [1, 99], axis=0)
+    near = points[((points > low - _PLANE_REACH) & (points < high + _PLANE_REACH)).all(axis=1)]
+    try:
+        plane = fit_support_plane(near[::max(1, len(near) // _PLANE_POINTS)], _PLANE_TOLERANCE)
+    except Fault:
+        return given
+    is_wall = frame.world_from_camera is not None and plane[:3] @ frame.world_from_camera[2, :3] < _LEVEL
+    return given if is_wall else plane
+
+
+def given_plane(frame: Frame) -> np.ndarray | None:
+    """Support plane (4,) as the frame's transform and support_height say, camera frame; None if they do not."""
+    if frame.world_from_camera is None or frame.support_height is None:
+        return None
+    return np.r_[frame.world_from_camera[2, :3], frame.world_from_camera[2, 3] - frame.support_height]

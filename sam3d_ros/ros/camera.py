@@ -1,0 +1,62 @@
+"""One camera's input topics, matched in time."""
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.subscription import Subscription
+
+from ..perception.faults import Fault
+from .frames import message_bytes
+from .images import stamp_ns
+from .parameters import Settings
+from .qos import adapted_subscription
+from .synchroniser import Match, Synchroniser
+
+
+class CameraInput:
+    """Subscriptions and synchroniser of one camera.
+
+    namespace: before its topic names, or empty; types: stream -> message class; optional: streams that may be missing
+    on_match: called for every message, with the complete set that it ended, if any; on_fault: for wrong stamps
+    """
+
+    def __init__(self, node: Node, namespace: str, types: Mapping[str, type], optional: Collection[str],
+                 settings: Settings, on_match: Callable[[CameraInput, Match | None], None],
+                 on_fault: Callable[[CameraInput, Fault], None]):
+        self.namespace = namespace
+        self.synchroniser = Synchroniser([s for s in types if s not in optional], [s for s in types if s in optional],
+                                         slop_ns=int(settings.sync_slop * 1e9), history_ns=int(settings.history * 1e9),
+                                         max_bytes=settings.history_bytes)
+        self._node = node
+        self._types = types
+        self._reliability = settings.reliability
+        self._on_match = on_match
+        self._on_fault = on_fault
+        self._subscriptions: dict[str, Subscription] = {}
+        self.synchroniser.start()
+        self.subscribe()
+
+    def subscribe(self) -> None:
+        """Subscribe to all streams, or subscribe anew where the publishers' QoS asks for it."""
+        for stream, kind in self._types.items():
+            topic = f"{self.namespace}/{stream}" if self.namespace else stream
+            self._subscriptions[stream] = adapted_subscription(
+                self._node, self._subscriptions.get(stream), kind, topic,
+                functools.partial(self._on_message, stream), self._reliability)
+
+    def destroy(self) -> None:
+        """Release the subscriptions."""
+        for subscription in self._subscriptions.values():
+            self._node.destroy_subscription(subscription)
+        self._subscriptions.clear()
+
+    def _on_message(self, stream: str, message: Any) -> None:
+        try:
+            match = self.synchroniser.add(stream, stamp_ns(message.header.stamp), message, message_bytes(message))
+        except Fault as fault:
+            self._on_fault(self, fault)
+        else:
+            self._on_match(self, match)

@@ -1,0 +1,69 @@
+"""Convex pieces of a mesh, as physics engines and motion planners want them.
+
+What is nearly convex is its hull. Other solids are cut by CoACD (Wei et al. 2022) where it is installed (on x86_64),
+else they are their hull, too. Thin-walled ones (cups, bowls, clamps), at which CoACD takes minutes, are cut into
+patches of wall.
+"""
+from __future__ import annotations
+
+import fast_simplification
+import numpy as np
+import trimesh
+from scipy.cluster.vq import kmeans2
+from scipy.spatial import ConvexHull, QhullError
+
+MAX_PIECES = 10
+_NEARLY_CONVEX, _THIN_WALLED = 0.92, 0.4     # of the hull's volume
+_PATCHES = 20
+_PATCH_POINTS = 3000
+_FACES = 500                                 # that CoACD is given: its time grows fast with them
+_CONCAVITY = 0.08                            # that CoACD leaves, about a share of the object's size
+_SEARCH = {"mcts_iterations": 20, "mcts_nodes": 6, "mcts_max_depth": 1, "resolution": 500}
+_MAX_CORNERS = 64
+_THICKNESS = 1e-4                            # metres: what is flat gets this
+
+
+def convex_pieces(vertices: np.ndarray, triangles: np.ndarray, max_pieces: int = MAX_PIECES) -> list[np.ndarray]:
+    """Corners of convex pieces that together stand for a closed mesh, each (K, 3) float64, frame of `vertices`.
+
+    vertices: (N, 3) metres; triangles: (M, 3) vertex indices; max_pieces: 1 gives the hull, and patches of thin walls
+    may be twice as many. The same mesh gives the same pieces.
+    """
+    mesh = trimesh.Trimesh(vertices, triangles, process=False)
+    hull = _hull_corners(mesh.vertices)
+    solidity = abs(mesh.volume) / max(ConvexHull(hull).volume, 1e-12)
+    if max_pieces == 1 or solidity > _NEARLY_CONVEX:
+        return [hull]
+    return _patches(mesh) if solidity < _THIN_WALLED else _cut(mesh, max_pieces) or [hull]
+
+
+def _cut(mesh: trimesh.Trimesh, max_pieces: int) -> list[np.ndarray]:
+    """Pieces by CoACD; none where it is not installed."""
+    try:
+        import coacd
+    except ImportError:
+        return []
+    coacd.set_log_level("error")
+    points, faces = mesh.vertices.astype(np.float32), mesh.faces.astype(np.int32)
+    if len(faces) > _FACES:
+        points, faces = fast_simplification.simplify(points, faces, target_count=_FACES)
+    parts = coacd.run_coacd(coacd.Mesh(points.astype(np.float64), faces), threshold=_CONCAVITY, seed=0,
+                            max_convex_hull=max_pieces, preprocess_mode="off", decimate=True,
+                            max_ch_vertex=_MAX_CORNERS, **_SEARCH)
+    return [_hull_corners(np.asarray(part[0])) for part in parts]
+
+
+def _patches(mesh: trimesh.Trimesh) -> list[np.ndarray]:
+    """Hulls of groups of near surface points; both sides of a wall fall into one group."""
+    points = np.concatenate([mesh.vertices, trimesh.sample.sample_surface(mesh, _PATCH_POINTS, seed=0)[0]])
+    group = kmeans2(points, _PATCHES, minit="++", seed=0)[1]
+    return [_hull_corners(points[group == number]) for number in np.unique(group)]
+
+
+def _hull_corners(points: np.ndarray) -> np.ndarray:
+    """Corners of the convex hull of (N, 3) points; of a slab where they are flat."""
+    try:
+        return points[ConvexHull(points).vertices]
+    except QhullError:
+        slab = np.concatenate([points - _THICKNESS / 2, points + _THICKNESS / 2])
+        return slab[ConvexHull(slab, qhull_options="QJ").vertices]

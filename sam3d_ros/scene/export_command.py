@@ -1,0 +1,32 @@
+"""`sam3d export-scene`: rebuilt objects in, a scene for a simulator out."""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .export import WRITERS
+from .layout import DENSITY, read_scene
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the subcommand."""
+    parser.add_argument("result", metavar="RESULT", type=Path,
+                        help="a folder that `sam3d reconstruct` wrote, or its objects.json")
+    parser.add_argument("-o", "--out", type=Path, default=Path("sam3d_scene"), metavar="DIR",
+                        help="where the files go (default: %(default)s)")
+    parser.add_argument("--format", nargs="+", choices=tuple(WRITERS), default=["sdf"],
+                        help="sdf for Gazebo, mjcf for MuJoCo, gltf, usd for Isaac Sim (default: sdf)")
+    parser.add_argument("--density", type=float, default=DENSITY, metavar="KG_M3",
+                        help="mass of the objects per volume (default: %(default)s)")
+    parser.add_argument("--pieces", type=int, default=10, metavar="N",
+                        help="convex pieces of an object at most; 1: its hull (default: %(default)s)")
+    parser.add_argument("--as-seen", action="store_true", help="leave the poses: things may float or overlap")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the scene in every format asked for."""
+    scene = read_scene(args.result, args.density, args.pieces, args.as_seen)
+    for name in args.format:
+        print(f"{WRITERS[name](scene, args.out)}: {len(scene.objects)} objects, "
+              f"{sum(item.mass for item in scene.objects):.2f} kg")
+    return 0

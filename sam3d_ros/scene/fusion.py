@@ -1,0 +1,101 @@
+"""Views of an object from other moments and cameras, kept in its own frame for the next reconstruction."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..perception.evidence import Observation
+from ..perception.frame import Frame
+
+MOST_VIEWS = 4
+# Views are told apart by the direction from the object to the camera, in the object's frame.
+NEW_SIDE = np.deg2rad(25)
+CLEARER = 1.3             # times the area in view that makes a view of a known side better
+_MARGIN = 0.5             # of the mask's larger side: neighbours and table around the object carve free space
+
+
+@dataclass(frozen=True)
+class View:
+    """An object as one image showed it.
+
+    frame: cut out around the object; label: its value in frame.labels; object_from_camera: (4, 4) float64
+    area: m^2 of the object that it shows, across the line of sight; less where something covered it
+    """
+
+    frame: Frame
+    label: int
+    object_from_camera: np.ndarray
+    area: float
+
+    @property
+    def direction(self) -> np.ndarray:
+        """(3,) unit vector from the object to the camera, object frame."""
+        return self.object_from_camera[:3, 3] / np.linalg.norm(self.object_from_camera[:3, 3])
+
+
+def cut_out(frame: Frame, label: int) -> Frame:
+    """A copy of the part of `frame` around an object, in the same camera frame (with intrinsics to match); it does not
+    keep the whole image alive."""
+    rows, columns = (np.flatnonzero((frame.labels == label).any(axis=axis)) for axis in (1, 0))
+    margin = int(_MARGIN * max(np.ptp(rows), np.ptp(columns))) + 2
+    top, left = max(0, rows[0] - margin), max(0, columns[0] - margin)
+    window = (slice(top, rows[-1] + margin + 1), slice(left, columns[-1] + margin + 1))
+    labels = frame.labels[window].copy()
+    k = frame.intrinsics
+    height, width = labels.shape
+    return replace(frame, colour=frame.colour[window].copy(), labels=labels,
+                   depth=None if frame.depth is None else frame.depth[window].copy(),
+                   instances=tuple(i for i in frame.instances if i.label == label),
+                   intrinsics=replace(k, width=width, height=height, cx=k.cx - left, cy=k.cy - top))
+
+
+def make_view(frame: Frame, label: int, camera_from_object: np.ndarray, area: float) -> View:
+    """View of an object; camera_from_object: (4, 4), where the object is in this image; area: as in View."""
+    return View(cut_out(frame, label), label, np.linalg.inv(camera_from_object), area)
+
+
+def direction_of(camera_from_object: np.ndarray) -> np.ndarray:
+    """(3,) unit vector from an object at camera_from_object (4, 4) to the camera, object frame."""
+    camera = np.linalg.inv(camera_from_object)[:3, 3]
+    return camera / np.linalg.norm(camera)
+
+
+def angles(direction: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
+    """Radians between a unit vector (3,) and others."""
+    return np.arccos(np.clip([other @ direction for other in others], -1, 1))
+
+
+def needs_view(views: Sequence[View], camera_from_object: np.ndarray, area: float) -> bool:
+    """Whether an image that shows `area` m^2 of an object at camera_from_object (4, 4) adds to its views: a new side,
+    or far more of one."""
+    apart = angles(direction_of(camera_from_object), [view.direction for view in views])
+    return not len(apart) or apart.min() >= NEW_SIDE or area > CLEARER * views[int(apart.argmin())].area
+
+
+def with_view(views: Sequence[View], new: View) -> tuple[View, ...]:
+    """The most informative views with `new` among the candidates: one per side, the better one; of too many, those are
+    kept that lie farthest from each other, the newest in any case."""
+    if views:
+        apart = angles(new.direction, [view.direction for view in views])
+        nearest = int(apart.argmin())
+        if apart[nearest] < NEW_SIDE:
+            kept = new if new.area >= views[nearest].area else views[nearest]
+            return tuple(kept if i == nearest else view for i, view in enumerate(views))
+    if len(views) < MOST_VIEWS:
+        return (*views, new)
+    chosen = [new]
+    rest = list(views)
+    while len(chosen) < MOST_VIEWS:
+        taken = [view.direction for view in chosen]
+        loneliest = int(np.argmax([angles(view.direction, taken).min() for view in rest]))
+        chosen.append(rest.pop(loneliest))
+    return tuple(chosen)
+
+
+def observations(views: Sequence[View], camera_from_object: np.ndarray) -> list[Observation]:
+    """The views as seen from a camera in which the object is at camera_from_object (4, 4), but for those from there."""
+    apart = angles(direction_of(camera_from_object), [view.direction for view in views])
+    return [Observation(view.frame, view.label, camera_from_object @ view.object_from_camera)
+            for view, angle in zip(views, apart, strict=True) if angle >= NEW_SIDE / 2]

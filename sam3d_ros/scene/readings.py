@@ -1,0 +1,187 @@
+"""What one image says about objects that are looked for: depth readings per mask, and where a known surface shows."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from ..perception.frame import Frame, Instance
+from .shape import Shape
+
+READINGS = 500            # per mask
+_FEW = 300                # pixels: a smaller mask keeps its rim
+_EDGE = 0.015             # of the depth, between neighbours: a discontinuity, whose readings may fly
+# A sample of a surface is confirmed by a reading within this of it; one farther behind shows that it is not there.
+CONFIRM = 0.012           # metres
+_OFF, _AWAY, _BLANK, _CONFIRMED, _COVERED, _MISSING = range(6)
+BACKGROUND, UNWANTED = -1, -2
+
+
+@dataclass(frozen=True)
+class Readings:
+    """The depth readings of a frame, sorted by instance.
+
+    points: per instance (N, 3) float64, metres, camera frame, at most READINGS, spread evenly, without rims;
+    pixels: (L,) number of each instance's pixels that have depth; lookup: (largest label + 1,) index of a label's
+    instance, BACKGROUND or UNWANTED (a mask that is no instance)
+    """
+
+    frame: Frame
+    points: list[np.ndarray]
+    pixels: np.ndarray
+    lookup: np.ndarray
+
+    @property
+    def instances(self) -> Sequence[Instance]:
+        """Of the frame; their order is that of `points`."""
+        return self.frame.instances
+
+    def colours(self, index: int) -> np.ndarray:
+        """(N, 3) uint8 RGB of an instance's pixels."""
+        return self.frame.colour[self.frame.labels == self.instances[index].label]
+
+    def area(self, index: int) -> float:
+        """m^2 of an instance that the image shows, across the line of sight."""
+        k = self.frame.intrinsics
+        points = self.points[index]
+        return float(self.pixels[index] * np.mean(points[:, 2] ** 2) / (k.fx * k.fy)) if len(points) else 0.0
+
+
+def read(frame: Frame) -> Readings:
+    """Sort the depth readings of a frame that has depth."""
+    lookup = np.full(max(int(frame.labels.max()), max((i.label for i in frame.instances), default=0)) + 1,
+                     UNWANTED, np.int32)
+    lookup[0] = BACKGROUND
+    for index, instance in enumerate(frame.instances):
+        lookup[instance.label] = index
+    count = len(frame.instances)
+    points, kept, pixels = np.empty((count, READINGS, 3)), np.zeros(count, np.int64), np.zeros(count, np.int64)
+    k = frame.intrinsics
+    _sort(frame.depth, frame.labels, lookup, np.array([k.fx, k.fy, k.cx, k.cy]), points, kept, pixels)
+    return Readings(frame, [points[i, :kept[i]].copy() for i in range(count)], pixels, lookup)
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """Where the samples of a surface at an assumed pose show in an image.
+
+    facing: samples that face the camera, are in the image and have a reading; confirmed, covered, missing: shares of
+    these with a reading at the sample, in front of it (own parts not counted), behind it
+    seen: share of all samples that are confirmed
+    votes: (L + 1,) confirmed samples per instance, the last for the background; points: (N, 3) metres, camera frame,
+    the readings that confirm samples and belong to no instance
+    """
+
+    facing: int
+    confirmed: float
+    covered: float
+    missing: float
+    seen: float
+    votes: np.ndarray
+    points: np.ndarray
+
+
+def look_for(shape: Shape, camera_from_object: np.ndarray, readings: Readings, own: int | None = None,
+             tolerance: float = CONFIRM) -> Sighting:
+    """Look for a shape in an image.
+
+    own: index of the instance that is known to be this object; tolerance: metres, between a sample and its reading
+    """
+    frame = readings.frame
+    k = frame.intrinsics
+    state = np.empty(len(shape.samples), np.int8)
+    where = np.empty(len(shape.samples), np.int32)
+    points = np.empty((len(shape.samples), 3))
+    _project(shape.samples, shape.normals, np.ascontiguousarray(camera_from_object), frame.depth, frame.labels,
+             readings.lookup, np.array([k.fx, k.fy, k.cx, k.cy]), -9 if own is None else own, tolerance, state, where,
+             points)
+    counts = np.bincount(state, minlength=6)
+    confirmed = state == _CONFIRMED
+    facing = int(counts[_CONFIRMED] + counts[_COVERED] + counts[_MISSING])
+    voters = where[confirmed]
+    votes = np.bincount(np.where(voters < 0, len(readings.points), voters), minlength=len(readings.points) + 1)
+    return Sighting(facing, *(float(counts[s] / max(facing, 1)) for s in (_CONFIRMED, _COVERED, _MISSING)),
+                    float(counts[_CONFIRMED] / len(state)), votes, points[confirmed & (where == BACKGROUND)])
+
+
+@numba.njit(cache=True, nogil=True)
+def _sort(depth, labels, lookup, camera, points, kept, pixels):  # pragma: no cover (compiled)
+    height, width = depth.shape
+    count, most = points.shape[0], points.shape[1]
+    for v in range(height):
+        for u in range(width):
+            if labels[v, u] > 0 and depth[v, u] > 0:
+                index = lookup[labels[v, u]]
+                if index >= 0:
+                    pixels[index] += 1
+    step = np.ones(count, np.int64)
+    for index in range(count):
+        step[index] = max(1, int(np.ceil(np.sqrt(pixels[index] / most))))
+    for v in range(height):
+        for u in range(width):
+            label = labels[v, u]
+            if label <= 0:
+                continue
+            index = lookup[label]
+            z = depth[v, u]
+            if index < 0 or z <= 0 or kept[index] >= most or v % step[index] or u % step[index]:
+                continue
+            if pixels[index] > _FEW:
+                if v == 0 or u == 0 or v == height - 1 or u == width - 1:
+                    continue
+                rim = False
+                for side in range(4):
+                    vv = v + (side == 0) - (side == 1)
+                    uu = u + (side == 2) - (side == 3)
+                    if labels[vv, uu] != label or (depth[vv, uu] > 0 and abs(depth[vv, uu] - z) > _EDGE * z):
+                        rim = True
+                if rim:
+                    continue
+            n = kept[index]
+            points[index, n, 0] = (u - camera[2]) / camera[0] * z
+            points[index, n, 1] = (v - camera[3]) / camera[1] * z
+            points[index, n, 2] = z
+            kept[index] = n + 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _project(samples, normals, pose, depth, labels, lookup, camera, own, tolerance, state, where,
+             points):  # pragma: no cover (compiled)
+    height, width = depth.shape
+    for s in range(len(samples)):
+        where[s] = UNWANTED
+        x = pose[0, 0] * samples[s, 0] + pose[0, 1] * samples[s, 1] + pose[0, 2] * samples[s, 2] + pose[0, 3]
+        y = pose[1, 0] * samples[s, 0] + pose[1, 1] * samples[s, 1] + pose[1, 2] * samples[s, 2] + pose[1, 3]
+        z = pose[2, 0] * samples[s, 0] + pose[2, 1] * samples[s, 1] + pose[2, 2] * samples[s, 2] + pose[2, 3]
+        nx = pose[0, 0] * normals[s, 0] + pose[0, 1] * normals[s, 1] + pose[0, 2] * normals[s, 2]
+        ny = pose[1, 0] * normals[s, 0] + pose[1, 1] * normals[s, 1] + pose[1, 2] * normals[s, 2]
+        nz = pose[2, 0] * normals[s, 0] + pose[2, 1] * normals[s, 1] + pose[2, 2] * normals[s, 2]
+        if nx * x + ny * y + nz * z > -0.2 * np.sqrt(x * x + y * y + z * z):
+            state[s] = _AWAY
+            continue
+        if z < 0.02:
+            state[s] = _OFF
+            continue
+        u = int(np.floor(x / z * camera[0] + camera[2] + 0.5))
+        v = int(np.floor(y / z * camera[1] + camera[3] + 0.5))
+        if u < 0 or v < 0 or u >= width or v >= height:
+            state[s] = _OFF
+            continue
+        d = depth[v, u]
+        index = lookup[labels[v, u]]
+        if d <= 0:
+            state[s] = _BLANK
+        elif abs(d - z) < tolerance:
+            state[s] = _CONFIRMED
+            where[s] = index
+            points[s, 0] = (u - camera[2]) / camera[0] * d
+            points[s, 1] = (v - camera[3]) / camera[1] * d
+            points[s, 2] = d
+        elif d > z:
+            state[s] = _MISSING
+        elif index == own:
+            state[s] = _BLANK  # behind a part of its own
+        else:
+            state[s] = _COVERED

@@ -1,0 +1,86 @@
+"""When a reconstruction pays, and what it gives the tracker."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..perception.objects import ReconstructedObject, Status
+from ..perception.support import support_plane
+from .fusion import NEW_SIDE, angles, direction_of, make_view, observations
+from .physics import yielding
+from .shape import make_shape
+from .track import Presence, Rebuilt, Request, Track, moved_mesh
+from .tracker import Tracker
+
+if TYPE_CHECKING:
+    from ..perception.pipeline import Pipeline, PipelineResult  # takes seconds to import, which a node has not yet
+
+# A mesh is doubtful if the depth is farther from it than this, or if now so much more of the object is in view.
+DOUBTFUL_MISFIT = 0.0025  # metres, rms
+MORE_IN_VIEW = 1.6
+# How long a doubtful mesh, or a new side, waits after an attempt: the next one may turn out no better.
+RETRY_NS = 3_000_000_000
+
+
+def request(tracker: Tracker, everything: bool = False) -> Request | None:
+    """What of the newest image is worth reconstructing: what is new, shows a new side, or has a doubtful mesh; None if
+    nothing is.  everything: all its instances, as a goal asks for.
+    """
+    frame = tracker.frame
+    scene_from_camera = tracker.scene_from_camera(frame)
+    camera_from_scene = np.linalg.inv(scene_from_camera)
+    labels = {i.label for i in (frame.instances if everything else tracker.unknown)}
+    tracks, poses, earlier = {}, {}, {}
+    for track in tracker.tracks.values():
+        if track.presence is not Presence.SEEN or track.seen_ns != frame.stamp_ns or not track.label:
+            continue
+        pose = camera_from_scene @ track.belief.scene_from_object
+        if pays(track, pose, tracker.areas.get(track.label, 0.0), frame.stamp_ns):
+            labels.add(track.label)
+        if track.label in labels:
+            tracks[track.label], poses[track.label] = track.id, pose
+            earlier[track.label] = observations(track.views, pose)
+    if not labels:
+        return None
+    chosen = tuple(instance for instance in frame.instances if instance.label in labels)
+    return Request(replace(frame, instances=chosen), earlier, tracks, poses, dict(tracker.areas), scene_from_camera,
+                   tracker.generation)
+
+
+def pays(track: Track, camera_from_object: np.ndarray, area: float, now_ns: int) -> bool:
+    """Whether a new mesh of a known object may be better than the one there is.
+
+    camera_from_object: (4, 4); area: m^2 that the image shows of it
+    """
+    if now_ns - track.attempted_ns < RETRY_NS:
+        return False
+    new_side = angles(direction_of(camera_from_object), track.used).min(initial=np.pi) > NEW_SIDE
+    doubtful = track.misfit > DOUBTFUL_MISFIT or track.mesh.status is Status.LOW_QUALITY
+    return bool(new_side or doubtful or area > MORE_IN_VIEW * track.used_area)
+
+
+def run(pipeline: Pipeline, asked: Request, on_stage: Callable[[str], None] | None = None,
+        physics: bool = True) -> PipelineResult:
+    """Reconstruct what a request asks for.  The one place where the scene calls the pipeline.
+
+    physics: surfaces that are unsure give way to each other and to the support
+    """
+    result = pipeline.run(asked.frame, asked.earlier, on_stage)
+    plane = support_plane(asked.frame) if physics and result.objects else None
+    return result if plane is None else replace(result, objects=yielding(result.objects, plane))
+
+
+def prepare(asked: Request, objects: Sequence[ReconstructedObject]) -> list[Rebuilt]:
+    """What the tracker needs of reconstructed objects; takes some 0.1 s for each, and needs no lock."""
+    rebuilt = []
+    for item in objects:
+        pose = asked.camera_from_object.get(item.label)
+        mesh = item if pose is None else moved_mesh(item, np.linalg.inv(pose) @ item.camera_from_object)
+        area = asked.areas.get(item.label, 0.0)
+        rebuilt.append(Rebuilt(item.label, mesh, make_shape(mesh.vertices, mesh.triangles),
+                               asked.scene_from_camera @ mesh.camera_from_object,
+                               make_view(asked.frame, item.label, mesh.camera_from_object, area), area))
+    return rebuilt

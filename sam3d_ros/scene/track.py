@@ -1,0 +1,116 @@
+"""What the scene holds: tracks, what is told of them at the moment of an image, and what goes to reconstruction."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+import numpy as np
+
+from ..perception.frame import Frame
+from ..perception.objects import ReconstructedObject
+from .fusion import Observation, View
+from .motion import Belief
+from .shape import Shape
+
+
+class Presence(Enum):
+    """SEEN: measured in the newest image; HIDDEN: covered, or out of view; GONE: the camera looks through where it was,
+    and it has not turned up elsewhere yet."""
+
+    SEEN = "seen"
+    HIDDEN = "hidden"
+    GONE = "gone"
+
+
+@dataclass
+class Track:
+    """An object over time.
+
+    mesh: as last reconstructed, in the track's own frame (pose and views are those of then); shape: made of it
+    revision: rises with every new mesh; views: kept for the next reconstruction
+    used: unit vectors from the object to the cameras that the mesh was made from; used_area: what the newest of these
+    saw of it, m^2
+    label: of its mask in the newest image (0: none); score, detector_id: what the detector last said of it
+    seen_ns, masked_ns, updated_ns: stamps of the image that last showed it, of its last mask, and of the last update
+    restless_until_ns: until then it counts as moving, with `velocity` (3,) m/s in the scene
+    attempted_ns: when its reconstruction was last asked for
+    """
+
+    id: str
+    mesh: ReconstructedObject
+    shape: Shape
+    belief: Belief
+    class_id: str
+    seen_ns: int
+    updated_ns: int
+    masked_ns: int
+    revision: int = 1
+    presence: Presence = Presence.SEEN
+    label: int = 0
+    score: float = 1.0
+    detector_id: str = ""
+    visible_fraction: float = 0.0
+    misfit: float = 0.0
+    restless_until_ns: int = 0
+    velocity: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    views: tuple[View, ...] = ()
+    used: list[np.ndarray] = field(default_factory=list)
+    used_area: float = 0.0
+    attempted_ns: int = 0
+
+
+@dataclass(frozen=True)
+class TrackedObject:
+    """An object at the moment of an image.
+
+    object: its mesh, with pose and covariance in that image's camera frame, and its label there (0: it has no mask)
+    revision: of the mesh; presence, seen_ns: whether this image shows it, and the stamp of the last that did
+    """
+
+    id: str
+    revision: int
+    object: ReconstructedObject
+    presence: Presence
+    seen_ns: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """Objects of one image to be reconstructed, `frame.instances`.
+
+    earlier: label -> other views of it; tracks: label -> id, for objects that are known
+    camera_from_object: label -> (4, 4), where those were in this image; areas: label -> m^2 of it that is in view
+    scene_from_camera: (4, 4); generation: of the tracker, whose `clear` makes it void
+    """
+
+    frame: Frame
+    earlier: Mapping[int, Sequence[Observation]]
+    tracks: Mapping[int, str]
+    camera_from_object: Mapping[int, np.ndarray]
+    areas: Mapping[int, float]
+    scene_from_camera: np.ndarray
+    generation: int
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """An object of a request's result, ready for the tracker.
+
+    mesh: in the frame of its track where it has one; shape: made of it; scene_from_object: (4, 4), where it was
+    view: of the request's image; area: m^2, what that shows of it
+    """
+
+    label: int
+    mesh: ReconstructedObject
+    shape: Shape
+    scene_from_object: np.ndarray
+    view: View
+    area: float
+
+
+def moved_mesh(mesh: ReconstructedObject, new_from_old: np.ndarray) -> ReconstructedObject:
+    """A mesh in another object frame, (4, 4); it stays where it is in the camera frame."""
+    vertices = (mesh.vertices @ new_from_old[:3, :3].T + new_from_old[:3, 3]).astype(np.float32)
+    return replace(mesh, vertices=vertices, size=np.ptp(vertices, axis=0).astype(np.float64),
+                   camera_from_object=mesh.camera_from_object @ np.linalg.inv(new_from_old))

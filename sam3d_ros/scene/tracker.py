@@ -1,0 +1,417 @@
+"""The scene: which objects there are, and where each of them is now.
+
+Poses live in a frame that stands still, the scene frame: the world where it is known (`Frame.world_from_camera`), else
+the camera frame of the first image; the camera's own motion is then found from all objects together.  Masks only say
+where to look: which mask is which object is decided by where the known surfaces lie, never by the detector's ids.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from ..perception.frame import Frame, Instance, Intrinsics
+from ..perception.objects import ReconstructedObject, Status
+from . import motion
+from .camera import camera_motion
+from .fusion import make_view, needs_view, with_view
+from .readings import CONFIRM, Readings, Sighting, look_for, read
+from .registration import Registration, near_share, register, turned
+from .resting import Resting
+from .shape import make_shape
+from .track import Presence, Rebuilt, Request, Track, TrackedObject
+
+# Which mask is which object: least share of the object's visible samples that lie in the mask, and of the mask's
+# readings that lie near the object's surface.
+_LEAST_VOTES, _LEAST_NEAR, _NEAR = 0.25, 0.35, 0.015
+# While the camera's own motion is still to be found, metres; and how long it is taken to go on as it went, seconds.
+_NEAR_CAMERA, _LONGEST_GLIDE = 0.03, 0.3
+# A mask is a piece of an object, not a new one, if that share of its readings lies on the object.
+_FRAGMENT, _ON_SURFACE = 0.6, 0.006
+# What a registration must reach to be believed.
+_LEAST_READINGS, _LEAST_INLIERS, _MOST_RMS = 25, 0.5, 0.006
+_LEAST_CONFIRMED = 0.35   # of the visible samples, where there is no mask
+_GONE = 0.6               # of the visible samples missing: it is not there any more
+# An object found at another place must fit well, and have about the colour (share of red, green and blue): it may be
+# another one of about that size.
+_FOUND_NEAR, _FOUND_SHARE, _FOUND_CONFIRMED, _FOUND_MISSING = 0.004, 0.85, 0.6, 0.2
+_FOUND_COLOUR = 0.08
+_SEARCHES = 4             # in one image at most: each takes milliseconds
+_YAWS = np.arange(8) * (np.pi / 4)
+_SURPRISE = 22.5          # chi-squared of 6 degrees of freedom exceeds it once in a thousand times
+_RESTLESS_NS = 400_000_000
+_SMOOTHING = 0.5          # weight of the newest velocity and misfit
+_SAME_PLACE = 0.5         # of the diagonal: a rebuilt object whose centre is nearer to a known one is that
+_LEAST_PLACE = 0.03       # metres
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """Seconds: remember: how long an object that is not seen keeps its id; unmasked: how long one that is seen stays
+    without a mask."""
+
+    remember: float = 30.0
+    unmasked: float = 3.0
+
+
+class Tracker:
+    """Follows the objects of a scene; for one thread at a time.
+
+    resting: puts the objects at rest after each reconstruction; None: they are where the depth says
+    tracks: id -> track; frame: the newest image; unknown: its instances that are no known object
+    areas: label -> m^2 that the newest image shows of that instance; generation: counts the calls of `clear`
+    """
+
+    def __init__(self, config: TrackerConfig = TrackerConfig(), resting: Resting | None = None):
+        self.config = config
+        self._resting = resting
+        self.tracks: dict[str, Track] = {}
+        self.unknown: tuple[Instance, ...] = ()
+        self.generation = 0
+        self.frame: Frame | None = None
+        self.areas: dict[int, float] = {}
+        self._count = 0
+        self._scene_from_camera: dict[str, np.ndarray] = {}
+        self._camera_speed: dict[str, tuple[np.ndarray, int]] = {}
+        self._in_world = False
+
+    def clear(self) -> None:
+        """Forget all objects; ids go on counting, so that an old id never names a new object."""
+        self.tracks.clear()
+        self.unknown = ()
+        self.frame = None
+        self.areas = {}
+        self._scene_from_camera.clear()
+        self._camera_speed.clear()
+        self.generation += 1
+
+    def scene_from_camera(self, frame: Frame) -> np.ndarray:
+        """(4, 4) of the newest image of this camera."""
+        return self._scene_from_camera.get(frame.frame_id, np.eye(4))
+
+    def update(self, frame: Frame) -> list[TrackedObject]:
+        """Follow the objects into an image; all that are remembered and not known to be gone.
+
+        Without depth nothing can be followed: all are HIDDEN, and all instances unknown, until the next reconstruction.
+        """
+        in_world = frame.world_from_camera is not None
+        if in_world != self._in_world:
+            self.clear()  # poses of another scene frame
+            self._in_world = in_world
+        self.frame = frame
+        for track in self.tracks.values():
+            self._predict(track, frame.stamp_ns)
+        if frame.depth is None:
+            self._scene_from_camera[frame.frame_id] = frame.world_from_camera if in_world else np.eye(4)
+            for track in self.tracks.values():
+                track.presence, track.label = Presence.HIDDEN, 0
+            self.unknown, self.areas = frame.instances, {}
+        else:
+            self._follow(read(frame))
+        self._forget(frame.stamp_ns)
+        return self.objects(frame)
+
+    def objects(self, frame: Frame) -> list[TrackedObject]:
+        """All that are remembered and not known to be gone, in the camera frame of the image that was last followed."""
+        camera_from_scene = np.linalg.inv(self.scene_from_camera(frame))
+        poses = {track.id: self._resting.corrected(track) if self._resting else track.belief.scene_from_object
+                 for track in self._present()}
+        return [_tracked(track, camera_from_scene, poses[track.id]) for track in self._present()]
+
+    def absorb(self, request: Request, rebuilt: Sequence[Rebuilt]) -> None:
+        """Take in new meshes.  They were made from an older image; a known object has moved on with its frame since."""
+        if request.generation != self.generation:
+            return
+        for identity in request.tracks.values():
+            if identity in self.tracks:
+                self.tracks[identity].attempted_ns = request.frame.stamp_ns
+        for item in rebuilt:
+            track = self.tracks.get(request.tracks.get(item.label, ""))
+            if track is None:
+                track = self._at(item) or self._add(request, item)
+                # Also where it is known from before: it could not be followed, so its pose is that of the new mesh.
+                track.belief = motion.first_belief(item.scene_from_object)
+                track.presence, track.label, track.views = Presence.SEEN, item.label, ()
+                track.seen_ns = track.masked_ns = max(track.seen_ns, request.frame.stamp_ns)
+            if track.mesh is not item.mesh:
+                track.mesh, track.shape = item.mesh, item.shape
+                track.revision += 1
+            fused = track.views if request.earlier.get(item.label) else ()
+            track.used = [item.view.direction, *(view.direction for view in fused)]
+            track.used_area, track.misfit = item.area, 0.0
+            track.views = with_view(track.views, item.view)
+            track.visible_fraction = item.mesh.visible_fraction
+        self.unknown = ()  # until the next image
+        if self._resting:
+            self._resting.update([*self.tracks.values()], request.frame, request.scene_from_camera)
+
+    # One image
+
+    def _follow(self, readings: Readings) -> None:
+        frame = readings.frame
+        self._locate_camera(readings)
+        pose = self.scene_from_camera(frame)
+        sightings = {track.id: self._look(track, readings) for track in self._present()}
+        pairs = self._match(sightings, readings)
+        for identity, sighting in sightings.items():
+            track, index = self.tracks[identity], pairs.get(identity)
+            points = sighting.points if index is None else readings.points[index]
+            believed = index is not None or sighting.confirmed >= _LEAST_CONFIRMED
+            if believed and self._measure(track, points, pose, frame.stamp_ns):
+                self._seen(track, index, readings)
+            else:
+                pairs.pop(identity, None)
+                track.label = 0
+                track.presence = Presence.GONE if sighting.missing >= _GONE else Presence.HIDDEN
+        taken = {*pairs.values()}
+        taken |= self._find_again(taken, readings)
+        self.areas = {instance.label: readings.area(index) for index, instance in enumerate(readings.instances)}
+        self.unknown = tuple(instance for index, instance in enumerate(readings.instances)
+                             if index not in taken and not self._is_fragment(index, readings))
+
+    def _present(self) -> Iterator[Track]:
+        return (track for track in self.tracks.values() if track.presence is not Presence.GONE)
+
+    def _predict(self, track: Track, now_ns: int) -> None:
+        seconds = max(0.0, (now_ns - track.updated_ns) / 1e9)
+        restless = now_ns < track.restless_until_ns and track.presence is Presence.SEEN
+        track.belief = motion.predicted(track.belief, seconds, motion.REST if self._in_world else motion.CARRIED)
+        if restless:
+            step = np.concatenate([track.velocity * seconds, np.zeros(3)])
+            track.belief = replace(track.belief, scene_from_object=motion.shifted(track.belief.scene_from_object, step))
+        track.updated_ns = max(track.updated_ns, now_ns)
+
+    def _locate_camera(self, readings: Readings) -> None:
+        """Set the camera's pose in the scene: given, or from how the objects moved across the image."""
+        frame = readings.frame
+        if self._in_world:
+            self._scene_from_camera[frame.frame_id] = frame.world_from_camera
+            return
+        last = self.scene_from_camera(frame)
+        speed, stamp_ns = self._camera_speed.get(frame.frame_id, (np.zeros(6), frame.stamp_ns))
+        seconds = (frame.stamp_ns - stamp_ns) / 1e9
+        predicted = motion.shifted(last, speed * seconds if seconds < _LONGEST_GLIDE else np.zeros(6))
+        self._scene_from_camera[frame.frame_id] = predicted
+        sightings = {track.id: self._look(track, readings, _NEAR_CAMERA) for track in self._present()}
+        matched = [(self.tracks[identity], index) for identity, index
+                   in self._match(sightings, readings, _NEAR_CAMERA).items()
+                   if len(readings.points[index]) >= _LEAST_READINGS]
+        # Where most seem to move, it is the camera.
+        still = [pair for pair in matched if frame.stamp_ns >= pair[0].restless_until_ns]
+        trusted = still if 2 * len(still) >= len(matched) else matched
+        if trusted:
+            moved = camera_motion([(track.shape, self._camera_from(track, frame), readings.points[index])
+                                   for track, index in trusted])
+            self._scene_from_camera[frame.frame_id] = predicted @ np.linalg.inv(moved)
+        else:
+            self._scene_from_camera[frame.frame_id] = last
+        if seconds > 0:
+            speed = motion.difference(self._scene_from_camera[frame.frame_id], last) / seconds
+        self._camera_speed[frame.frame_id] = speed, frame.stamp_ns
+
+    def _camera_from(self, track: Track, frame: Frame) -> np.ndarray:
+        return np.linalg.inv(self.scene_from_camera(frame)) @ track.belief.scene_from_object
+
+    def _look(self, track: Track, readings: Readings, tolerance: float = CONFIRM) -> Sighting:
+        return look_for(track.shape, self._camera_from(track, readings.frame), readings, tolerance=tolerance)
+
+    def _match(self, sightings: dict[str, Sighting], readings: Readings, within: float = _NEAR) -> dict[str, int]:
+        """Id -> index of the instance that shows it, for as many and as well as possible; within: metres."""
+        if not sightings or not readings.points:
+            return {}
+        gain = np.zeros((len(sightings), len(readings.points)))
+        for row, (identity, sighting) in enumerate(sightings.items()):
+            uncovered = sighting.facing * (1 - sighting.covered)
+            votes = sighting.votes[:-1] / max(uncovered, 1.0)
+            for column in np.flatnonzero(votes >= _LEAST_VOTES):
+                track = self.tracks[identity]
+                pose = self._camera_from(track, readings.frame)
+                near = near_share(track.shape, readings.points[column], pose, within)
+                gain[row, column] = votes[column] * near if near >= _LEAST_NEAR else 0.0
+        identities = [*sightings]
+        return {identities[row]: int(column) for row, column in zip(*linear_sum_assignment(-gain), strict=True)
+                if gain[row, column] > 0}
+
+    def _measure(self, track: Track, points: np.ndarray, scene_from_camera: np.ndarray, now_ns: int) -> bool:
+        """Register a track to its readings and update its belief; False if they do not fit."""
+        if len(points) < _LEAST_READINGS:
+            return False
+        rest = track.belief
+        seconds = max(0.01, (now_ns - track.seen_ns) / 1e9)
+        free = motion.predicted(rest, min(seconds, 1.0), motion.MOVED)
+        measured = _registered(track, points, free, scene_from_camera)
+        if not _fits(measured):
+            return False
+        if motion.surprise(rest, measured, scene_from_camera) > _SURPRISE:
+            track.restless_until_ns = now_ns + _RESTLESS_NS
+        before = rest.scene_from_object
+        if now_ns < track.restless_until_ns:
+            track.belief = motion.updated(free, measured, scene_from_camera)
+            moved = motion.difference(track.belief.scene_from_object, before)[:3] / seconds
+            track.velocity = track.velocity + _SMOOTHING * moved
+        else:
+            measured = _registered(track, points, rest, scene_from_camera)
+            track.belief = motion.updated(rest, measured, scene_from_camera)
+            track.velocity = np.zeros(3)
+        track.misfit += _SMOOTHING * (measured.rms - track.misfit) if track.misfit else measured.rms
+        return True
+
+    def _seen(self, track: Track, index: int | None, readings: Readings) -> None:
+        """Note that the image shows the track, as instance number `index` or without a mask."""
+        frame = readings.frame
+        track.presence, track.seen_ns, track.label = Presence.SEEN, frame.stamp_ns, 0
+        track.visible_fraction = look_for(track.shape, self._camera_from(track, frame), readings, own=index).seen
+        if index is None:
+            return
+        instance = readings.instances[index]
+        track.label, track.score, track.detector_id = instance.label, instance.score, instance.detector_id
+        track.masked_ns = frame.stamp_ns
+        camera_from_object = self._camera_from(track, frame)
+        area = readings.area(index)
+        if needs_view(track.views, camera_from_object, area):
+            track.views = with_view(track.views, make_view(frame, instance.label, camera_from_object, area))
+
+    def _find_again(self, taken: set[int], readings: Readings) -> set[int]:
+        """Look for objects that are not where they were among the masks that no object claims; the masks found."""
+        missing = [t for t in self.tracks.values() if t.seen_ns < readings.frame.stamp_ns]
+        missing.sort(key=lambda track: -track.seen_ns)
+        found: set[int] = set()
+        searches = 0
+        for track in missing:
+            for index, points in enumerate(readings.points):
+                if index in taken or index in found or len(points) < _LEAST_READINGS or searches >= _SEARCHES \
+                        or not self._may_be(track, index, readings):
+                    continue
+                searches += 1
+                registration = self._relocated(track, index, readings)
+                if registration is not None:
+                    scene_from_camera = self.scene_from_camera(readings.frame)
+                    free = motion.predicted(track.belief, 10.0, motion.MOVED)
+                    track.belief = motion.updated(free, registration, scene_from_camera)
+                    track.restless_until_ns = readings.frame.stamp_ns + _RESTLESS_NS
+                    track.velocity = np.zeros(3)
+                    self._seen(track, index, readings)
+                    found.add(index)
+                    break
+        return found
+
+    def _may_be(self, track: Track, index: int, readings: Readings) -> bool:
+        """Whether a mask may show a missing object, before its shape is compared."""
+        instance, points = readings.instances[index], readings.points[index]
+        if track.class_id != instance.class_id or np.linalg.norm(np.ptp(points, axis=0)) > 1.3 * track.shape.diagonal:
+            return False
+        colours = tint(track.mesh.vertex_rgba[:, :3]), tint(readings.colours(index))
+        return bool(np.abs(colours[0] - colours[1]).max() < _FOUND_COLOUR
+                    and not self._is_fragment(index, readings, besides=track))
+
+    def _relocated(self, track: Track, index: int, readings: Readings) -> Registration | None:
+        """Registration of a track to a mask elsewhere: as it was last seen, or turned about the vertical."""
+        points = readings.points[index]
+        camera_from_object = self._camera_from(track, readings.frame)
+        up = np.linalg.inv(self.scene_from_camera(readings.frame))[:3, 2] if self._in_world \
+            else camera_from_object[:3, 2]
+        best, best_score = None, 0.0
+        for yaw in _YAWS:
+            start = np.eye(4)
+            start[:3, :3] = turned(np.ascontiguousarray(camera_from_object[:3, :3]), *(yaw * up))
+            towards = -points.mean(axis=0) @ start[:3, :3]
+            visible = track.shape.samples[track.shape.normals @ towards > 0]
+            start[:3, 3] = points.mean(axis=0) - start[:3, :3] @ visible.mean(axis=0)
+            registration = register(track.shape, points, start, np.linalg.inv(motion.diagonal((0.1, 1.0))))
+            if near_share(track.shape, points, registration.camera_from_object, _FOUND_NEAR) < _FOUND_SHARE:
+                continue
+            sighting = look_for(track.shape, registration.camera_from_object, readings, own=index)
+            score = sighting.confirmed - sighting.missing
+            if sighting.confirmed >= _FOUND_CONFIRMED and sighting.missing <= _FOUND_MISSING and score > best_score:
+                best, best_score = registration, score
+                if yaw == 0:
+                    break
+        return best
+
+    def _is_fragment(self, index: int, readings: Readings, besides: Track | None = None) -> bool:
+        """Whether a mask that no object claims lies on one that is seen, or on any other than `besides`."""
+        points = readings.points[index]
+        return len(points) > 0 and any(
+            near_share(track.shape, points, self._camera_from(track, readings.frame), _ON_SURFACE) > _FRAGMENT
+            for track in self.tracks.values() if track.presence is Presence.SEEN and track is not besides)
+
+    def _forget(self, now_ns: int) -> None:
+        """Drop what was not seen for long, and what is seen but has had no mask for long: it is no object any more."""
+        for track in [*self.tracks.values()]:
+            unmasked = track.presence is Presence.SEEN and now_ns - track.masked_ns > self.config.unmasked * 1e9
+            if unmasked or now_ns - track.seen_ns > self.config.remember * 1e9:
+                del self.tracks[track.id]
+
+    # New meshes
+
+    def _add(self, request: Request, item: Rebuilt) -> Track:
+        self._count += 1
+        stamp_ns = request.frame.stamp_ns
+        mesh = item.mesh
+        track = Track(f"object_{self._count}", mesh, item.shape, motion.first_belief(item.scene_from_object),
+                      mesh.class_id, stamp_ns, stamp_ns, stamp_ns, label=item.label, score=mesh.score,
+                      detector_id=mesh.detector_id, attempted_ns=stamp_ns)
+        self.tracks[track.id] = track
+        return track
+
+    def _at(self, item: Rebuilt) -> Track | None:
+        """The known object at the place of a rebuilt one: the image it was made from did not tell."""
+        place = item.scene_from_object[:3, 3]
+        near = [(float(np.linalg.norm(track.belief.scene_from_object[:3, 3] - place)), track)
+                for track in self._present() if track.class_id == item.mesh.class_id]
+        near = [(d, t) for d, t in near if d < max(_LEAST_PLACE, _SAME_PLACE * t.shape.diagonal)]
+        return min(near, key=lambda pair: pair[0])[1] if near else None
+
+
+def warm_up() -> None:
+    """Compile what the tracker needs, so that its first image is followed as fast as the next."""
+    rows, columns = np.indices((48, 64))
+    depth = np.where((abs(rows - 24) < 9) & (abs(columns - 32) < 9), 0.5, 0.6).astype(np.float32)
+    frame = Frame(np.zeros((48, 64, 3), np.uint8), depth, (depth < 0.55).astype(np.int32),
+                  Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5), (Instance(1),))
+    shape = make_shape(*_BLOCK)
+    pose = np.eye(4)
+    pose[2, 3] = 0.5 + _BLOCK[0].max()
+    readings = read(frame)
+    look_for(shape, pose, readings)
+    near_share(shape, readings.points[0], pose, _NEAR)
+    register(shape, readings.points[0], pose, np.eye(6))
+    camera_motion([(shape, pose, readings.points[0])])
+
+
+_BLOCK = (np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * 0.07,
+          np.array([[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1],
+                    [2, 3, 7], [2, 7, 6], [0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3]]))
+
+
+def _registered(track: Track, points: np.ndarray, prior: motion.Belief, scene_from_camera: np.ndarray) -> Registration:
+    camera_from_scene = np.linalg.inv(scene_from_camera)
+    information = motion.rotated(np.linalg.inv(prior.noise), camera_from_scene)
+    return register(track.shape, points, camera_from_scene @ prior.scene_from_object, information)
+
+
+def tint(rgb: np.ndarray) -> np.ndarray:
+    """(3,) shares of red, green and blue in colours (N, 3) uint8; the light's brightness does not matter."""
+    mean = rgb.mean(axis=0) + 1.0
+    return mean / mean.sum()
+
+
+def _fits(registration: Registration) -> bool:
+    return registration.inliers >= _LEAST_INLIERS and registration.rms <= _MOST_RMS
+
+
+def _tracked(track: Track, camera_from_scene: np.ndarray, scene_from_object: np.ndarray) -> TrackedObject:
+    seen = track.presence is Presence.SEEN
+    camera_from_object = camera_from_scene @ scene_from_object
+    # How well the mesh's frame is known in the object, which turns with it, and how well that was followed since.
+    turned_since = camera_from_object[:3, :3] @ track.mesh.camera_from_object[:3, :3].T
+    own = motion.rotated(track.mesh.pose_covariance, turned_since)
+    followed = motion.rotated(track.belief.covariance, camera_from_scene)
+    mesh: ReconstructedObject = replace(
+        track.mesh, label=track.label, score=track.score, detector_id=track.detector_id,
+        camera_from_object=camera_from_object, pose_covariance=own + followed,
+        visible_fraction=track.visible_fraction if seen else 0.0,
+        status=track.mesh.status if seen else Status.HIDDEN)
+    return TrackedObject(track.id, track.revision, mesh, track.presence, track.seen_ns)

@@ -1,0 +1,117 @@
+"""Scenes for simulators: what is written is what was seen, and simulators take it."""
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import json
+from pathlib import Path
+
+import mujoco
+import numpy as np
+import pytest
+import trimesh
+
+from sam3d_ros import cli
+from sam3d_ros.perception.faults import Fault, FaultCode
+from sam3d_ros.perception.folder import write_ply
+from sam3d_ros.scene.layout import read_scene
+
+# x right, y down, z forward: looks down at 45 degrees from 0.6 m.
+CAMERA_FROM_WORLD = np.array([[1, 0, 0, 0], [0, -np.sqrt(0.5), -np.sqrt(0.5), 0], [0, np.sqrt(0.5), -np.sqrt(0.5), 0.6],
+                              [0, 0, 0, 1.0]])
+SHAPES = {1: trimesh.creation.box([0.06, 0.05, 0.12]), 2: trimesh.creation.cylinder(0.03, 0.1),
+          3: trimesh.creation.box([0.08, 0.04, 0.04])}
+PLACES = {1: [-0.1, 0, 0.062], 2: [0.05, 0.04, 0.049], 3: [0.05, -0.1, 0.02]}
+
+
+@pytest.fixture
+def result(tmp_path) -> Path:
+    """What `sam3d reconstruct` writes for three objects on a table, two of them off by 1 or 2 mm."""
+    entries = []
+    for label, mesh in SHAPES.items():
+        pose = np.eye(4)
+        pose[:3, 3] = PLACES[label]
+        write_ply(tmp_path / f"object_{label}.ply", mesh.vertices, mesh.faces,
+                  np.tile(np.uint8([200, 40 * label, 30, 255]), (len(mesh.vertices), 1)))
+        entries.append({"label": label, "id": str(label), "class_id": f"kind {label}/&", "mesh": f"object_{label}.ply",
+                        "pose_object_to_camera": (CAMERA_FROM_WORLD @ pose).tolist()})
+    (tmp_path / "objects.json").write_text(json.dumps(entries))
+    return tmp_path
+
+
+@pytest.fixture
+def scene_folder(result, tmp_path, capsys) -> Path:
+    """The scene in all formats."""
+    out = tmp_path / "scene"
+    assert cli.main(["export-scene", str(result), "-o", str(out), "--format", "sdf", "mjcf", "gltf", "usd"]) == 0
+    return out
+
+
+def test_layout(result):
+    scene = read_scene(result, density=500)
+    assert [item.name for item in scene.objects] == ["kind_1_1", "kind_2_2", "kind_3_3"]
+    box = scene.objects[0]
+    assert box.mass == pytest.approx(500 * 0.06 * 0.05 * 0.12)
+    assert box.inertia[2, 2] == pytest.approx(box.mass * (0.06 ** 2 + 0.05 ** 2) / 12)
+    heights = [item.world_from_object[2, 3] - item.mesh.extents[2] / 2 for item in scene.objects]
+    np.testing.assert_allclose(heights, 0, atol=3e-4)                     # settled
+    between = scene.objects[1].world_from_object[:2, 3] - box.world_from_object[:2, 3]
+    np.testing.assert_allclose(between, [0.15, 0.04], atol=1e-3)
+    np.testing.assert_allclose(scene.world_from_camera[:3, :3], CAMERA_FROM_WORLD[:3, :3].T, atol=1e-6)
+    seen = read_scene(result / "objects.json", as_seen=True)
+    assert np.ptp([item.world_from_object[2, 3] - item.mesh.extents[2] / 2 for item in seen.objects]) > 2e-3
+
+
+def test_sdf_is_valid(scene_folder):
+    name = ctypes.util.find_library("sdformat12") or ctypes.util.find_library("sdformat14")
+    if name is None:
+        pytest.skip("libsdformat is not installed (Debian: libsdformat12-12, sdformat-sdf)")
+    assert ctypes.CDLL(name).cmdCheck(str(scene_folder / "scene.sdf").encode()) == 0
+    for line in (scene_folder / "scene.sdf").read_text().splitlines():
+        if "<uri>" in line:
+            assert (scene_folder / line.strip().removeprefix("<uri>").removesuffix("</uri>")).exists()
+
+
+def test_mjcf_stays_put(scene_folder):
+    model = mujoco.MjModel.from_xml_path(str(scene_folder / "scene.xml"))
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    before = data.xpos.copy()
+    while data.time < 1.0:
+        mujoco.mj_step(model, data)
+    assert np.abs(data.xpos - before).max() < 2e-3
+    assert model.body("kind_1_1").mass == pytest.approx(300 * 0.06 * 0.05 * 0.12, rel=1e-4)
+
+
+def test_gltf_is_upright_and_coloured(scene_folder):
+    loaded = trimesh.load(scene_folder / "scene.glb")
+    assert set(loaded.geometry) == {"kind_1_1", "kind_2_2", "kind_3_3"}
+    assert loaded.bounds[:, 1] == pytest.approx([0, 0.12], abs=1e-3)       # +Y is up
+    np.testing.assert_array_equal(loaded.geometry["kind_2_2"].visual.vertex_colors[0, :3], [200, 80, 30])
+
+
+def test_usd_is_balanced_and_parses_where_usd_is_installed(scene_folder):
+    text = (scene_folder / "scene.usda").read_text()
+    assert text.count("{") == text.count("}") and text.count("(") == text.count(")")
+    usd = pytest.importorskip("pxr.Usd")
+    stage = usd.Stage.Open(str(scene_folder / "scene.usda"))
+    assert stage.GetPrimAtPath("/World/kind_1_1/mesh").IsValid()
+
+
+@pytest.mark.parametrize("change", [
+    lambda rows: rows.clear(), lambda rows: rows[0].update(mesh="../object_1.ply"),
+    lambda rows: rows[0].update(mesh="absent.ply"), lambda rows: rows[0].update(pose_object_to_camera=[[1]]),
+    lambda rows: rows[0].update(pose_object_to_camera=(2 * np.eye(4)).tolist()), lambda rows: rows[0].pop("label"),
+    lambda rows: rows[0].update(label=2), lambda rows: rows[0].update(mesh=5)])
+def test_broken_results_are_named(result, change):
+    rows = json.loads((result / "objects.json").read_text())
+    change(rows)
+    (result / "objects.json").write_text(json.dumps(rows))
+    with pytest.raises(Fault) as caught:
+        read_scene(result)
+    assert caught.value.code == FaultCode.RESULT_INVALID
+
+
+def test_no_result_is_named(tmp_path, capsys):
+    assert cli.main(["export-scene", str(tmp_path)]) == 1
+    assert "RESULT_INVALID" in capsys.readouterr().err

@@ -1,0 +1,150 @@
+"""Grasp planning, grasps in simulation, and the node that publishes them."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import trimesh
+
+from sam3d_ros.evaluation import grasping
+from sam3d_ros.evaluation.grasp_trial import attempt
+from sam3d_ros.grasping.antipodal import Grasp, SceneMesh, plan_grasps
+from sam3d_ros.grasping.gripper import FRANKA
+from sam3d_ros.synth.clutter import Model, packed_scene, pile_scene
+
+FLOOR = np.array([0.0, 0.0, 1.0, 0.0])
+
+
+def mesh_at(shape: trimesh.Trimesh, position, std=None) -> SceneMesh:
+    return SceneMesh(shape.vertices + position, shape.faces, std)
+
+
+def model(name: str, shape: trimesh.Trimesh) -> Model:
+    return Model(name, shape, np.full((len(shape.vertices), 3), 120, np.uint8), (shape.convex_hull.vertices,))
+
+
+SHAPES = {"box": trimesh.creation.box([0.05, 0.08, 0.1]), "can": trimesh.creation.cylinder(0.03, 0.1),
+          "ball": trimesh.creation.icosphere(3, 0.03), "bar": trimesh.creation.box([0.04, 0.04, 0.15])}
+MODELS = [model(name, shape) for name, shape in SHAPES.items()]
+
+
+def test_grasps_close_on_opposite_sides_and_touch_nothing():
+    box = trimesh.creation.box([0.05, 0.12, 0.1])
+    grasps = plan_grasps([mesh_at(box, [0, 0, 0.05])], FLOOR)
+    assert grasps
+    for grasp in grasps:
+        pose = grasp.world_from_grasp
+        np.testing.assert_allclose(pose[:3, :3].T @ pose[:3, :3], np.eye(3), atol=1e-9)
+        assert abs(pose[0, 1]) > 0.95                                      # closes across the thin side
+        assert grasp.width == pytest.approx(0.05, rel=0.05)
+        assert grasp.width < grasp.opening <= FRANKA.max_opening
+        tips = pose[:3, :3] @ [0, 0, 0] + pose[:3, 3]
+        assert 0 < tips[2] < 0.1
+    assert [g.score for g in grasps] == sorted((g.score for g in grasps), reverse=True)
+
+
+def test_too_wide_and_walled_in_objects_have_no_grasp():
+    wide = trimesh.creation.box([0.12, 0.12, 0.1])
+    assert plan_grasps([mesh_at(wide, [0, 0, 0.05])], FLOOR) == []
+    ball = trimesh.creation.icosphere(3, 0.03)
+    walls = trimesh.creation.annulus(0.035, 0.05, 0.3)
+    meshes = [mesh_at(ball, [0, 0, 0.03]), mesh_at(walls, [0, 0, 0.15])]
+    assert plan_grasps(meshes, FLOOR, targets=[0]) == []
+    assert plan_grasps(meshes[:1], FLOOR, targets=[0])
+    assert plan_grasps([], FLOOR) == []
+
+
+def test_guessed_surfaces_are_avoided():
+    bar = trimesh.creation.box([0.04, 0.2, 0.04]).subdivide_to_size(0.02)
+    std = np.where(bar.vertices[:, 1] > 0, 0.001, 0.012)
+    grasps = plan_grasps([mesh_at(bar, [0, 0, 0.02], std)], FLOOR)
+    assert min(grasp.world_from_grasp[1, 3] for grasp in grasps) > -0.01
+
+
+def test_the_same_seed_gives_the_same_grasps():
+    meshes = [mesh_at(SHAPES["can"], [0, 0, 0.05])]
+    first, second = (plan_grasps(meshes, FLOOR, seed=3)[0].world_from_grasp for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_scenes_are_at_rest_and_apart():
+    packed = packed_scene(MODELS, np.random.default_rng(1))
+    assert len(packed) == len(MODELS)
+    for item in packed:
+        lowest = trimesh.transform_points(item.model.mesh.vertices, item.world_from_object)[:, 2].min()
+        assert lowest == pytest.approx(0, abs=2e-3)
+    pile = pile_scene(MODELS, np.random.default_rng(1))
+    assert pile and all(item.world_from_object[2, 3] > 0.01 for item in pile)
+
+
+def test_a_good_grasp_lifts_and_a_bad_one_does_not():
+    placed = packed_scene([MODELS[0]], np.random.default_rng(0))
+    shape = placed[0].model.mesh
+    mesh = SceneMesh(trimesh.transform_points(shape.vertices, placed[0].world_from_object), shape.faces)
+    grasp = plan_grasps([mesh], FLOOR)[0]
+    trial = attempt(placed, grasp, FRANKA)
+    assert (trial.held, trial.remaining) == (0, [])
+    beside = grasp.world_from_grasp.copy()
+    beside[:3, 3] += [0.12, 0.12, 0]
+    trial = attempt(placed, Grasp(0, beside, grasp.opening, grasp.width, 0.5), FRANKA)
+    assert trial.held is None and len(trial.remaining) == 1
+
+
+@pytest.mark.parametrize("order", grasping.ORDERS)
+def test_a_round_with_true_meshes_clears_the_table(order: str):
+    placed = packed_scene(MODELS, np.random.default_rng(2))
+    played = grasping.ORDERS[order](placed, grasping.true_meshes, 2)
+    assert played.successes == played.objects == 4
+
+
+def test_a_round_without_meshes_ends():
+    placed = packed_scene(MODELS[:2], np.random.default_rng(2))
+    assert grasping.play(placed, lambda view: {}, 0) == grasping.Round(2, 0, 0, is_aborted=True)
+    assert grasping.play_in_turn(placed, lambda view: {}, 0).successes == 0
+
+
+def test_the_view_shows_every_object_and_the_baseline_finds_them():
+    placed = packed_scene(MODELS[:2], np.random.default_rng(2))
+    view = grasping.View(placed, 0)
+    assert {instance.label for instance in view.frame.instances} == {1, 2}
+    for label, mesh in grasping.extruded(view).items():
+        middle = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
+        assert np.linalg.norm(middle - placed[label - 1].world_from_object[:3, 3]) < 0.03
+
+
+def test_report():
+    report = grasping.report([grasping.Round(5, 6, 5, False), grasping.Round(5, 2, 0, False)])
+    assert (report["success_rate"], report["declutter_rate"]) == (5 / 8, 0.5)
+    low, high = grasping.wilson_interval(8, 10)
+    assert (low, high) == (pytest.approx(0.490, abs=1e-3), pytest.approx(0.943, abs=1e-3))
+    assert "62.5" in grasping.table({"packed, any": {"sam3d": report}})
+
+
+def test_node_publishes_grasps_and_keeps_meshes_of_moved_objects(ros):
+    from std_msgs.msg import Header
+
+    from sam3d_ros.msg import ObjectMesh, ObjectMeshArray
+    from sam3d_ros.nodes.grasp_consumer import GraspConsumer
+    from sam3d_ros.ros.messages import to_array
+    from sam3d_ros.ros.transforms import pose_from_matrix
+
+    node = GraspConsumer(namespace="grasp_test")
+    published = []
+    node._poses = type("Publisher", (), {"publish": staticmethod(published.append)})
+    try:
+        pose = np.eye(4)
+        pose[:3, 3] = [0.4, 0, 0.05]
+        item = ObjectMesh(id="a", class_id="box", vertices=to_array("f", SHAPES["box"].vertices.astype(np.float32)),
+                          triangles=to_array("I", SHAPES["box"].faces.astype(np.uint32)))
+        item.pose.pose = pose_from_matrix(pose)
+        header = Header(frame_id="base")
+        node._on_objects(ObjectMeshArray(header=header, objects=[item]))
+        pose[0, 3] = 0.6
+        moved = ObjectMesh(id="a", class_id="box")
+        moved.pose.pose = pose_from_matrix(pose)
+        node._on_objects(ObjectMeshArray(header=header, objects=[moved]))
+        node._on_objects(ObjectMeshArray(header=header, objects=[]))
+    finally:
+        node.destroy_node()
+    assert [message.header.frame_id for message in published] == ["base"] * 3
+    assert [round(message.poses[0].position.x, 1) for message in published[:2]] == [0.4, 0.6]
+    assert published[2].poses == []

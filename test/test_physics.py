@@ -1,0 +1,140 @@
+"""Poses settled by contact and gravity, and convex pieces."""
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+import trimesh
+from scipy.spatial import ConvexHull
+
+from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
+from sam3d_ros.scene.convex import convex_pieces
+from sam3d_ros.scene.physics import TOUCH, Body, Outcome, settle, solid_from_mesh, yielding
+
+FLOOR = np.array([0.0, 0.0, 1.0, 0.0])
+BLOCK = trimesh.creation.box([0.08, 0.05, 0.10]).subdivide().subdivide().subdivide()
+COVARIANCE = np.diag([0.003 ** 2] * 3 + [0.03 ** 2] * 3)
+
+
+def body(position, angles=(0.0, 0.0, 0.0), mesh: trimesh.Trimesh = BLOCK, covariance: np.ndarray = COVARIANCE) -> Body:
+    pose = trimesh.transformations.euler_matrix(*angles)
+    pose[:3, 3] = position
+    return Body(solid_from_mesh(mesh.vertices, mesh.faces), pose, covariance)
+
+
+def test_a_floating_and_a_sunken_body_come_to_rest_upright():
+    settled = settle([body([0, 0, 0.054]), body([0.3, 0, 0.046])], FLOOR)
+    np.testing.assert_allclose(settled.poses[:, 2, 3], 0.05, atol=2e-4)
+    np.testing.assert_allclose(settled.poses[:, :2, 3], [[0, 0], [0.3, 0]], atol=2e-4)
+    assert [item.outcome for item in settled.report] == [Outcome.MOVED] * 2
+    assert all(item.is_stable and item.gap_after < TOUCH for item in settled.report)
+    assert settled.report[0].gap_before == pytest.approx(0.004)
+    assert settled.report[1].penetration_before == pytest.approx(0.004)
+
+
+def test_a_tilted_body_turns_towards_its_face_until_it_stands():
+    tilted = body([0, 0, 0.052], (0.03, 0.02, 0.4))
+    settled = settle([tilted], FLOOR)
+    before, after = (np.arccos(pose[2, 2]) for pose in (tilted.world_from_object, settled.poses[0]))
+    assert after < before / 2
+    assert settled.report[0].is_stable
+
+
+def test_overlapping_bodies_part_the_uncertain_one_giving_way():
+    sure = np.diag([5e-4 ** 2] * 3 + [0.005 ** 2] * 3)
+    settled = settle([body([0, 0, 0.05], covariance=sure), body([0.076, 0, 0.05])], FLOOR)
+    moves = settled.poses[:, 0, 3] - [0, 0.076]
+    assert moves[1] - moves[0] == pytest.approx(0.004, abs=5e-4)
+    assert moves[1] > 5 * abs(moves[0])
+    assert max(item.penetration_after for item in settled.report) < 5e-4
+
+
+def test_a_stack_rests_on_what_is_below():
+    settled = settle([body([0, 0, 0.047]), body([0, 0, 0.150])], FLOOR)
+    np.testing.assert_allclose(settled.poses[:, 2, 3], [0.05, 0.15], atol=1e-3)
+    assert all(item.is_stable for item in settled.report)
+
+
+def test_what_would_move_too_far_stays_and_is_reported():
+    high, deep = settle([body([0, 0, 0.07]), body([0.3, 0, 0.03])], FLOOR).report
+    for item in (high, deep):
+        assert (item.outcome, item.translation) == (Outcome.REFUSED, 0.0)
+    assert (high.gap_after, high.is_stable) == (pytest.approx(0.02), False)
+    assert deep.penetration_after == pytest.approx(0.02)
+
+
+def test_the_frame_does_not_matter():
+    turn = trimesh.transformations.rotation_matrix(1.1, [1, 2, 0.5])
+    turn[:3, 3] = [0.2, -0.4, 0.9]
+    plane = np.append(turn[:3, :3] @ FLOOR[:3], -turn[:3, :3] @ FLOOR[:3] @ turn[:3, 3])
+    bodies = [body([0, 0, 0.054]), body([0.075, 0.01, 0.047])]
+    turned = [dataclasses.replace(item, world_from_object=turn @ item.world_from_object) for item in bodies]
+    here, there = settle(bodies, FLOOR).poses, settle(turned, plane).poses
+    np.testing.assert_allclose(turn @ here, there, atol=1e-3)
+
+
+def test_nothing_to_settle():
+    assert settle([], FLOOR).report == ()
+
+
+def test_eight_bodies_take_milliseconds():
+    bodies = [body([0.082 * (k % 4), 0.054 * (k // 4), 0.05 + 0.001 * k]) for k in range(8)]
+    settle(bodies, FLOOR)
+    times = []
+    for _ in range(5):
+        started = time.thread_time()
+        settle(bodies, FLOOR)
+        times.append(time.thread_time() - started)
+    assert min(times) < 0.03      # the bar of 10 ms is measured by `sam3d bench physics`; this machine may be busy
+
+
+def rebuilt(mesh: trimesh.Trimesh, position, std: float) -> ReconstructedObject:
+    pose = np.eye(4)
+    pose[:3, 3] = position
+    return ReconstructedObject(
+        label=1, class_id="", score=1.0, detector_id="", camera_from_object=pose, pose_covariance=COVARIANCE,
+        size=mesh.extents, vertices=mesh.vertices.astype(np.float32), triangles=mesh.faces.astype(np.uint32),
+        vertex_rgba=np.zeros((len(mesh.vertices), 4), np.uint8),
+        vertex_std=np.full(len(mesh.vertices), std, np.float32),
+        scale_source=ScaleSource.DEPTH, scale_std=0.01, visible_fraction=0.4, watertight=True, status=Status.OK,
+        observed_points=np.empty((0, 3), np.float32), observed_rgb=np.empty((0, 3), np.uint8))
+
+
+def test_unsure_surfaces_give_way_and_the_rest_stays():
+    sunk = rebuilt(BLOCK, [0, 0, 0.044], 0.004)
+    slim = BLOCK.copy().apply_scale([1, 0.5, 0.5])
+    sure, unsure = rebuilt(BLOCK, [0.3, 0, 0.05], 0.0005), rebuilt(slim, [0.37, 0, 0.05], 0.005)
+    found = yielding([sunk, sure, unsure], FLOOR)
+    world = [item.vertices + item.camera_from_object[:3, 3] for item in found]
+    assert world[0][:, 2].min() == pytest.approx(0, abs=1e-6)
+    assert world[0][:, 2].max() == pytest.approx(0.094, abs=1e-6)          # the side that was seen
+    assert world[1][:, 0].max() == pytest.approx(0.34, abs=5e-4)
+    assert world[2][:, 0].min() == pytest.approx(0.34, abs=3e-3)
+    for item in found:
+        np.testing.assert_allclose(item.vertices.min(axis=0) + item.vertices.max(axis=0), 0, atol=1e-6)
+        np.testing.assert_allclose(np.ptp(item.vertices, axis=0), item.size, atol=1e-6)
+
+
+def volume(pieces: list[np.ndarray]) -> float:
+    return sum(ConvexHull(piece).volume for piece in pieces)
+
+
+def test_convex_pieces():
+    ball = trimesh.creation.icosphere(3, 0.05)
+    assert len(convex_pieces(ball.vertices, ball.faces)) == 1
+    cup = trimesh.creation.annulus(0.037, 0.04, 0.1)
+    pieces = convex_pieces(cup.vertices, cup.faces)
+    assert 8 < len(pieces) <= 20
+    assert volume(pieces) < 0.45 * cup.convex_hull.volume
+    assert len(convex_pieces(cup.vertices, cup.faces, 1)) == 1
+
+
+def test_a_bent_solid_is_cut_by_coacd():
+    pytest.importorskip("coacd")
+    bracket = trimesh.boolean.union([trimesh.creation.box(bounds=[[0, 0, 0], [0.1, 0.03, 0.03]]),
+                                     trimesh.creation.box(bounds=[[0, 0, 0], [0.03, 0.03, 0.1]])], engine="manifold")
+    pieces = convex_pieces(bracket.vertices, bracket.faces)
+    assert len(pieces) >= 2
+    assert volume(pieces) == pytest.approx(bracket.volume, rel=0.1)
