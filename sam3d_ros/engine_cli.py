@@ -13,7 +13,7 @@ from sam3d_ros.runtime.signature import STUDENT
 from sam3d_ros.runtime.tensorrt_build import MODULES, PRECISIONS, load_library
 from sam3d_ros.runtime.tensorrt_engine import build_ahead, engine_key, load_tensorrt, open_device
 
-_MODEL_HELP = "base, small, or the path of an ONNX student (default: %(default)s)"
+_MODEL_HELP = "base (the model that is shipped), or the path of an ONNX student (default: %(default)s)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

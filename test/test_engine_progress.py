@@ -8,7 +8,7 @@ from sam3d_ros.perception.faults import Fault, FaultCode
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 def test_a_build_shows_its_progress(ros):
     with Rig(activate=False) as rig:
         def load(settings):
@@ -27,7 +27,7 @@ def test_a_build_shows_its_progress(ros):
         rig.wait(lambda: rig.diagnostics[-1].status[0].message == "OK")
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 def test_what_is_not_built_is_named(ros):
     with Rig(activate=False) as rig:
         def load(settings):
@@ -38,7 +38,7 @@ def test_what_is_not_built_is_named(ros):
         rig.wait(lambda: "ENGINE_NOT_BUILT" in rig.codes())
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 def test_build_only_never_activates(ros):
     with Rig(activate=False, build_only=True) as rig:
         assert rig.node.trigger_configure() == SUCCESS
