@@ -188,7 +188,7 @@ def tracking() -> str:
     """Tracking in simulated scenes, from benchmarks/results/track.json."""
     report = read_result("track")
     if report is None:
-        return ""
+        return "Not measured yet.\n"
     rows = []
     for run in report["runs"]:
         rows.append((str(run["seed"]), "given" if run["camera_pose_given"] else "found", str(run["images"]),
@@ -206,7 +206,7 @@ def rough_soak() -> str:
     """The long run with troubles, from benchmarks/results/rough_soak.json."""
     report = read_result("rough_soak")
     if report is None:
-        return ""
+        return "Not measured yet.\n"
     actions = ", ".join(f"{count} {name}" for name, count in report["actions"].items())
     environment = report["environment"]
     return (f"{report['minutes']:g} minutes, {report['objects']} objects, {report['results']} results; {actions} "
