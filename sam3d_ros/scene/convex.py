@@ -1,8 +1,8 @@
 """Convex pieces of a mesh, as physics engines and motion planners want them.
 
-What is nearly convex is its hull. Other solids are cut by CoACD (Wei et al. 2022) where it is installed (its wheels are
-for x86_64), else they are their hull, too. Thin-walled ones (cups, bowls, clamps), at which CoACD takes minutes, are
-cut into patches of wall.
+What is nearly convex is its hull. Other solids are cut by CoACD (Wei et al. 2022) where it is installed (on x86_64),
+else they are their hull, too. Thin-walled ones (cups, bowls, clamps), at which CoACD takes minutes, are cut into
+patches of wall.
 """
 from __future__ import annotations
 
