@@ -5,7 +5,7 @@ import trimesh
 
 from sam3d_ros.perception.cube import Cube
 from sam3d_ros.perception.object_frame import object_frame
-from sam3d_ros.perception.surface import extract_surface, is_closed
+from sam3d_ros.perception.surface import extract_surface, follow_depth, is_closed
 from sam3d_ros.perception.uncertainty import pose_uncertainty
 from sam3d_ros.synth.render import random_rotation
 
@@ -47,6 +47,23 @@ def test_only_the_largest_solid_is_kept_and_cavities_are_filled():
     surface = surface_of(np.minimum(hollow, ball([-0.4, -0.4, -0.4], 0.05)), max_faces=20000)
     mesh = trimesh.Trimesh(surface.vertices, surface.triangles)
     assert mesh.body_count == 1 and mesh.volume == pytest.approx(4 / 3 * np.pi * 0.3 ** 3, rel=0.02)
+
+
+def test_the_surface_follows_the_depth_where_there_is_some():
+    """A ball guessed 1.5 voxels too large, of which the front is seen, with readings of something else behind."""
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(4000, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    front = 0.3 * directions[directions[:, 2] < 0] + rng.normal(size=(np.sum(directions[:, 2] < 0), 3)) * 0.004
+    outliers = rng.uniform(0.42, 0.49, (50, 3))
+    followed = follow_depth(ball([0, 0, 0], 0.3 + 1.5 / 64), np.r_[front, outliers])
+    radius = np.linalg.norm(GRID, axis=-1)
+    at_surface = np.abs(radius - 0.3) < 0.5 / 64
+    ahead, behind = at_surface & (GRID[..., 2] < -0.1), at_surface & (GRID[..., 2] > 0.1)
+    assert np.abs(np.median(followed[ahead])) < 0.15
+    np.testing.assert_allclose(np.median(followed[behind]), -1.5, atol=0.1)
+    unseen = ball([0, 0, 0], 0.3)
+    np.testing.assert_array_equal(follow_depth(unseen, UNSEEN), unseen)
 
 
 def test_pieces_that_were_seen_belong_to_the_object():

@@ -16,6 +16,10 @@ _OUTSIDE = 4.0         # voxels, where it is known to be outside
 _LEAST = 1e-2          # voxels; no distance nearer to zero, so that no vertex falls onto a grid point and meets others
 _MIN_VOXELS = 24
 _OWNED_SHARE = 0.005   # of the observed points, that make a piece apart from the largest one part of the object
+_FOLLOWED = 4.0        # voxels: observed points farther from the predicted surface than this do not move it
+_FOLLOWED_POINTS = 4000  # observed points that are enough to move it by
+_SMOOTHING = 2.0       # voxels, sigma of the correction
+_FULL_COVER = 0.5      # share of a plane through the smoothing kernel that must be observed for the whole correction
 _MAX_TRIANGLES = 60_000  # before decimation; no object fills the volume with so much surface, noise does
 _STD_RANGE = (0.1, 8.0)             # voxels
 _TOLERANCES = (0.3, 0.5, 1.0)       # voxels by which a simplified surface may leave the first one
@@ -60,6 +64,26 @@ def object_solid(distance: np.ndarray, observed: np.ndarray) -> np.ndarray | Non
     return np.where(inside, -magnitude, magnitude).astype(np.float32)
 
 
+def follow_depth(distance: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Signed distance moved so that its surface passes through what was observed, and smoothly less around that.
+
+    The network is surest of the whole, the depth of what it saw.  distance: (n, n, n) voxels; observed: (P, 3) points
+    in the cube's frame, edges.  The correction is the local mean of the distance at the observed points.
+    """
+    n = len(distance)
+    points = (observed[::max(1, len(observed) // _FOLLOWED_POINTS)] + 0.5) * n - 0.5
+    points = points[((points >= 0) & (points <= n - 1)).all(axis=1)]
+    error = ndimage.map_coordinates(distance, points.T, order=1)
+    near = np.abs(error) < _FOLLOWED
+    cells = np.ravel_multi_index(np.rint(points[near]).astype(int).T, distance.shape)
+    count = np.bincount(cells, minlength=n ** 3)
+    mean = np.bincount(cells, error[near], minlength=n ** 3) / np.maximum(count, 1)
+    volumes = np.stack([mean, count > 0]).astype(np.float32).reshape(2, n, n, n)
+    total, cover = ndimage.gaussian_filter(volumes, (0, *(_SMOOTHING,) * 3), truncate=2.5, mode="constant")
+    plane = np.sqrt(2 * np.pi) * _SMOOTHING * cover               # 1 where a whole plane through here was observed
+    return distance - total / np.maximum(cover, 1e-6) * np.minimum(plane / _FULL_COVER, 1)
+
+
 def _points_near(pieces: np.ndarray, count: int, points: np.ndarray) -> np.ndarray:
     """(count,) how many points, (P, 3) in edges, lie in or next to each of the numbered `pieces`, (n, n, n)."""
     n = len(pieces)
@@ -76,7 +100,8 @@ def extract_surface(distance: np.ndarray, log_std: np.ndarray, cube: Cube, max_f
     observed: (P, 3) metres, camera frame, points seen of the object.
     Returns None if there is no solid, or so ragged a one that it can only be noise.
     """
-    solid = object_solid(distance, cube.from_camera(observed))
+    seen = cube.from_camera(observed)
+    solid = object_solid(follow_depth(distance, seen), seen)
     if solid is None:
         return None
     low, high = _bounds(solid < 0)
