@@ -21,7 +21,7 @@ from sam3d_ros.msg import ObjectMesh, ObjectMeshArray
 
 from ..grasping.antipodal import Grasp, SceneMesh, plan_grasps
 from ..grasping.gripper import FRANKA, ParallelGripper
-from ..ros.messages import mesh_arrays
+from ..ros.messages import MeshMemory, mesh_arrays
 from ..ros.qos import RESULTS
 from ..ros.running import run_node
 from ..ros.transforms import matrix_from_pose, pose_from_matrix
@@ -39,8 +39,7 @@ class GraspConsumer(Node):
         self._gripper = ParallelGripper(
             self._parameter("max_opening", FRANKA.max_opening, "between the open fingers [m]"), FRANKA.finger_length,
             FRANKA.finger_width, FRANKA.finger_thickness, FRANKA.palm)
-        # A message without arrays only moves its object: the mesh is the last one with its id.
-        self._meshes: dict[str, SceneMesh] = {}
+        self._memory = MeshMemory()
         self._poses = self.create_publisher(PoseArray, "grasps", RESULTS)
         self._markers = self.create_publisher(MarkerArray, "grasp_markers", RESULTS)
         self.create_subscription(ObjectMeshArray, "objects", self._on_objects, RESULTS)
@@ -54,22 +53,15 @@ class GraspConsumer(Node):
         return self.declare_parameter(name, default, descriptor).value
 
     def _on_objects(self, message: ObjectMeshArray) -> None:
-        objects = [item for item in message.objects if self._remember(item)]
-        self._meshes = {item.id: self._meshes[item.id] for item in objects}
-        meshes = [_posed(self._meshes[item.id], matrix_from_pose(item.pose.pose)) for item in objects]
-        targets = [index for index, item in enumerate(objects) if self._target in ("", item.id, item.class_id)]
+        objects = self._memory.complete(message).objects
+        meshes = [_posed(item) for item in objects]
+        # What is hidden may still be in the way, but where it is now is not known well enough to grasp it.
+        targets = [index for index, item in enumerate(objects)
+                   if self._target in ("", item.id, item.class_id) and item.status != ObjectMesh.STATUS_HIDDEN]
         grasps = plan_grasps(meshes, self._support(meshes), self._gripper, targets, self._count) if targets else []
         self._poses.publish(PoseArray(header=message.header,
                                       poses=[pose_from_matrix(grasp.world_from_grasp) for grasp in grasps]))
         self._markers.publish(grasp_markers(grasps, self._gripper, message.header))
-
-    def _remember(self, item: ObjectMesh) -> bool:
-        """Keep the mesh of an object; whether there is one."""
-        if len(item.vertices):
-            arrays = mesh_arrays(item)
-            self._meshes[item.id] = SceneMesh(arrays.vertices, arrays.triangles,
-                                              arrays.vertex_std if len(arrays.vertex_std) else None)
-        return item.id in self._meshes
 
     def _support(self, meshes: list[SceneMesh]) -> np.ndarray:
         height = self._height
@@ -95,9 +87,10 @@ def grasp_markers(grasps: list[Grasp], gripper: ParallelGripper, header: Header)
     return MarkerArray(markers=markers)
 
 
-def _posed(mesh: SceneMesh, frame_from_object: np.ndarray) -> SceneMesh:
-    vertices = mesh.vertices @ frame_from_object[:3, :3].T + frame_from_object[:3, 3]
-    return SceneMesh(vertices, mesh.triangles, mesh.vertex_std)
+def _posed(item: ObjectMesh) -> SceneMesh:
+    arrays, frame_from_object = mesh_arrays(item), matrix_from_pose(item.pose.pose)
+    vertices = arrays.vertices @ frame_from_object[:3, :3].T + frame_from_object[:3, 3]
+    return SceneMesh(vertices, arrays.triangles, arrays.vertex_std if len(arrays.vertex_std) else None)
 
 
 def main() -> int:
