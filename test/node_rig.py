@@ -101,7 +101,8 @@ class Rig:
     def __init__(self, pipeline: Any | None = None, types: dict[str, type] | None = None, activate: bool = True,
                  **parameters: Any):
         self.pipeline = pipeline or BlockPipeline()
-        defaults = {"diagnostics_period": 0.1, "input_timeout": 2.0, "sync_slop": 0.001}
+        # The block floats: physics would put it on the table.
+        defaults = {"diagnostics_period": 0.1, "input_timeout": 2.0, "sync_slop": 0.001, "physics": False}
         overrides = [Parameter(name, value=value) for name, value in (defaults | parameters).items()]
         # A namespace of its own: several rigs may be alive at once.
         self.namespace = f"rig_{next(_numbers)}"
