@@ -63,8 +63,8 @@ def read_frame_folder(folder: Path) -> Frame:
     class_ids = _read_class_ids(folder / "labels.json")
     present = {int(label) for label in np.unique(labels) if label != 0}
     instances = tuple(Instance(label, class_ids.get(label, "")) for label in sorted(present | class_ids.keys()))
-    return Frame(colour, depth, labels, intrinsics, instances, world_from_camera, support_height,
-                 frame_id=folder.resolve().name)
+    return Frame(colour, depth, labels, intrinsics, instances, world_from_camera, frame_id=folder.resolve().name,
+                 support_height=support_height)
 
 
 def write_frame_folder(folder: Path, frame: Frame, depth_unit_m: float = 0.0001) -> None:

@@ -47,9 +47,9 @@ class Frame:
     instances: one entry per label to reconstruct
     intrinsics: of colour and depth alike
     world_from_camera: (4, 4) float64, a frame whose +Z points up, or None where gravity is unknown
-    support_height: metres, height of what the objects stand on in the frame of world_from_camera, or None if unknown
     stamp_ns: time of the image, nanoseconds
     frame_id: name of the camera's optical frame
+    support_height: metres, height of what the objects stand on in the frame of world_from_camera, or None if unknown
     """
 
     colour: np.ndarray
@@ -58,9 +58,9 @@ class Frame:
     intrinsics: Intrinsics
     instances: tuple[Instance, ...] = field(default_factory=tuple)
     world_from_camera: np.ndarray | None = None
-    support_height: float | None = None
     stamp_ns: int = 0
     frame_id: str = "camera"
+    support_height: float | None = None
 
 
 def back_project(depth: np.ndarray, intrinsics: Intrinsics, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
