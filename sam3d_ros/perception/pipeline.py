@@ -19,7 +19,7 @@ from .frame import Frame, Instance, Intrinsics, back_project, check_frame
 from .object_frame import object_frame
 from .objects import ReconstructedObject, ScaleSource, Status
 from .support import given_plane, support_plane
-from .surface import Surface, extract_surface, sampled
+from .surface import Surface, extract_surface
 from .uncertainty import pose_uncertainty
 
 _FEW_POINTS = 4                 # times min_points: below, a result is marked LOW_QUALITY
@@ -156,7 +156,7 @@ class Pipeline:
                 rejections.append(_rejection(candidate.instance, FaultCode.SHAPE_NOT_FOUND))
                 continue
             with clock("colour"):
-                objects.append(_object(frame, candidate, surface, volumes, up))
+                objects.append(_object(frame, candidate, surface, volumes["layout"], up))
         report("DONE")
         return PipelineResult(objects, tuple(rejections), clock.milliseconds)
 
@@ -318,10 +318,9 @@ def _sized(frame: Frame, candidate: _Candidate, surface: Surface,
                    vertex_std=(surface.vertex_std * factor).astype(np.float32)), source, sigma
 
 
-def _object(frame: Frame, candidate: _Candidate, surface: Surface, volumes: dict[str, np.ndarray],
+def _object(frame: Frame, candidate: _Candidate, surface: Surface, layout: np.ndarray,
             up: np.ndarray) -> ReconstructedObject:
-    colour = sampled(volumes["colour"], candidate.cube.from_camera(surface.vertices))
-    surface, source, sigma = _sized(frame, candidate, surface, volumes["layout"])
+    surface, source, sigma = _sized(frame, candidate, surface, layout)
     camera_from_object, size = object_frame(surface.vertices, up)
     normals, areas = vertex_normals(surface.vertices, surface.triangles)
     seen, rows, columns = seen_vertices(surface.vertices, normals, frame, candidate.instance.label)
@@ -334,7 +333,7 @@ def _object(frame: Frame, candidate: _Candidate, surface: Surface, volumes: dict
         label=candidate.instance.label, class_id=candidate.instance.class_id, score=candidate.instance.score,
         detector_id=candidate.instance.detector_id, camera_from_object=camera_from_object, pose_covariance=covariance,
         size=size, vertices=vertices.astype(np.float32), triangles=surface.triangles,
-        vertex_rgba=vertex_colours(colour, seen, rows, columns, frame), vertex_std=surface.vertex_std,
+        vertex_rgba=vertex_colours(surface.vertices, seen, rows, columns, frame), vertex_std=surface.vertex_std,
         scale_source=source, scale_std=scale_std,
         visible_fraction=float(areas[seen].sum() / areas.sum()), watertight=surface.watertight, status=candidate.status,
         observed_points=candidate.points.astype(np.float32),
