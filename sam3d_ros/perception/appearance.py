@@ -7,7 +7,7 @@ from scipy.spatial import cKDTree
 from .frame import Frame
 
 _DEPTH_TOLERANCE = 0.01    # metres by which a seen vertex may lie behind the depth reading
-_NEIGHBOURS = 48           # seen vertices that colour one that is not
+_NEIGHBOURS = 16           # seen vertices that colour one that is not
 
 
 def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

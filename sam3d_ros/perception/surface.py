@@ -19,6 +19,7 @@ _OWNED_SHARE = 0.005   # of the observed points, that make a piece apart from th
 _FOLLOWED = 4.0        # voxels: observed points farther from the predicted surface than this do not move it
 _FOLLOWED_POINTS = 4000  # observed points that are enough to move it by
 _SMOOTHING = 2.0       # voxels, sigma of the correction
+_KERNEL_REACH = 5      # voxels
 _FULL_COVER = 0.5      # share of a plane through the smoothing kernel that must be observed for the whole correction
 _MAX_TRIANGLES = 60_000  # before decimation; no object fills the volume with so much surface, noise does
 _STD_RANGE = (0.1, 8.0)             # voxels
@@ -75,21 +76,32 @@ def follow_depth(distance: np.ndarray, observed: np.ndarray) -> np.ndarray:
     points = points[((points >= 0) & (points <= n - 1)).all(axis=1)]
     error = ndimage.map_coordinates(distance, points.T, order=1)
     near = np.abs(error) < _FOLLOWED
-    cells = np.ravel_multi_index(np.rint(points[near]).astype(int).T, distance.shape)
-    count = np.bincount(cells, minlength=n ** 3)
-    mean = np.bincount(cells, error[near], minlength=n ** 3) / np.maximum(count, 1)
-    volumes = np.stack([mean, count > 0]).astype(np.float32).reshape(2, n, n, n)
-    total, cover = ndimage.gaussian_filter(volumes, (0, *(_SMOOTHING,) * 3), truncate=2.5, mode="constant")
+    if not near.any():
+        return distance
+    cells = np.rint(points[near]).astype(int)
+    low = np.maximum(cells.min(axis=0) - _KERNEL_REACH, 0)
+    shape = np.minimum(cells.max(axis=0) + _KERNEL_REACH + 1, n) - low
+    cells = np.ravel_multi_index((cells - low).T, shape)
+    count = np.bincount(cells, minlength=shape.prod())
+    mean = np.bincount(cells, error[near], minlength=shape.prod()) / np.maximum(count, 1)
+    volumes = np.stack([mean, count > 0]).astype(np.float32).reshape(2, *shape)
+    total, cover = ndimage.gaussian_filter(volumes, (0, *(_SMOOTHING,) * 3), radius=_KERNEL_REACH, mode="constant")
     plane = np.sqrt(2 * np.pi) * _SMOOTHING * cover               # 1 where a whole plane through here was observed
-    return distance - total / np.maximum(cover, 1e-6) * np.minimum(plane / _FULL_COVER, 1)
+    followed = distance.copy()
+    window = tuple(slice(a, a + length) for a, length in zip(low, shape, strict=True))
+    followed[window] -= total / np.maximum(cover, 1e-6) * np.minimum(plane / _FULL_COVER, 1)
+    return followed
 
 
 def _points_near(pieces: np.ndarray, count: int, points: np.ndarray) -> np.ndarray:
     """(count,) how many points, (P, 3) in edges, lie in or next to each of the numbered `pieces`, (n, n, n)."""
     n = len(pieces)
     voxels = np.floor((points + 0.5) * n).astype(int)
-    voxels = voxels[((voxels >= 0) & (voxels < n)).all(axis=1)]
-    return np.bincount(ndimage.maximum_filter(pieces, 3)[tuple(voxels.T)], minlength=count)
+    voxels = voxels[((voxels >= 0) & (voxels < n)).all(axis=1)] + 1
+    padded = np.pad(pieces, 1).ravel()
+    own = np.ravel_multi_index(voxels.T, (n + 2,) * 3)
+    around = (np.indices((3, 3, 3)).reshape(3, -1).T - 1) @ [(n + 2) ** 2, n + 2, 1]
+    return np.bincount(padded[own[:, None] + around].max(axis=1, initial=0), minlength=count)
 
 
 def extract_surface(distance: np.ndarray, log_std: np.ndarray, cube: Cube, max_faces: int,
@@ -101,7 +113,7 @@ def extract_surface(distance: np.ndarray, log_std: np.ndarray, cube: Cube, max_f
     Returns None if there is no solid, or so ragged a one that it can only be noise.
     """
     seen = cube.from_camera(observed)
-    solid = object_solid(follow_depth(distance, seen), seen)
+    solid = object_solid(follow_depth(distance, seen), seen[::max(1, len(seen) // _FOLLOWED_POINTS)])
     if solid is None:
         return None
     low, high = _bounds(solid < 0)
