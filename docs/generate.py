@@ -155,8 +155,22 @@ def speed() -> str:
                          f"{run['results_per_second']:.1f}"))
     environment = report["environment"]
     return (f"From the image's stamp ({report['image']}) to the mesh received in another process; "
-            f"{environment['cpu']}, {environment['cores']} cores, {report['engine']}:\n\n"
+            f"{environment['cpu']}, {environment['cores']} cores, {report['engine']}, at commit "
+            f"{environment['git_commit']}:\n\n"
             + table(("objects", "camera", "median ms", "95th percentile ms", "results per second"), rows))
+
+
+def bytes_to_mesh() -> str:
+    """Time of the pipeline alone, from benchmarks/results/bytes_to_mesh.json."""
+    report = read_result("bytes_to_mesh")
+    if report is None:
+        return ""
+    environment = report["environment"]
+    rows = [(engine, objects, f"{run['ms']['p50']:.0f}", f"{run['ms']['p95']:.0f}")
+            for engine, result in report["engines"].items() for objects, run in result.get("objects", {}).items()]
+    return (f"From image bytes ({report['image']}) to mesh bytes in one process ({environment['cpu']}, "
+            f"{environment['cores']} cores):\n\n"
+            + table(("engine", "objects", "median ms", "95th percentile ms"), rows))
 
 
 def training_run() -> str:
@@ -267,7 +281,8 @@ SHAPE_SECTIONS = ("core", "oracle", "noise", "protocol", "robustness", "no_depth
                   "uncertainty", "ablation")
 PARTS: dict[str, Callable[[], str]] = {
     part.__name__: part for part in (
-        parameters, faults, message_definitions, accuracy, speed, training_run, real_frames, shape_setting,
+        parameters, faults, message_definitions, accuracy, speed, bytes_to_mesh,
+        training_run, real_frames, shape_setting,
         shape_summary, shape_by_object, shape_by_visibility, shape_pictures, published, registration,
         tracking, rough_soak, gpu_sizing, physics, grasping)
 } | {f"shape_{name}": partial(shape_section, name) for name in SHAPE_SECTIONS}
