@@ -1,11 +1,12 @@
 """What the network is given of each object: crops of the images that show it, turned and scaled to its cube."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..runtime.signature import CROP, CROP_CHANNELS, CROP_SPAN, SUPPORT_NUMBERS
+from ..runtime.signature import CROP, CROP_CHANNELS, CROP_SPAN, SUPPORT_NUMBERS, VIEW_NUMBERS
 from .cube import Cube, rotation_towards
 from .frame import Frame, Intrinsics
 
@@ -101,6 +102,19 @@ def further_view(observation: Observation, cube: Cube) -> tuple[np.ndarray, np.n
     crop = crop_of(observation.frame, observation.label, crop_from_observer, distance, cube.edge)
     crop_from_cube = crop_from_observer @ observer_from_camera[:3, :3] @ cube.virtual_from_camera.T
     return crop, view_row(crop_from_cube, distance, cube.edge)
+
+
+def filled(views: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Crops (count, 6, 96, 96) and view rows (count, 11) of an object that fewer images show, float32.
+
+    views: as `first_view` and `further_view` give them; the rest are empty, of weight 0 and with a harmless camera.
+    """
+    crops = np.zeros((count, CROP_CHANNELS, CROP, CROP), np.float32)
+    rows = np.zeros((count, VIEW_NUMBERS), np.float32)
+    rows[:, [0, 4, 8, 9]] = 1, 1, 1, 4
+    for index, (crop, row) in enumerate(views):
+        crops[index], rows[index] = crop, row
+    return crops, rows
 
 
 def support_row(cube: Cube, up: np.ndarray | None, plane: np.ndarray | None) -> np.ndarray:

@@ -10,10 +10,9 @@ import numpy as np
 from scipy import ndimage
 
 from ..runtime.engine import BuildOptions, Engine, EngineError, load_engine
-from ..runtime.signature import CROP, CROP_CHANNELS, VIEW_NUMBERS
 from .appearance import seen_vertices, vertex_colours, vertex_normals
 from .cube import IMAGE_UP, Cube, fit_cube, fit_cube_to_mask, inlier_points
-from .evidence import Observation, first_view, further_view, support_row
+from .evidence import Observation, filled, first_view, further_view, support_row
 from .faults import Fault, FaultCode
 from .frame import Frame, Instance, Intrinsics, back_project, check_frame
 from .object_frame import object_frame
@@ -289,12 +288,7 @@ def _inputs(frame: Frame, candidates: list[_Candidate], earlier: Mapping[int, Se
         others = (further_view(observation, candidate.cube) for observation in earlier.get(label, ())[:MOST_VIEWS - 1])
         seen.append(views + [view for view in others if view is not None])
     count = max(len(views) for views in seen)
-    crops = np.zeros((len(seen), count, CROP_CHANNELS, CROP, CROP), np.float32)
-    rows = np.zeros((len(seen), count, VIEW_NUMBERS), np.float32)
-    rows[..., [0, 4, 8, 9]] = 1, 1, 1, 4       # a harmless camera in the views that only fill the batch
-    for index, views in enumerate(seen):
-        for position, (crop, row) in enumerate(views):
-            crops[index, position], rows[index, position] = crop, row
+    crops, rows = (np.stack(arrays) for arrays in zip(*(filled(views, count) for views in seen), strict=True))
     support = np.stack([support_row(candidate.cube, up, plane) for candidate in candidates])
     return {"crops": crops, "views": rows, "support": support}
 

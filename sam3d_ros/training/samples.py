@@ -9,9 +9,9 @@ import numpy as np
 from torch.utils.data import IterableDataset
 
 from ..perception.cube import Cube, fit_cube, fit_cube_to_mask, inlier_points, rotation_towards
-from ..perception.evidence import Observation, first_view, further_view, support_row
+from ..perception.evidence import Observation, filled, first_view, further_view, support_row
 from ..perception.frame import Frame, back_project
-from ..runtime.signature import COARSE, CROP, CROP_CHANNELS, VIEW_NUMBERS, VOLUME
+from ..runtime.signature import COARSE, VOLUME
 from ..synth.render import RenderedScene, Thing, View, random_colouring, render_scene
 from ..synth.sdf import GRID, HALF_WIDTH
 from ..synth.sensor import corrupted_depth, corrupted_mask, pasted_occluder, unseen_surfaces
@@ -184,11 +184,7 @@ def make_sample(example: Example, store: MeshStore, views: int,
         pair = further_view(Observation(seen, _LABEL, pose), cube)
         if pair is not None:
             pairs.append(pair)
-    crops = np.zeros((views, CROP_CHANNELS, CROP, CROP), np.float32)
-    rows = np.zeros((views, VIEW_NUMBERS), np.float32)
-    rows[:, [0, 4, 8, 9]] = 1, 1, 1, 4          # a harmless camera for views that only fill the batch
-    for index, (crop, row) in enumerate(pairs):
-        crops[index], rows[index] = crop, row
+    crops, rows = filled(pairs, views)
     target = _targets(example, store, cube)
     sample = {"crops": crops, "views": rows, "support": support_row(cube, example.up, example.plane)} | target
     return _mirrored(sample) if rng is not None and rng.random() < 0.5 else sample
