@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 import trimesh
 
+from sam3d_ros.perception.closing import is_closed, sheets_apart
 from sam3d_ros.perception.cube import Cube
 from sam3d_ros.perception.object_frame import object_frame
-from sam3d_ros.perception.surface import extract_surface, follow_depth, is_closed
+from sam3d_ros.perception.surface import extract_surface, follow_depth
 from sam3d_ros.perception.uncertainty import pose_uncertainty
 from sam3d_ros.synth.render import random_rotation
 
@@ -102,6 +103,19 @@ def test_is_closed():
     flipped = box.faces.copy()
     flipped[0] = flipped[0, ::-1]
     assert not is_closed(flipped)
+
+
+def test_boxes_that_share_edges_and_a_flap_become_one_closed_mesh():
+    """Three boxes in a row, each meeting the next along an edge, and two triangles back to back."""
+    boxes = [trimesh.creation.box(transform=trimesh.transformations.translation_matrix([k, k, 0])) for k in range(3)]
+    joined = trimesh.util.concatenate(boxes)
+    joined.merge_vertices()
+    flap = [[0, 7, 13], [13, 7, 0]]
+    vertices, faces = np.asarray(joined.vertices), np.concatenate([joined.faces, flap])
+    assert len(vertices) == 20 and not is_closed(faces)
+    apart = trimesh.Trimesh(*sheets_apart(vertices, faces))       # merges vertices
+    assert apart.is_watertight and is_closed(apart.faces) and apart.body_count == 1
+    assert apart.volume == pytest.approx(3, abs=0.03)
 
 
 def test_object_frame_of_a_turned_box():

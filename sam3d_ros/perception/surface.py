@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import fast_simplification
 import numpy as np
-from manifold3d import Manifold, Mesh
 from scipy import ndimage
 from skimage.measure import marching_cubes
 
 from ..runtime.signature import COARSE, VOLUME
+from .closing import is_closed, sheets_apart
 from .cube import Cube
 
 _OUTSIDE = 4.0         # voxels, where it is known to be outside
@@ -23,7 +23,6 @@ _KERNEL_REACH = 5      # voxels
 _FULL_COVER = 0.5      # share of a plane through the smoothing kernel that must be observed for the whole correction
 _MAX_TRIANGLES = 60_000  # before decimation; no object fills the volume with so much surface, noise does
 _STD_RANGE = (0.1, 8.0)             # voxels
-_TOLERANCES = (0.3, 0.5, 1.0)       # voxels by which a simplified surface may leave the first one
 
 
 @dataclass(frozen=True)
@@ -142,34 +141,12 @@ def _bounds(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def decimated(vertices: np.ndarray, triangles: np.ndarray, max_faces: int) -> tuple[np.ndarray, np.ndarray]:
-    """Closed mesh with about `max_faces` triangles by quadric edge collapse.
-
-    Edge collapse sometimes tears thin walls.  Manifold's simplification does not; it takes over then, with a tolerance
-    that grows until the mesh is small enough; the smallest closed one is taken: closed counts for more than small.
-    """
+    """Closed mesh with about `max_faces` triangles by quadric edge collapse; the given one if that cannot be closed."""
     if len(triangles) <= max_faces:
         return vertices, triangles
     points, faces = fast_simplification.simplify(vertices.astype(np.float32), triangles.astype(np.int32),
                                                  target_count=max_faces)
-    if is_closed(faces):
-        return points.astype(np.float64), faces
-    solid = Manifold(Mesh(vertices.astype(np.float32), triangles.astype(np.uint32)))
-    for tolerance in _TOLERANCES:
-        simple = solid.simplify(tolerance).to_mesh()
-        points, faces = simple.vert_properties[:, :3], simple.tri_verts
-        # Where sheets touch, vertices coincide; readers that merge them would find the mesh open.
-        closed = is_closed(np.unique(points, axis=0, return_inverse=True)[1].reshape(-1)[faces])
-        if closed and len(faces) < len(triangles):
-            vertices, triangles = points.astype(np.float64), faces
-            if len(faces) <= max_faces:
-                break
-    return vertices, triangles
-
-
-def is_closed(triangles: np.ndarray) -> bool:
-    """Whether exactly two of `triangles`, (M, 3) vertex indices, run along every edge, in opposite directions."""
-    ends = triangles.astype(np.int64)
-    first, second = ends.ravel(), np.roll(ends, -1, axis=1).ravel()
-    base = int(ends.max()) + 1
-    forward, backward = np.sort(first * base + second), np.sort(second * base + first)
-    return bool((forward == backward).all() and (np.diff(forward) > 0).all())
+    points = points.astype(np.float64)
+    if not is_closed(faces):
+        points, faces = sheets_apart(points, faces)
+    return (points, faces) if is_closed(faces) else (vertices, triangles)
