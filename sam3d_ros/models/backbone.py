@@ -48,9 +48,10 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(3, 1, 1), persistent=False)
         self.requires_grad_(False)
+        self.train()
 
     def train(self, mode: bool = True) -> Backbone:
-        """Always in inference mode: statistics of the normalisation stay those of ImageNet."""
+        """Always in inference mode: the normalisation's statistics stay those that were loaded."""
         return super().train(False)
 
     def load_imagenet(self) -> None:

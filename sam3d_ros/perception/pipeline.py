@@ -11,18 +11,20 @@ from scipy import ndimage
 
 from ..runtime.engine import BuildOptions, Engine, EngineError, load_engine
 from .appearance import seen_vertices, vertex_colours, vertex_normals
-from .cube import IMAGE_UP, Cube, fit_cube, fit_cube_to_mask, inlier_points
+from .cube import IMAGE_UP, NO_POINTS, Cube, fit_cube, fit_cube_to_mask, inlier_points, wider_cube
 from .evidence import Observation, filled, first_view, further_view, support_row
 from .faults import Fault, FaultCode
 from .frame import Frame, Instance, Intrinsics, back_project, check_frame
 from .object_frame import object_frame
 from .objects import ReconstructedObject, ScaleSource, Status
+from .outline import grown_masks
 from .support import given_plane, support_plane
 from .surface import Surface, extract_surface
 from .uncertainty import pose_uncertainty
 
 _FEW_POINTS = 4                 # times min_points: below, a result is marked LOW_QUALITY
-_CUBE_POINTS = 4000             # points that are enough for medians and percentiles
+_LOOKS = 2                      # at most, at an object that reaches beyond its cube, after the first
+_ENOUGH_POINTS = 4000           # of a view, to find an object's cube and surface by
 _PLANE_SCALE_STD, _MODEL_SCALE_STD = 0.1, 0.5   # 1 sigma of the scale factor without depth
 MOST_VIEWS = 8                  # of one object that are fused
 _BOX_CLEARANCE = 0.008          # metres above the support from which a box's content counts as the object
@@ -70,6 +72,8 @@ class PipelineResult:
 class _Candidate:
     """An instance with its depth readings: points (P, 3) float64, metres, camera frame, at rows and columns (P,).
 
+    seen: (Q, 3), some of them and of what other views show of it, in the same frame.
+
     Without depth there are no points, and the cube stands at the scale at which the object's near side lies at 1 m.
     """
 
@@ -77,6 +81,7 @@ class _Candidate:
     points: np.ndarray
     rows: np.ndarray
     columns: np.ndarray
+    seen: np.ndarray
     cube: Cube
     status: Status
 
@@ -137,11 +142,14 @@ class Pipeline:
         with clock("evidence"):
             plane = support_plane(frame)
             up = _up(frame, plane)
-            frame, candidates, rejections = self._candidates(frame, plane, up)
-            inputs = _inputs(frame, candidates, earlier or {}, plane, up) if candidates else {}
+            frame = grown_masks(frame, plane)
+            earlier = {label: tuple(views)[:MOST_VIEWS - 1] for label, views in (earlier or {}).items()}
+            frame, candidates, rejections = self._candidates(frame, plane, up, earlier)
+            inputs = _inputs(frame, candidates, earlier, plane, up) if candidates else {}
         report("INFERENCE")
         with clock("inference"):
             outputs = self._infer(inputs) if candidates else {}
+            self._look_again(frame, candidates, outputs, earlier, plane, up)
         report("SURFACE")
         if candidates and up is None:
             up = _guessed_up(outputs["layout"], candidates)
@@ -150,7 +158,7 @@ class Pipeline:
             volumes = {name: array[index] for name, array in outputs.items()}
             with clock("surface"):
                 surface = extract_surface(volumes["distance"][0], volumes["log_std"][0], candidate.cube,
-                                          self.config.max_faces, candidate.points)
+                                          self.config.max_faces, candidate.seen)
             if surface is None:
                 rejections.append(_rejection(candidate.instance, FaultCode.SHAPE_NOT_FOUND))
                 continue
@@ -172,8 +180,27 @@ class Pipeline:
             raise Fault(FaultCode.ENGINE_FAILED, f"{self.engine_name} returned values that are not finite")
         return outputs
 
-    def _candidates(self, frame: Frame, plane: np.ndarray | None,
-                    up: np.ndarray | None) -> tuple[Frame, list[_Candidate], list[Rejection]]:
+    def _look_again(self, frame: Frame, candidates: list[_Candidate], outputs: dict[str, np.ndarray],
+                    earlier: Mapping[int, Sequence[Observation]], plane: np.ndarray | None,
+                    up: np.ndarray | None) -> None:
+        """Complete objects that reach beyond their cubes once more, in wider ones; changes candidates and outputs.
+
+        What hides behind others cannot be told from the seen points, which the first cube was fitted to.
+        """
+        upright = () if up is None else (up,)
+        for _ in range(_LOOKS):
+            grown = {index: wider for index, candidate in enumerate(candidates)
+                     if (wider := wider_cube(outputs["distance"][index, 0] < 0, candidate.cube, *upright)) is not None}
+            if not grown:
+                return
+            for index, cube in grown.items():
+                candidates[index] = replace(candidates[index], cube=cube)
+            again = self._infer(_inputs(frame, [candidates[index] for index in grown], earlier, plane, up))
+            for name, array in again.items():
+                outputs[name][list(grown)] = array
+
+    def _candidates(self, frame: Frame, plane: np.ndarray | None, up: np.ndarray | None,
+                    earlier: Mapping[int, Sequence[Observation]]) -> tuple[Frame, list[_Candidate], list[Rejection]]:
         """Instances with enough depth, at most max_objects; the frame with boxes narrowed to what stands in them."""
         if frame.depth is None:
             return self._masks_only(frame, up)
@@ -195,10 +222,12 @@ class Pipeline:
             if len(points) < self.config.min_points:
                 rejections.append(_rejection(instance, FaultCode.TOO_FEW_POINTS, f"{len(points)} readings"))
                 continue
-            cube = fit_cube(points[::max(1, len(points) // _CUBE_POINTS)], IMAGE_UP if up is None else up)
+            further = _further_points(earlier.get(instance.label, ()))
+            thin = points[::max(1, len(points) // _ENOUGH_POINTS)]
+            cube = fit_cube(thin, IMAGE_UP if up is None else up, further)
             doubtful = instance.is_box or len(points) < _FEW_POINTS * self.config.min_points or \
                 _touches_border(window, labels.shape)
-            found.append(_Candidate(instance, points, rows, columns, cube,
+            found.append(_Candidate(instance, points, rows, columns, np.concatenate([thin, further]), cube,
                                     Status.LOW_QUALITY if doubtful else Status.OK))
         kept, surplus = self._largest(found)
         return replace(frame, labels=labels), kept, rejections + surplus
@@ -214,7 +243,7 @@ class Pipeline:
                 rejections.append(_rejection(instance, FaultCode.TOO_FEW_POINTS, f"{len(rows)} pixels"))
                 continue
             cube = fit_cube_to_mask(rows, columns, frame.intrinsics, IMAGE_UP if up is None else up)
-            found.append(_Candidate(instance, np.empty((0, 3)), rows, columns, cube, Status.LOW_QUALITY))
+            found.append(_Candidate(instance, NO_POINTS, rows, columns, NO_POINTS, cube, Status.LOW_QUALITY))
         kept, surplus = self._largest(found)
         return frame, kept, rejections + surplus
 
@@ -252,7 +281,24 @@ def _pixels(labels: np.ndarray, depth: np.ndarray | None, label: int, window: tu
         return np.empty(0, int), np.empty(0, int)
     own = labels[window] == label
     rows, columns = np.nonzero(own if depth is None else own & (depth[window] > 0))
-    return rows + window[0].start, columns + window[1].start
+    return rows + (window[0].start or 0), columns + (window[1].start or 0)
+
+
+def _further_points(observations: Sequence[Observation]) -> np.ndarray:
+    """(P, 3) metres, present camera frame: what other views show of an object."""
+    clouds = [NO_POINTS]
+    for observation in observations:
+        seen = observation.frame
+        if seen.depth is None:
+            continue
+        rows, columns = _pixels(seen.labels, seen.depth, observation.label, (slice(None), slice(None)))
+        if len(rows) < _FEW_POINTS:
+            continue
+        thin = slice(None, None, max(1, len(rows) // _ENOUGH_POINTS))
+        points = back_project(seen.depth, seen.intrinsics, rows[thin], columns[thin])
+        pose = observation.camera_from_observer
+        clouds.append(points[inlier_points(points)] @ pose[:3, :3].T + pose[:3, 3])
+    return np.concatenate(clouds)
 
 
 def _narrowed(labels: np.ndarray, label: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -285,7 +331,7 @@ def _inputs(frame: Frame, candidates: list[_Candidate], earlier: Mapping[int, Se
     for candidate in candidates:
         label = candidate.instance.label
         views = [first_view(frame, label, candidate.cube)]
-        others = (further_view(observation, candidate.cube) for observation in earlier.get(label, ())[:MOST_VIEWS - 1])
+        others = (further_view(observation, candidate.cube) for observation in earlier.get(label, ()))
         seen.append(views + [view for view in others if view is not None])
     count = max(len(views) for views in seen)
     crops, rows = (np.stack(arrays) for arrays in zip(*(filled(views, count) for views in seen), strict=True))

@@ -16,12 +16,15 @@ _OUTSIDE = 4.0         # voxels, where it is known to be outside
 _LEAST = 1e-2          # voxels; no distance nearer to zero, so that no vertex falls onto a grid point and meets others
 _MIN_VOXELS = 24
 _OWNED_SHARE = 0.005   # of the observed points, that make a piece apart from the largest one part of the object
+_MISSED = 3.0          # voxels: observed points farther outside of the predicted surface were missed
+_MISSED_SHARE = 0.3    # of the observed points, above which those that were missed get a shell
+_SHELL = 1.0           # voxels, half its thickness
 _FOLLOWED = 4.0        # voxels: observed points farther from the predicted surface than this do not move it
-_FOLLOWED_POINTS = 4000  # observed points that are enough to move it by
 _SMOOTHING = 2.0       # voxels, sigma of the correction
 _KERNEL_REACH = 5      # voxels
 _FULL_COVER = 0.5      # share of a plane through the smoothing kernel that must be observed for the whole correction
 _MAX_TRIANGLES = 60_000  # before decimation; no object fills the volume with so much surface, noise does
+_LEFT_FOR_CLOSING = 0.98              # of the triangles: closing what decimation tore adds some
 _STD_RANGE = (0.1, 8.0)             # voxels
 
 
@@ -64,6 +67,23 @@ def object_solid(distance: np.ndarray, observed: np.ndarray) -> np.ndarray | Non
     return np.where(inside, -magnitude, magnitude).astype(np.float32)
 
 
+def with_what_was_seen(distance: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Signed distance with a thin shell around observed points that the prediction is far from, if these are many.
+
+    So the network may miss a part thinner than its voxels, but not one that was seen.  A few such points are readings
+    of something else.  distance: (n, n, n) voxels; observed: (P, 3) points in the cube's frame, edges.
+    """
+    n = len(distance)
+    voxels = np.floor((observed + 0.5) * n).astype(int)
+    voxels = voxels[((voxels >= 0) & (voxels < n)).all(axis=1)]
+    missed = distance[tuple(voxels.T)] > _MISSED
+    if missed.sum() <= _MISSED_SHARE * len(voxels):
+        return distance
+    away = np.ones(distance.shape, bool)
+    away[tuple(voxels[missed].T)] = False
+    return np.minimum(distance, ndimage.distance_transform_edt(away) - _SHELL).astype(np.float32)
+
+
 def follow_depth(distance: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """Signed distance moved so that its surface passes through what was observed, and smoothly less around that.
 
@@ -71,7 +91,7 @@ def follow_depth(distance: np.ndarray, observed: np.ndarray) -> np.ndarray:
     in the cube's frame, edges.  The correction is the local mean of the distance at the observed points.
     """
     n = len(distance)
-    points = (observed[::max(1, len(observed) // _FOLLOWED_POINTS)] + 0.5) * n - 0.5
+    points = (observed + 0.5) * n - 0.5
     points = points[((points >= 0) & (points <= n - 1)).all(axis=1)]
     error = ndimage.map_coordinates(distance, points.T, order=1)
     near = np.abs(error) < _FOLLOWED
@@ -108,11 +128,11 @@ def extract_surface(distance: np.ndarray, log_std: np.ndarray, cube: Cube, max_f
     """Iso-surface of a signed distance in `cube`, with about `max_faces` triangles at most.
 
     distance: (64, 64, 64) voxels, negative inside; log_std: (32, 32, 32) logarithm of its 1-sigma error in voxels;
-    observed: (P, 3) metres, camera frame, points seen of the object.
+    observed: (P, 3) metres, camera frame, points seen of the object; a few thousand of each view are enough.
     Returns None if there is no solid, or so ragged a one that it can only be noise.
     """
     seen = cube.from_camera(observed)
-    solid = object_solid(follow_depth(distance, seen), seen[::max(1, len(seen) // _FOLLOWED_POINTS)])
+    solid = object_solid(follow_depth(with_what_was_seen(distance, seen), seen), seen)
     if solid is None:
         return None
     low, high = _bounds(solid < 0)
@@ -145,7 +165,7 @@ def decimated(vertices: np.ndarray, triangles: np.ndarray, max_faces: int) -> tu
     if len(triangles) <= max_faces:
         return vertices, triangles
     points, faces = fast_simplification.simplify(vertices.astype(np.float32), triangles.astype(np.int32),
-                                                 target_count=max_faces)
+                                                 target_count=int(_LEFT_FOR_CLOSING * max_faces))
     points = points.astype(np.float64)
     if not is_closed(faces):
         points, faces = sheets_apart(points, faces)

@@ -52,14 +52,16 @@ def initialise_from_onnx(network: Student, path: Path, samples: dict[str, np.nda
     """Take over the weights of `path`; returns how many layers were.
 
     samples: inputs (as samples.fixed_samples gives them) on which each normalisation behind a taken convolution is set
-    so that it passes on exactly what the folded convolution gave.
+    so that it passes on exactly what the folded convolution gave.  Filters are brought back to the size that they are
+    initialised with, which the normalisation undoes: folded ones are several times smaller, and the same step of the
+    optimiser would change them several times as much.
     """
     weights = convolution_weights(path)
     modules = dict(network.named_modules())
     taken = 0
     hooks = []
     for name, module in modules.items():
-        if not isinstance(module, (nn.Conv3d, nn.Linear)) or name not in weights:
+        if not isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear)) or name not in weights:
             continue
         weight = _fitted(weights[name][0], module.weight)
         if weight is None:
@@ -69,10 +71,14 @@ def initialise_from_onnx(network: Student, path: Path, samples: dict[str, np.nda
         bias = weights[name][1]
         if module.bias is not None:
             module.bias.copy_(torch.from_numpy(bias.copy()))
+            continue
+        parent, index = name.rsplit(".", 1)
+        norm = modules[f"{parent}.{int(index) + 1}"]
+        if isinstance(module, nn.Conv2d):        # of the backbone, which is frozen
+            _pass_on(norm, torch.from_numpy(bias.copy()))
         else:
-            parent, index = name.rsplit(".", 1)
-            norm = modules[f"{parent}.{int(index) + 1}"]
-            hooks.append(norm.register_forward_pre_hook(_set_statistics(torch.from_numpy(bias.copy()))))
+            factor = _resized(module.weight)
+            hooks.append(norm.register_forward_pre_hook(_set_statistics(torch.from_numpy(bias.copy()), factor)))
     network.eval()
     network(*(torch.from_numpy(samples[name]) for name in ("crops", "views", "support")))
     for hook in hooks:
@@ -81,12 +87,28 @@ def initialise_from_onnx(network: Student, path: Path, samples: dict[str, np.nda
     return taken
 
 
-def _set_statistics(bias: torch.Tensor):
+def _pass_on(norm: nn.BatchNorm2d, bias: torch.Tensor) -> None:
+    """Let the normalisation do nothing but add `bias`."""
+    norm.running_mean.zero_()
+    norm.running_var.fill_(1)
+    norm.weight.fill_((1 + norm.eps) ** 0.5)
+    norm.bias.copy_(bias)
+
+
+def _resized(weight: torch.Tensor) -> torch.Tensor:
+    """Scale every filter of `weight` to the standard deviation 1 / sqrt(3 fan-in), in place; the factors (filters,)."""
+    filters = weight.flatten(1)
+    factor = (3 * filters.shape[1]) ** -0.5 / filters.square().mean(dim=1).sqrt().clamp_min(1e-9)
+    weight.mul_(factor[:, None, None, None, None])
+    return factor
+
+
+def _set_statistics(bias: torch.Tensor, factor: torch.Tensor):
     def hook(norm: nn.BatchNorm3d, inputs: tuple[torch.Tensor]) -> None:
         axes = (0, 2, 3, 4)
         mean, variance = inputs[0].mean(axes), inputs[0].var(axes)
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance)
-        norm.weight.copy_((variance + norm.eps).sqrt())
-        norm.bias.copy_(mean + bias)
+        norm.weight.copy_((variance + norm.eps).sqrt() / factor)
+        norm.bias.copy_(mean / factor + bias)
     return hook

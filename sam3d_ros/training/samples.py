@@ -8,7 +8,7 @@ import numba
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from ..perception.cube import Cube, fit_cube, fit_cube_to_mask, inlier_points, rotation_towards
+from ..perception.cube import NO_POINTS, WIDEST, Cube, fit_cube, fit_cube_to_mask, inlier_points, rotation_towards
 from ..perception.evidence import Observation, filled, first_view, further_view, support_row
 from ..perception.frame import Frame, back_project
 from ..runtime.signature import COARSE, VOLUME
@@ -22,6 +22,7 @@ _LABEL = 1
 _MIN_POINTS = 50
 _NEAR_SURFACE = 3.0           # voxels of the 64^3 grid: where colour is asked for
 _MOST_VIEWS = 4
+WIDENED = 0.2                 # share of the cubes that are up to WIDEST times what is seen asks for
 
 
 @dataclass(frozen=True)
@@ -151,20 +152,36 @@ def _known_support(scene: RenderedScene, centre: np.ndarray, rng: np.random.Gene
 
 
 def _cube(example: Example, rng: np.random.Generator | None) -> Cube:
-    """The cube that the pipeline would fit, with `rng` moved by 3 % and scaled by -5 to +15 %."""
-    frame = example.frames[0]
+    """The cube that the pipeline would fit, with `rng` moved by 3 % and scaled by -5 to +15 %.
+
+    One in WIDENED is up to WIDEST times as large, with the object anywhere in it: so the pipeline looks again at an
+    object that turned out to reach beyond its cube.
+    """
     up = {} if example.up is None else {"up": example.up}
+    frame = example.frames[0]
     if example.has_depth:
-        rows, columns = np.nonzero((frame.labels == _LABEL) & (frame.depth > 0))
-        points = back_project(frame.depth, frame.intrinsics, rows, columns)
-        cube = fit_cube(points[inlier_points(points)], **up)
+        points = [_own_points(seen, pose) for seen, pose in
+                  zip(example.frames, example.camera_from_observer, strict=True)]
+        cube = fit_cube(points[0], further=np.concatenate([NO_POINTS, *points[1:]]), **up)
     else:
         cube = fit_cube_to_mask(*np.nonzero(frame.labels == _LABEL), frame.intrinsics, **up)
         cube = Cube(cube.virtual_from_camera, cube.distance * example.near, cube.edge * example.near)
     if rng is None:
         return cube
-    centre = cube.centre + rng.normal(size=3) * 0.03 * cube.edge
-    return Cube(rotation_towards(centre, **up), float(np.linalg.norm(centre)), cube.edge * rng.uniform(0.95, 1.15))
+    widening = rng.uniform(1.15, WIDEST) if rng.random() < WIDENED else rng.uniform(0.95, 1.15)
+    room = max(widening - 1.15, 0) / 2 * cube.edge
+    centre = cube.centre + rng.normal(size=3) * 0.03 * cube.edge + rng.uniform(-room, room, 3)
+    return Cube(rotation_towards(centre, **up), float(np.linalg.norm(centre)), cube.edge * widening)
+
+
+def _own_points(frame: Frame, camera_from_observer: np.ndarray) -> np.ndarray:
+    """(P, 3) inliers of the target's points in the first camera's frame; none where a later view shows too few."""
+    rows, columns = np.nonzero((frame.labels == _LABEL) & (frame.depth > 0))
+    points = back_project(frame.depth, frame.intrinsics, rows, columns)
+    if len(points) < _MIN_POINTS:
+        return NO_POINTS
+    points = points[inlier_points(points)]
+    return points @ camera_from_observer[:3, :3].T + camera_from_observer[:3, 3]
 
 
 def make_sample(example: Example, store: MeshStore, views: int,

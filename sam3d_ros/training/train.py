@@ -24,11 +24,13 @@ from ..models.student import Student, StudentConfig
 from .initialise import initialise_from_onnx
 from .losses import student_losses
 from .meshes import load_or_build
+from .muon import Muon
 from .samples import Curriculum, Stream, fixed_samples
 
 CONFIGS = Path(__file__).parent / "configs"
 REPORT_SECONDS = 300
 _CHECKED = 74            # samples of the dev split by which progress is watched
+_LARGEST_GRADIENT = 5.0  # norm over all weights, beyond which gradients are scaled down
 _CALIBRATED = 64         # samples for the statistics of a network that starts from an exported one
 
 
@@ -78,6 +80,15 @@ def mean_iou(model: torch.nn.Module, samples: dict[str, np.ndarray], fabric: Fab
     return float(torch.cat(ious).mean())
 
 
+def _optimisers(network: Student, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the convolutions between the first evidence and the answers, AdamW for all else that learns."""
+    filters = [module.weight for name, module in network.named_modules()
+               if isinstance(module, torch.nn.Conv3d) and name not in ("head", "look")]
+    rest = [p for p in network.parameters() if p.requires_grad and not any(p is weight for weight in filters)]
+    return [Muon(filters, config.learning_rate, config.weight_decay),
+            torch.optim.AdamW(rest, config.learning_rate, weight_decay=config.weight_decay, fused=True)]
+
+
 class _Progress:
     """Log lines in log.jsonl and TensorBoard, and the checkpoint; everything that survives an interruption."""
 
@@ -87,11 +98,12 @@ class _Progress:
         self._log = run / "log.jsonl"
         self._board = SummaryWriter(str(run / "tensorboard")) if fabric.is_global_zero else None
 
-    def save(self, model, average, optimiser, step: int, elapsed: float, config: TrainingConfig) -> None:
+    def save(self, model, average, optimisers, step: int, elapsed: float, config: TrainingConfig) -> None:
         if self._fabric.is_global_zero:
             partial = self.path.with_suffix(".partial")
             torch.save({"model": model.module.state_dict(), "average": average.state_dict(), "config": asdict(config),
-                        "optimiser": optimiser.state_dict(), "step": step, "elapsed": elapsed}, partial)
+                        "optimisers": [optimiser.state_dict() for optimiser in optimisers], "step": step,
+                        "elapsed": elapsed}, partial)
             partial.rename(self.path)
 
     def report(self, row: dict) -> None:
@@ -138,11 +150,11 @@ def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers
     for module in network.modules():
         if isinstance(module, torch.nn.Conv3d):
             module.to(memory_format=torch.channels_last_3d)
-    optimiser = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], config.learning_rate,
-                                  weight_decay=config.weight_decay, fused=True)
+    optimisers = _optimisers(network, config)
     if state:
-        optimiser.load_state_dict(state["optimiser"])
-    model, optimiser = fabric.setup(network, optimiser)
+        for optimiser, held in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(held)
+    model, *optimisers = fabric.setup(network, *optimisers)
     average = average.to(fabric.device)
 
     stage, batches = -1, None
@@ -159,15 +171,16 @@ def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers
                                       **(dict(prefetch_factor=4, multiprocessing_context="spawn") if workers else {})))
         started = time.monotonic()
         rate = config.learning_rate * 0.5 * (1 + np.cos(np.pi * share)) * min(1, (step + 1) / config.warm_up)
-        for group in optimiser.param_groups:
+        for group in (group for optimiser in optimisers for group in optimiser.param_groups):
             group["lr"] = float(rate) + 1e-6     # NumPy scalars would need more than weights_only to load
         batch = {name: array.to(fabric.device, non_blocking=True) for name, array in next(batches).items()}
         outputs = model(batch["crops"], batch["views"], batch["support"])
         losses = student_losses(tuple(o.float() for o in outputs), batch)
-        optimiser.zero_grad()
         fabric.backward(sum(losses.values()))
-        fabric.clip_gradients(model, optimiser, max_norm=5.0)
-        optimiser.step()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
         average.update_parameters(network)
         for name, loss in losses.items():
             sums[name] = sums.get(name, 0.0) + loss.item()
@@ -178,7 +191,7 @@ def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers
         bar.update(round(elapsed) - bar.n)
         if elapsed > next_report or elapsed >= 60 * minutes:
             next_report = elapsed + REPORT_SECONDS
-            progress.save(model, average, optimiser, step, elapsed, config)
+            progress.save(model, average, optimisers, step, elapsed, config)
             row = {"minutes": round(elapsed / 60, 1), "step": step, "samples": step * config.batch * fabric.world_size,
                    "samples_per_s": round(count * config.batch * fabric.world_size / max(1e-9, REPORT_SECONDS), 1),
                    "loss": round(sum(sums.values()) / count, 4)}

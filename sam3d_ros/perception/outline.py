@@ -1,0 +1,63 @@
+"""Instance masks that are too narrow, grown to the edge that the depth shows."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numba
+import numpy as np
+
+from .frame import Frame, Intrinsics
+
+_REACH = 5              # pixels that a mask may grow by: detectors' masks are coarse by about as much
+_STEEPEST = 5.0         # depth by width of a step from pixel to pixel; a steeper one is an edge
+_NOISE = 0.001          # metres that such a step may be higher
+_CLEARANCE = 0.006      # metres above the support; below, the depth does not tell an object from what it stands on
+
+
+def grown_masks(frame: Frame, plane: np.ndarray | None) -> Frame:
+    """The frame with every mask grown onto unlabelled pixels whose depth goes on smoothly from it, above the support.
+
+    A mask that is right stays as it is: around it lie the support and edges of depth.  One that was cut narrow loses an
+    object's rim, or all of a thin object.  plane: (4,) support, unit normal (up) and offset in metres, camera frame;
+    None, or a frame without depth, changes nothing.  Boxes do not grow.
+    """
+    if plane is None or frame.depth is None or not frame.instances:
+        return frame
+    grows = np.zeros(int(frame.labels.max(initial=0)) + 1, np.bool_)
+    grows[[i.label for i in frame.instances if not i.is_box and i.label < len(grows)]] = True
+    labels = frame.labels.copy()
+    k = frame.intrinsics
+    _grow(labels, frame.depth, grows, *_plane_by_pixel(plane, k), float(plane[3]), _STEEPEST / k.fx)
+    return replace(frame, labels=labels)
+
+
+def _plane_by_pixel(plane: np.ndarray, k: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
+    """(H,), (W,) float64: height over the plane is depth * (rows[row] + columns[column]) + plane[3]."""
+    rows = plane[1] * (np.arange(k.height) - k.cy) / k.fy + plane[2]
+    return rows, plane[0] * (np.arange(k.width) - k.cx) / k.fx
+
+
+@numba.njit(nogil=True, cache=True)
+def _grow(labels, depth, grows, by_row, by_column, offset, slope):  # pragma: no cover (compiled)
+    """Grow `labels` (H, W) in place, all at once and pixel by pixel, so that the nearest mask gets a pixel."""
+    height, width = labels.shape
+    front = [(0, 0) for _ in range(0)]
+    for row in range(height):
+        for column in range(width):
+            if labels[row, column] > 0 and grows[labels[row, column]] and depth[row, column] > 0:
+                if (row > 0 and labels[row - 1, column] == 0) or (row + 1 < height and labels[row + 1, column] == 0) \
+                        or (column > 0 and labels[row, column - 1] == 0) \
+                        or (column + 1 < width and labels[row, column + 1] == 0):
+                    front.append((row, column))
+    for _ in range(_REACH):
+        reached = [(0, 0) for _ in range(0)]
+        for row, column in front:
+            z = depth[row, column]
+            for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+                r, c = row + down, column + right
+                if 0 <= r < height and 0 <= c < width and labels[r, c] == 0 and depth[r, c] > 0 \
+                        and abs(depth[r, c] - z) < slope * z + _NOISE \
+                        and depth[r, c] * (by_row[r] + by_column[c]) + offset > _CLEARANCE:
+                    labels[r, c] = labels[row, column]
+                    reached.append((r, c))
+        front = reached
