@@ -77,6 +77,20 @@ def test_pieces_that_were_seen_belong_to_the_object():
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * (0.12 ** 3 + 0.2 ** 3), rel=0.03)
 
 
+def test_what_was_seen_is_not_missed():
+    """A ball is predicted; seen are that ball and, as more than a third of all points, a thin rod beside it."""
+    rod = np.stack([np.full(300, -0.2), np.linspace(-0.3, 0.3, 300), np.full(300, 2.0)], axis=1)
+    sphere = trimesh.creation.icosphere(3, 0.15).vertices[:500] + [0.2, 0, 2]
+    seen = np.concatenate([rod, sphere])
+    surface = surface_of(ball([0.2, 0, 0], 0.15), observed=seen)
+    mesh = trimesh.Trimesh(surface.vertices, surface.triangles)
+    assert mesh.is_watertight and mesh.body_count == 2
+    assert np.linalg.norm(mesh.vertices[:, None] - rod[::10], axis=2).min(axis=0).max() < 0.05
+    alone = surface_of(ball([0.2, 0, 0], 0.15), observed=np.concatenate([rod[::4], sphere]))     # stray readings
+    assert trimesh.Trimesh(alone.vertices, alone.triangles).body_count == 1
+    assert surface_of(np.full((64,) * 3, 4.0, np.float32), observed=seen) is None
+
+
 def test_a_solid_that_is_cut_by_the_cube_is_closed_there():
     surface = surface_of(ball([0, 0, 0.5], 0.3))
     assert trimesh.Trimesh(surface.vertices, surface.triangles).is_watertight

@@ -281,14 +281,16 @@ class TestWithTorch:
         inputs = {name: samples[name] for name in STUDENT.inputs}
         with self.torch.no_grad():
             expected = student(*(self.torch.from_numpy(array) for array in inputs.values()))
-        for engine in ("openvino", "onnxruntime"):
+        for engine in ("openvino", "onnxruntime", "torch"):
             found = load_engine(engine, tmp_path / "student.onnx", "fp32").infer(inputs)
             for name, reference in zip(STUDENT.outputs, expected, strict=True):
                 assert np.abs(found[name] - reference.numpy()).mean() < 0.01 * max(1, np.abs(reference.numpy()).max())
 
         again = type(student)(student.config)
         again.backbone.load_imagenet()
-        assert initialise_from_onnx(again, tmp_path / "student.onnx", samples) > 15
+        assert initialise_from_onnx(again, tmp_path / "student.onnx", samples) > 60      # the backbone's, too
         with self.torch.no_grad():
             distance = again.eval()(*(self.torch.from_numpy(array) for array in inputs.values()))[0]
-        assert (distance - expected[0]).abs().mean() < 0.05 * expected[0].abs().mean() + 0.02
+        assert (distance - expected[0]).abs().mean() < 0.005 * expected[0].abs().mean() + 0.002
+        fresh = again.state_dict()["up1.0.0.weight"].flatten(1).std(dim=1)
+        assert fresh.min() > 0.8 * (3 * 8 * 2 * 27) ** -0.5                             # as large as when initialised

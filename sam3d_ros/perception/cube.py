@@ -23,10 +23,6 @@ OUTLIER_MARGIN = 0.01  # metres
 _SPAN = (1, 99)         # percentiles of the points along an axis that count as its ends
 _AIMING_STEPS = 2      # of the cube's centre, which depends on the axes, which depend on the centre
 _STEEP = 0.2           # sine of the angle between up and the optical axis below which the image's rows decide
-_MET_VOXELS = 12       # of an object at a face of the cube, that make it reach beyond
-BEYOND = 0.3           # edges by which a cube is widened beyond a face that its object meets
-EDGE_PER_OBJECT = 1.2  # edge of a widened cube, in units of the object's largest extent
-WIDEST = 1.7           # at most so much wider at once
 NO_POINTS = np.empty((0, 3))
 IMAGE_UP = np.array([0.0, -1.0, 0.0])
 
@@ -104,24 +100,6 @@ def fit_cube(points: np.ndarray, up: np.ndarray = IMAGE_UP, further: np.ndarray 
             extent = max(extent, float((high - low).max()))
         aim = rotation.T @ ((low + high) / 2)
     return Cube(rotation_towards(aim, up), float(np.linalg.norm(aim)), EDGE_PER_EXTENT * extent)
-
-
-def wider_cube(inside: np.ndarray, cube: Cube, up: np.ndarray = IMAGE_UP) -> Cube | None:
-    """The cube in which to look again at an object that reaches beyond `cube`; None if it does not.
-
-    inside: (n, n, n) bool, where the object was found; up: as in `fit_cube`.  The wider cube holds what was found, and
-    reaches BEYOND farther where that meets a face.
-    """
-    faces = [[np.take(inside, index, axis).sum() >= _MET_VOXELS for axis in range(3)] for index in (0, -1)]
-    if not np.any(faces):
-        return None
-    n = len(inside)
-    spans = [np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    low = np.array([span[0] for span in spans]) / n - 0.5 - BEYOND * np.array(faces[0])
-    high = np.array([span[-1] + 1 for span in spans]) / n - 0.5 + BEYOND * np.array(faces[1])
-    edge = min(max(float((high - low).max()) * EDGE_PER_OBJECT, 1.0), WIDEST) * cube.edge
-    centre = cube.to_camera((low + high)[None] / 2)[0]
-    return Cube(rotation_towards(centre, up), float(np.linalg.norm(centre)), edge) if edge > cube.edge else None
 
 
 def fit_cube_to_mask(rows: np.ndarray, columns: np.ndarray, intrinsics: Intrinsics, up: np.ndarray = IMAGE_UP) -> Cube:

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from ..runtime.engine import BuildOptions, Engine, EngineError, load_engine
 from .appearance import seen_vertices, vertex_colours, vertex_normals
-from .cube import IMAGE_UP, NO_POINTS, Cube, fit_cube, fit_cube_to_mask, inlier_points, wider_cube
+from .cube import IMAGE_UP, NO_POINTS, Cube, fit_cube, fit_cube_to_mask, inlier_points
 from .evidence import Observation, filled, first_view, further_view, support_row
 from .faults import Fault, FaultCode
 from .frame import Frame, Instance, Intrinsics, back_project, check_frame
@@ -23,7 +23,6 @@ from .surface import Surface, extract_surface
 from .uncertainty import pose_uncertainty
 
 _FEW_POINTS = 4                 # times min_points: below, a result is marked LOW_QUALITY
-_LOOKS = 2                      # at most, at an object that reaches beyond its cube, after the first
 _ENOUGH_POINTS = 4000           # of a view, to find an object's cube and surface by
 _PLANE_SCALE_STD, _MODEL_SCALE_STD = 0.1, 0.5   # 1 sigma of the scale factor without depth
 MOST_VIEWS = 8                  # of one object that are fused
@@ -149,7 +148,6 @@ class Pipeline:
         report("INFERENCE")
         with clock("inference"):
             outputs = self._infer(inputs) if candidates else {}
-            self._look_again(frame, candidates, outputs, earlier, plane, up)
         report("SURFACE")
         if candidates and up is None:
             up = _guessed_up(outputs["layout"], candidates)
@@ -179,25 +177,6 @@ class Pipeline:
         if not all(np.isfinite(array).all() for array in outputs.values()):
             raise Fault(FaultCode.ENGINE_FAILED, f"{self.engine_name} returned values that are not finite")
         return outputs
-
-    def _look_again(self, frame: Frame, candidates: list[_Candidate], outputs: dict[str, np.ndarray],
-                    earlier: Mapping[int, Sequence[Observation]], plane: np.ndarray | None,
-                    up: np.ndarray | None) -> None:
-        """Complete objects that reach beyond their cubes once more, in wider ones; changes candidates and outputs.
-
-        What hides behind others cannot be told from the seen points, which the first cube was fitted to.
-        """
-        upright = () if up is None else (up,)
-        for _ in range(_LOOKS):
-            grown = {index: wider for index, candidate in enumerate(candidates)
-                     if (wider := wider_cube(outputs["distance"][index, 0] < 0, candidate.cube, *upright)) is not None}
-            if not grown:
-                return
-            for index, cube in grown.items():
-                candidates[index] = replace(candidates[index], cube=cube)
-            again = self._infer(_inputs(frame, [candidates[index] for index in grown], earlier, plane, up))
-            for name, array in again.items():
-                outputs[name][list(grown)] = array
 
     def _candidates(self, frame: Frame, plane: np.ndarray | None, up: np.ndarray | None,
                     earlier: Mapping[int, Sequence[Observation]]) -> tuple[Frame, list[_Candidate], list[Rejection]]:

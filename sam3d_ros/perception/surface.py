@@ -19,10 +19,10 @@ _OWNED_SHARE = 0.005   # of the observed points, that make a piece apart from th
 _MISSED = 3.0          # voxels: observed points farther outside of the predicted surface were missed
 _MISSED_SHARE = 0.3    # of the observed points, above which those that were missed get a shell
 _SHELL = 1.0           # voxels, half its thickness
-_FOLLOWED = 4.0        # voxels: observed points farther from the predicted surface than this do not move it
-_SMOOTHING = 2.0       # voxels, sigma of the correction
-_KERNEL_REACH = 5      # voxels
-_FULL_COVER = 0.5      # share of a plane through the smoothing kernel that must be observed for the whole correction
+_FOLLOWED = 6.0        # voxels: observed points farther from the predicted surface than this do not move it
+_SMOOTHING = 1.5       # voxels, sigma of the correction
+_KERNEL_REACH = 4      # voxels
+_FULL_COVER = 0.2      # share of a plane through the smoothing kernel that must be observed for the whole correction
 _MAX_TRIANGLES = 60_000  # before decimation; no object fills the volume with so much surface, noise does
 _LEFT_FOR_CLOSING = 0.98              # of the triangles: closing what decimation tore adds some
 _STD_RANGE = (0.1, 8.0)             # voxels
@@ -71,13 +71,13 @@ def with_what_was_seen(distance: np.ndarray, observed: np.ndarray) -> np.ndarray
     """Signed distance with a thin shell around observed points that the prediction is far from, if these are many.
 
     So the network may miss a part thinner than its voxels, but not one that was seen.  A few such points are readings
-    of something else.  distance: (n, n, n) voxels; observed: (P, 3) points in the cube's frame, edges.
+    of something else; where it found nothing at all, nothing is added.  distance: (n, n, n) voxels; observed: (P, 3) points in the cube's frame, edges.
     """
     n = len(distance)
     voxels = np.floor((observed + 0.5) * n).astype(int)
     voxels = voxels[((voxels >= 0) & (voxels < n)).all(axis=1)]
     missed = distance[tuple(voxels.T)] > _MISSED
-    if missed.sum() <= _MISSED_SHARE * len(voxels):
+    if missed.sum() <= _MISSED_SHARE * len(voxels) or (distance < 0).sum() < _MIN_VOXELS:
         return distance
     away = np.ones(distance.shape, bool)
     away[tuple(voxels[missed].T)] = False

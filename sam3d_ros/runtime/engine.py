@@ -79,7 +79,8 @@ def check_signature(model: ModelFile, wanted: Signature, inputs: Mapping[str, Sh
 CPU_ENGINES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
 GPU_ENGINES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx", "onnxruntime-tensorrt": "onnxruntime",
                "onnxruntime-cuda": "onnxruntime"}
-ENGINES = CPU_ENGINES | GPU_ENGINES
+REFERENCE_ENGINES = {"torch": "torch"}        # to compare with; `auto` never takes it
+ENGINES = CPU_ENGINES | GPU_ENGINES | REFERENCE_ENGINES
 ENGINE_CHOICES = ("auto", "cpu", *ENGINES)
 
 
@@ -133,6 +134,10 @@ def load_named(name: str, file: ModelFile, precision: str, threads: int, signatu
         from .onnxruntime_engine import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(file, signature, precision, threads)
+    if name == "torch":
+        from ..models.torch_engine import TorchEngine
+
+        return TorchEngine(file, signature, precision, threads)
     if name.startswith("onnxruntime"):
         from .onnxruntime_engine import OnnxRuntimeEngine
 

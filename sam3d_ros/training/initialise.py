@@ -4,37 +4,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
-from onnx import numpy_helper
 from torch import nn
 
+from ..models.folded import layer_weights, layers, pass_on
 from ..models.student import Student
-
-
-def convolution_weights(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-    """Weight and bias of every convolution and linear layer of an exported student, by its name in the network."""
-    graph = onnx.load(path).graph
-    arrays = {item.name: numpy_helper.to_array(item).astype(np.float32) for item in graph.initializer}
-    arrays |= {node.output[0]: arrays[node.input[0]] for node in graph.node
-               if node.op_type == "Cast" and node.input[0] in arrays}
-    found = {}
-    for node in graph.node:
-        if node.op_type in ("Conv", "Gemm") and node.input[1] in arrays:
-            bias = arrays[node.input[2]] if len(node.input) > 2 else None
-            found[_module_name(node.name)] = arrays[node.input[1]], bias
-    return found
-
-
-def _module_name(node_name: str) -> str:
-    """Dotted module name from a node's, in which sequences repeat their prefix: "/a/a.0/b/b.1/Conv" -> "a.0.b.1"."""
-    parts: list[str] = []
-    for part in node_name.strip("/").split("/")[:-1]:
-        if parts and part.startswith(parts[-1] + "."):
-            parts[-1] = part
-        else:
-            parts.append(part)
-    return ".".join(parts)
 
 
 def _fitted(old: np.ndarray, new: torch.Tensor) -> torch.Tensor | None:
@@ -43,7 +17,7 @@ def _fitted(old: np.ndarray, new: torch.Tensor) -> torch.Tensor | None:
             or old.shape[1] > new.shape[1]:
         return None
     weight = torch.zeros_like(new)
-    weight[:, :old.shape[1]] = torch.from_numpy(old.copy())
+    weight[:, :old.shape[1]] = torch.from_numpy(old)
     return weight
 
 
@@ -56,43 +30,28 @@ def initialise_from_onnx(network: Student, path: Path, samples: dict[str, np.nda
     initialised with, which the normalisation undoes: folded ones are several times smaller, and the same step of the
     optimiser would change them several times as much.
     """
-    weights = convolution_weights(path)
-    modules = dict(network.named_modules())
-    taken = 0
-    hooks = []
-    for name, module in modules.items():
-        if not isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear)) or name not in weights:
-            continue
-        weight = _fitted(weights[name][0], module.weight)
+    weights = layer_weights(path.read_bytes())
+    taken, hooks = 0, []
+    for name, layer, norm in layers(network):
+        weight = _fitted(weights[name][0], layer.weight) if name in weights else None
         if weight is None:
             continue
         taken += 1
-        module.weight.copy_(weight)
+        layer.weight.copy_(weight)
         bias = weights[name][1]
-        if module.bias is not None:
-            module.bias.copy_(torch.from_numpy(bias.copy()))
-            continue
-        parent, index = name.rsplit(".", 1)
-        norm = modules[f"{parent}.{int(index) + 1}"]
-        if isinstance(module, nn.Conv2d):        # of the backbone, which is frozen
-            _pass_on(norm, torch.from_numpy(bias.copy()))
+        if norm is None:
+            layer.bias.copy_(torch.from_numpy(bias))
+        elif isinstance(layer, nn.Conv2d):        # of the backbone, which is frozen
+            pass_on(norm, bias)
         else:
-            factor = _resized(module.weight)
-            hooks.append(norm.register_forward_pre_hook(_set_statistics(torch.from_numpy(bias.copy()), factor)))
+            hooks.append(norm.register_forward_pre_hook(
+                _set_statistics(torch.from_numpy(bias), _resized(layer.weight))))
     network.eval()
     network(*(torch.from_numpy(samples[name]) for name in ("crops", "views", "support")))
     for hook in hooks:
         hook.remove()
     network.train()
     return taken
-
-
-def _pass_on(norm: nn.BatchNorm2d, bias: torch.Tensor) -> None:
-    """Let the normalisation do nothing but add `bias`."""
-    norm.running_mean.zero_()
-    norm.running_var.fill_(1)
-    norm.weight.fill_((1 + norm.eps) ** 0.5)
-    norm.bias.copy_(bias)
 
 
 def _resized(weight: torch.Tensor) -> torch.Tensor:

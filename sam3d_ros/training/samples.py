@@ -8,7 +8,7 @@ import numba
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from ..perception.cube import NO_POINTS, WIDEST, Cube, fit_cube, fit_cube_to_mask, inlier_points, rotation_towards
+from ..perception.cube import NO_POINTS, Cube, fit_cube, fit_cube_to_mask, inlier_points, rotation_towards
 from ..perception.evidence import Observation, filled, first_view, further_view, support_row
 from ..perception.frame import Frame, back_project
 from ..runtime.signature import COARSE, VOLUME
@@ -22,7 +22,7 @@ _LABEL = 1
 _MIN_POINTS = 50
 _NEAR_SURFACE = 3.0           # voxels of the 64^3 grid: where colour is asked for
 _MOST_VIEWS = 4
-WIDENED = 0.2                 # share of the cubes that are up to WIDEST times what is seen asks for
+WIDENED, WIDEST = 0.2, 1.7
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,8 @@ def _known_support(scene: RenderedScene, centre: np.ndarray, rng: np.random.Gene
 def _cube(example: Example, rng: np.random.Generator | None) -> Cube:
     """The cube that the pipeline would fit, with `rng` moved by 3 % and scaled by -5 to +15 %.
 
-    One in WIDENED is up to WIDEST times as large, with the object anywhere in it: so the pipeline looks again at an
-    object that turned out to reach beyond its cube.
+    A share of WIDENED is up to WIDEST times as large, with the object anywhere in it: what is seen does not always tell
+    how far an object reaches.
     """
     up = {} if example.up is None else {"up": example.up}
     frame = example.frames[0]

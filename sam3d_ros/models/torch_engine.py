@@ -1,0 +1,53 @@
+"""The student in plain PyTorch: the reference that other engines are compared with."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import torch
+
+from ..runtime.engine import EngineError, ModelFile, check_signature
+from ..runtime.signature import Shape, Signature
+from .folded import student_from_onnx
+
+_TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TorchEngine:
+    """An `Engine`, on the GPU if PyTorch sees one; threads: of the whole process, 0 leaves them as they are."""
+
+    def __init__(self, model: ModelFile, signature: Signature, precision: str = "auto", threads: int = 0):
+        precision = "fp32" if precision == "auto" else precision
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            graph = onnx.load_model_from_string(model.data).graph
+        except Exception as error:      # protobuf's own
+            raise EngineError("MODEL_INVALID", f"{model.path}: {str(error).strip().splitlines()[-1]}") from error
+        check_signature(model, signature, _shapes(graph.input), _shapes(graph.output))
+        try:
+            self._network = student_from_onnx(model.data).to(self._device)
+        except (KeyError, RuntimeError) as error:
+            raise EngineError("MODEL_INVALID", f"{model.path} is not an exported student: {error}") from error
+        if threads:
+            torch.set_num_threads(threads)
+        self._type = _TYPES[precision]
+        self._inputs, self._outputs = tuple(signature.inputs), tuple(signature.outputs)
+        self.name = f"torch {precision}"
+
+    @torch.inference_mode()
+    def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See Engine.infer."""
+        tensors = [torch.from_numpy(np.ascontiguousarray(inputs[name])).to(self._device) for name in self._inputs]
+        with torch.autocast(self._device, self._type, enabled=self._type is not None):
+            outputs = self._network(*tensors)
+        return {name: tensor.float().cpu().numpy() for name, tensor in zip(self._outputs, outputs, strict=True)}
+
+    def close(self) -> None:
+        """See Engine.close."""
+        del self._network
+
+
+def _shapes(values: list) -> dict[str, Shape]:
+    return {value.name: tuple(axis.dim_value if axis.HasField("dim_value") else None
+                              for axis in value.type.tensor_type.shape.dim) for value in values}
