@@ -128,10 +128,14 @@ def run_latency(args: argparse.Namespace) -> int:
     """Time every engine, print the table and write the report; exit status 1 if the bar for one object is missed."""
     environment = describe_environment()
     results = latency.measure_all(pipeline_config(args), args.engines, args.objects, args.runs)
+    limit = latency.physical_limit(read_model(args.model).data)
     print(latency.table(results))
+    for arithmetic, milliseconds in limit["ms"].items():
+        print(f"physical limit {arithmetic}: {milliseconds:.1f} ms for the network and one object")
     best = [result["objects"]["1"]["ms"]["p50"] for result in results.values() if "1" in result.get("objects", {})]
     passed = bool(best) and bool(min(best) <= latency.BAR_MS)
     write_report(args.out, environment, {"benchmark": "bytes_to_mesh", "image": "640x480 RGB-D", "engines": results,
+                                         "physical_limit": limit,
                                          "bar": {"objects": 1, "p50_ms": min(best, default=None),
                                                  "limit_ms": latency.BAR_MS}, "passed": passed})
     print(f"\nreport: {args.out}")

@@ -1,11 +1,16 @@
-"""`sam3d bench latency`: image bytes to mesh bytes in one process, by stage, beside what the network alone takes."""
+"""`sam3d bench latency`: image bytes to mesh bytes in one process, by stage, beside what the network alone takes.
+
+Two references are measured in the same run: the network in plain PyTorch (engine torch), and the least time that this
+machine could take for its operations and bytes.
+"""
 from __future__ import annotations
 
 import gc
+import importlib.util
 import io
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +24,7 @@ from ..perception.pipeline import Pipeline, PipelineConfig
 OBJECTS = (1, 2, 4, 8, 16)
 BAR_MS = 80.0                # one object, bytes to mesh, median, on two cores
 _WARM_UP = 3
+_COPIED, _RATE_RUNS = 128 << 20, 7     # bytes; the best run counts
 _WIDTH, _HEIGHT, _FOCAL, _WALL = 640, 480, 600.0, 0.8
 _COLUMNS = 4                 # of balls in the picture
 _RADIUS = 0.035              # metres
@@ -111,6 +117,45 @@ def _measure_count(pipeline: Pipeline, frame: Frame, runs: int) -> dict[str, Any
             "ms": {"p50": round(float(p50), 2), "p95": round(float(p95), 2), "p99": round(float(p99), 2),
                    "min": round(min(wholes), 2)},
             "stages_ms": medians, "network_share": round(medians["inference"] / max(sum(medians.values()), 1e-9), 3)}
+
+
+def machine_rates() -> dict[str, float]:
+    """What this machine's processor does at best: products of large matrices in float32 and, with PyTorch at hand, in
+    bfloat16 (GFLOP/s, a multiplication and an addition being two), and copying (GB/s, read and written)."""
+    side, block = 2048, np.ones(_COPIED, np.uint8)
+    matrix, target = np.ones((side, side), np.float32), np.empty_like(block)
+    rates = {"fp32_gflops": 2e-9 * side ** 3 / _least_seconds(lambda: matrix @ matrix),
+             "copy_gb_s": 2e-9 * _COPIED / _least_seconds(lambda: np.copyto(target, block))}
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        half = torch.ones(side, side, dtype=torch.bfloat16)
+        rates["bf16_gflops"] = 2e-9 * side ** 3 / _least_seconds(lambda: half @ half)
+    return {name: round(rate, 1) for name, rate in rates.items()}
+
+
+def physical_limit(model: bytes) -> dict[str, Any]:
+    """Least milliseconds for one object on this machine's processor, by arithmetic, and from what they follow.
+
+    Without the package onnx, which counts operations, there are none.
+    """
+    if importlib.util.find_spec("onnx") is None:
+        return {"ms": {}}
+    from .operations import count
+
+    cost, rates = count(model), machine_rates()
+    return {"rates": rates, "operations": cost.operations, "bytes": cost.weights + cost.activations,
+            "ms": {arithmetic: round(1e3 * cost.seconds(1e9 * rates[f"{arithmetic}_gflops"], 1e9 * rates["copy_gb_s"]),
+                                     2) for arithmetic in ("fp32", "bf16") if f"{arithmetic}_gflops" in rates}}
+
+
+def _least_seconds(work: Callable[[], Any]) -> float:
+    times = []
+    for _ in range(_RATE_RUNS):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def table(results: dict[str, Any]) -> str:

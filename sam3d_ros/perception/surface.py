@@ -71,7 +71,9 @@ def with_what_was_seen(distance: np.ndarray, observed: np.ndarray) -> np.ndarray
     """Signed distance with a thin shell around observed points that the prediction is far from, if these are many.
 
     So the network may miss a part thinner than its voxels, but not one that was seen.  A few such points are readings
-    of something else; where it found nothing at all, nothing is added.  distance: (n, n, n) voxels; observed: (P, 3) points in the cube's frame, edges.
+    of something else; where it found nothing at all, nothing is added.
+
+    distance: (n, n, n) voxels; observed: (P, 3) points in the cube's frame, edges.
     """
     n = len(distance)
     voxels = np.floor((observed + 0.5) * n).astype(int)
