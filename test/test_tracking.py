@@ -162,6 +162,14 @@ def test_a_hidden_object_is_told_apart_and_keeps_its_id():
     assert set(seen) == set(world.ids.values())
 
 
+def test_an_object_that_comes_back_without_its_mask_is_not_forgotten():
+    """Behind the board it can have no mask: only what is seen without one for long is no object."""
+    world = World(config=TrackerConfig(unmasked=0.5))
+    for step in range(1, 20):
+        world.look(step * 0.1, camera_at(0.3), board=True)
+    assert set(world.look(2.0, camera_at(0.3), (0, 0, 0))) == set(world.ids.values())
+
+
 def test_an_object_put_elsewhere_while_nobody_looked_is_found_again():
     world = World()
     world.look(0.1, camera_at(0.3))

@@ -176,6 +176,8 @@ class Tracker:
 
     def _predict(self, track: Track, now_ns: int) -> None:
         seconds = max(0.0, (now_ns - track.updated_ns) / 1e9)
+        if track.presence is not Presence.SEEN:
+            track.masked_ns += max(0, now_ns - track.updated_ns)      # hidden, it could have no mask
         restless = now_ns < track.restless_until_ns and track.presence is Presence.SEEN
         track.belief = motion.predicted(track.belief, seconds, motion.REST if self._in_world else motion.CARRIED)
         if restless:
