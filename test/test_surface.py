@@ -124,7 +124,7 @@ def test_boxes_that_share_edges_and_a_flap_become_one_closed_mesh():
     boxes = [trimesh.creation.box(transform=trimesh.transformations.translation_matrix([k, k, 0])) for k in range(3)]
     joined = trimesh.util.concatenate(boxes)
     joined.merge_vertices()
-    flap = [[0, 7, 13], [13, 7, 0]]
+    flap = [[0, 7, 13], [13, 7, 0], joined.faces[5], joined.faces[5][::-1]]         # and two on a third
     vertices, faces = np.asarray(joined.vertices), np.concatenate([joined.faces, flap])
     assert len(vertices) == 20 and not is_closed(faces)
     apart = trimesh.Trimesh(*sheets_apart(vertices, faces))       # merges vertices

@@ -176,14 +176,14 @@ def run_shape(args: argparse.Namespace) -> int:
         for name in (progress := tqdm(args.sections, unit="section")):
             progress.set_description(name)
             sections[name] = shape.run_section(bench, name)
+            write_report(args.out, environment, {             # each time: what follows takes long
+                "benchmark": "shape", "quick": args.quick, "model": model.path.stem, "model_sha256": model.sha256,
+                "engine": pipeline.engine_name, "seed": args.seed, "objects": objects, "sections": sections,
+                "references": REFERENCES})
         if args.pictures:
             pictures.draw(bench, args.pictures)
     finally:
         pipeline.close()
     print(shape_report.text(sections))
-    write_report(args.out, environment, {
-        "benchmark": "shape", "quick": args.quick, "model": model.path.stem, "model_sha256": model.sha256,
-        "engine": pipeline.engine_name, "seed": args.seed, "objects": objects, "sections": sections,
-        "references": REFERENCES})
     print(f"\nreport: {args.out}")
     return 0

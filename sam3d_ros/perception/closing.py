@@ -22,12 +22,11 @@ def is_closed(triangles: np.ndarray) -> bool:
 def sheets_apart(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mesh with an edge of its own for every two triangles, where more of them met along an edge.
 
-    Along every edge as many triangles must run forwards as backwards.  Pairs that lie on each other, back to back, are
-    left out.  Of the rest, two that enclose material between them share an edge; all but one of these edges get a
-    vertex in the middle, a little aside, so that readers that merge equal vertices do not undo it.
+    Edges along which not as many triangles run forwards as backwards stay as they are.  Pairs that lie on each other,
+    back to back, are left out.  Of the rest, two that enclose material between them share an edge; all but one of these
+    edges get a vertex in the middle, a little aside, so that readers that merge equal vertices do not undo it.
     """
-    _, kind, count = np.unique(np.sort(triangles, axis=1), axis=0, return_inverse=True, return_counts=True)
-    triangles = triangles[count[kind.ravel()] != 2]
+    triangles = _without_pairs(triangles)
     used, triangles = np.unique(triangles, return_inverse=True)
     vertices, triangles = vertices[used], triangles.reshape(-1, 3)
     start, end = triangles.ravel(), np.roll(triangles, -1, axis=1).ravel()
@@ -37,11 +36,25 @@ def sheets_apart(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarra
     return vertices, triangles
 
 
+def _without_pairs(triangles: np.ndarray) -> np.ndarray:
+    """The triangles without pairs of the same three vertices in opposite order."""
+    turned = triangles[np.arange(len(triangles))[:, None], (triangles.argmin(axis=1)[:, None] + np.arange(3)) % 3]
+    sense = np.where(turned[:, 1] < turned[:, 2], 1, -1)
+    kind = np.unique(np.sort(triangles, axis=1), axis=0, return_inverse=True)[1].ravel()
+    surplus = np.bincount(kind, sense)
+    first = np.zeros(len(triangles), bool)
+    wanted = np.flatnonzero(sense == np.sign(surplus)[kind])
+    first[wanted[np.unique(kind[wanted], return_index=True)[1]]] = True
+    return triangles[first | ((np.abs(surplus)[kind] > 1) & (sense == np.sign(surplus)[kind]))]
+
+
 def _edge_apart(vertices: np.ndarray, triangles: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
     """`sheets_apart` for the edge between two vertices."""
     start, end = triangles.ravel(), np.roll(triangles, -1, axis=1).ravel()
     forward = np.flatnonzero((start == low) & (end == high))        # 3 t + k starts at corner k of triangle t
     backward = np.flatnonzero((start == high) & (end == low))
+    if len(forward) != len(backward):
+        return vertices, triangles
     triangles = triangles.copy()
     added_vertices, added_triangles = [], []
     for pair in _enclosing(vertices, triangles, forward, backward)[1:]:

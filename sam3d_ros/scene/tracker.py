@@ -41,9 +41,10 @@ _FOUND_COLOUR = 0.08
 _SEARCHES = 4             # in one image at most: each takes milliseconds
 _YAWS = np.arange(8) * (np.pi / 4)
 _SURPRISE = 22.5          # chi-squared of 6 degrees of freedom exceeds it once in a thousand times
+_WORSE = 2.0              # times the root mean square distance with free motion: so badly does it fit where it was
 _RESTLESS_NS = 400_000_000
 _SMOOTHING = 0.5          # weight of the newest velocity and misfit
-_SAME_PLACE = 0.5         # of the diagonal: a rebuilt object whose centre is nearer to a known one is that
+_SAME_PLACE = 0.5         # of the diagonal: a rebuilt object whose centre is farther from a known one is another
 _LEAST_PLACE = 0.03       # metres
 
 
@@ -130,7 +131,7 @@ class Tracker:
         for item in rebuilt:
             track = self.tracks.get(request.tracks.get(item.label, ""))
             if track is None:
-                track = self._at(item) or self._add(request, item)
+                track = self._at(request, item) or self._add(request, item)
                 # Also where it is known from before: it could not be followed, so its pose is that of the new mesh.
                 track.belief = motion.first_belief(item.scene_from_object)
                 track.presence, track.label, track.views = Presence.SEEN, item.label, ()
@@ -164,12 +165,18 @@ class Tracker:
             else:
                 pairs.pop(identity, None)
                 track.label = 0
-                track.presence = Presence.GONE if sighting.missing >= _GONE else Presence.HIDDEN
+                gone = sighting.missing >= _GONE and not self._may_be_near(track, frame.stamp_ns)
+                track.presence = Presence.GONE if gone else Presence.HIDDEN
         taken = {*pairs.values()}
         taken |= self._find_again(taken, readings)
         self.areas = {instance.label: readings.area(index) for index, instance in enumerate(readings.instances)}
         self.unknown = tuple(instance for index, instance in enumerate(readings.instances)
                              if index not in taken and not self._is_fragment(index, readings))
+
+    def _may_be_near(self, track: Track, now_ns: int) -> bool:
+        """Whether what is not where it should be was seen a moment ago, and it or the camera may have moved."""
+        moves = not self._in_world or now_ns < track.restless_until_ns
+        return moves and now_ns - track.seen_ns < _RESTLESS_NS
 
     def _present(self) -> Iterator[Track]:
         return (track for track in self.tracks.values() if track.presence is not Presence.GONE)
@@ -246,7 +253,8 @@ class Tracker:
         measured = _registered(track, points, free, scene_from_camera)
         if not _fits(measured):
             return False
-        if motion.surprise(rest, measured, scene_from_camera) > _SURPRISE:
+        at_rest = _registered(track, points, rest, scene_from_camera)
+        if motion.surprise(rest, measured, scene_from_camera) > _SURPRISE or at_rest.rms > _WORSE * measured.rms:
             track.restless_until_ns = now_ns + _RESTLESS_NS
         before = rest.scene_from_object
         if now_ns < track.restless_until_ns:
@@ -254,7 +262,7 @@ class Tracker:
             moved = motion.difference(track.belief.scene_from_object, before)[:3] / seconds
             track.velocity = track.velocity + _SMOOTHING * moved
         else:
-            measured = _registered(track, points, rest, scene_from_camera)
+            measured = at_rest
             track.belief = motion.updated(rest, measured, scene_from_camera)
             track.velocity = np.zeros(3)
         track.misfit += _SMOOTHING * (measured.rms - track.misfit) if track.misfit else measured.rms
@@ -358,13 +366,23 @@ class Tracker:
         self.tracks[track.id] = track
         return track
 
-    def _at(self, item: Rebuilt) -> Track | None:
-        """The known object at the place of a rebuilt one: the image it was made from did not tell."""
+    def _at(self, request: Request, item: Rebuilt) -> Track | None:
+        """The known object at the place of a rebuilt one: the image it was made from did not tell.
+
+        Its centre is near, for the smaller of the two, and what was seen of the new one lies on it.
+        """
         place = item.scene_from_object[:3, 3]
-        near = [(float(np.linalg.norm(track.belief.scene_from_object[:3, 3] - place)), track)
-                for track in self._present() if track.class_id == item.mesh.class_id]
-        near = [(d, t) for d, t in near if d < max(_LEAST_PLACE, _SAME_PLACE * t.shape.diagonal)]
-        return min(near, key=lambda pair: pair[0])[1] if near else None
+        camera_from_scene = np.linalg.inv(request.scene_from_camera)
+        points = item.mesh.observed_points.astype(np.float64)
+        found = []
+        for track in self._present():
+            distance = float(np.linalg.norm(track.belief.scene_from_object[:3, 3] - place))
+            smaller = min(track.shape.diagonal, item.shape.diagonal)
+            if track.class_id != item.mesh.class_id or distance > max(_LEAST_PLACE, _SAME_PLACE * smaller):
+                continue
+            if near_share(track.shape, points, camera_from_scene @ track.belief.scene_from_object, _NEAR) > _LEAST_NEAR:
+                found.append((distance, track))
+        return min(found, key=lambda pair: pair[0])[1] if found else None
 
 
 def warm_up() -> None:
