@@ -369,7 +369,7 @@ class Tracker:
     def _at(self, request: Request, item: Rebuilt) -> Track | None:
         """The known object at the place of a rebuilt one: the image it was made from did not tell.
 
-        Its centre is near, for the smaller of the two, and what was seen of the new one lies on it.
+        Its centre is near, for the smaller of the two, and what depth there is of the new one lies on it.
         """
         place = item.scene_from_object[:3, 3]
         camera_from_scene = np.linalg.inv(request.scene_from_camera)
@@ -380,7 +380,8 @@ class Tracker:
             smaller = min(track.shape.diagonal, item.shape.diagonal)
             if track.class_id != item.mesh.class_id or distance > max(_LEAST_PLACE, _SAME_PLACE * smaller):
                 continue
-            if near_share(track.shape, points, camera_from_scene @ track.belief.scene_from_object, _NEAR) > _LEAST_NEAR:
+            pose = camera_from_scene @ track.belief.scene_from_object
+            if not len(points) or near_share(track.shape, points, pose, _NEAR) > _LEAST_NEAR:
                 found.append((distance, track))
         return min(found, key=lambda pair: pair[0])[1] if found else None
 
