@@ -21,10 +21,11 @@ def ball(centre, radius):
 UNSEEN = np.empty((0, 3))
 
 
-def surface_of(distance, cube=None, max_faces=5000, log_std=None, observed=UNSEEN):
+def surface_of(distance, cube=None, max_faces=5000, log_std=None, observed=UNSEEN, outline=UNSEEN):
     """Of a cube of edge 1, 2 m ahead; one voxel of standard deviation."""
     log_std = np.zeros((32,) * 3, np.float32) if log_std is None else log_std
-    return extract_surface(distance, log_std, cube or Cube(np.eye(3), 2.0, 1.0), max_faces, observed)
+    return extract_surface(distance, log_std, cube or Cube(np.eye(3), 2.0, 1.0), max_faces, observed,
+                           outline)
 
 
 def test_an_off_centre_ball_comes_out_where_it_is():
@@ -65,6 +66,19 @@ def test_the_surface_follows_the_depth_where_there_is_some():
     np.testing.assert_allclose(np.median(followed[behind]), -1.5, atol=0.1)
     unseen = ball([0, 0, 0], 0.3)
     np.testing.assert_array_equal(follow_depth(unseen, UNSEEN), unseen)
+
+
+def test_without_depth_the_surface_reaches_the_outline_of_the_mask():
+    """Predicted is a ball of radius 0.25, of which the mask shows one of 0.28 (edges), turned away from the axis."""
+    rotation = random_rotation(np.random.default_rng(1))
+    turn = np.linspace(0, 2 * np.pi, 90, endpoint=False)
+    far, size = 2.0, 0.28
+    ring = np.stack([np.cos(turn), np.sin(turn), np.full(90, np.sqrt(far ** 2 - size ** 2) / size)], axis=1)
+    outline = ring / ring[:, 2:] @ rotation                        # of the cone that touches the ball
+    for radius, expected in ((0.25, size), (0.33, 0.33)):          # one that is too large stays
+        surface = surface_of(ball([0, 0, 0], radius), Cube(rotation, far, 1.0), outline=outline)
+        found = np.linalg.norm(surface.vertices - far * rotation[2], axis=1)
+        assert np.median(found) == pytest.approx(expected, abs=0.004)
 
 
 def test_pieces_that_were_seen_belong_to_the_object():

@@ -156,7 +156,7 @@ class Pipeline:
             volumes = {name: array[index] for name, array in outputs.items()}
             with clock("surface"):
                 surface = extract_surface(volumes["distance"][0], volumes["log_std"][0], candidate.cube,
-                                          self.config.max_faces, candidate.seen)
+                                          self.config.max_faces, candidate.seen, _outline(frame, candidate))
             if surface is None:
                 rejections.append(_rejection(candidate.instance, FaultCode.SHAPE_NOT_FOUND))
                 continue
@@ -316,6 +316,20 @@ def _inputs(frame: Frame, candidates: list[_Candidate], earlier: Mapping[int, Se
     crops, rows = (np.stack(arrays) for arrays in zip(*(filled(views, count) for views in seen), strict=True))
     support = np.stack([support_row(candidate.cube, up, plane) for candidate in candidates])
     return {"crops": crops, "views": rows, "support": support}
+
+
+def _outline(frame: Frame, candidate: _Candidate) -> np.ndarray:
+    """(R, 3) directions, camera frame, of the mask's first and last pixel in each row and column; none with depth."""
+    if frame.depth is not None:
+        return NO_POINTS
+    ends = []
+    for major, minor in ((candidate.rows, candidate.columns), (candidate.columns, candidate.rows)):
+        order = np.lexsort((minor, major))
+        new = np.flatnonzero(np.diff(major[order])) + 1
+        ends += [order[np.r_[0, new]], order[np.r_[new - 1, -1]]]
+    index, k = np.concatenate(ends), frame.intrinsics
+    x, y = (candidate.columns[index] - k.cx) / k.fx, (candidate.rows[index] - k.cy) / k.fy
+    return np.stack([x, y, np.ones(len(index))], axis=1)
 
 
 def _sized(frame: Frame, candidate: _Candidate, surface: Surface,

@@ -10,7 +10,7 @@ from skimage.measure import marching_cubes
 
 from ..runtime.signature import COARSE, VOLUME
 from .closing import is_closed, sheets_apart
-from .cube import Cube
+from .cube import NO_POINTS, Cube
 
 _OUTSIDE = 4.0         # voxels, where it is known to be outside
 _LEAST = 1e-2          # voxels; no distance nearer to zero, so that no vertex falls onto a grid point and meets others
@@ -19,6 +19,7 @@ _OWNED_SHARE = 0.005   # of the observed points, that make a piece apart from th
 _MISSED = 3.0          # voxels: observed points farther outside of the predicted surface were missed
 _MISSED_SHARE = 0.3    # of the observed points, above which those that were missed get a shell
 _SHELL = 1.0           # voxels, half its thickness
+_MOST_FILLED = 4.0     # voxels by which the surface is moved to the mask's outline, at most
 _FOLLOWED = 6.0        # voxels: observed points farther from the predicted surface than this do not move it
 _SMOOTHING = 1.5       # voxels, sigma of the correction
 _KERNEL_REACH = 4      # voxels
@@ -86,6 +87,22 @@ def with_what_was_seen(distance: np.ndarray, observed: np.ndarray) -> np.ndarray
     return np.minimum(distance, ndimage.distance_transform_edt(away) - _SHELL).astype(np.float32)
 
 
+def filled_outline(distance: np.ndarray, cube: Cube, outline: np.ndarray) -> np.ndarray:
+    """Signed distance moved by a constant so that the surface reaches the mask's outline, seen from the camera.
+
+    Where depth does not tell, the network is cautious, and what it is sure of is smaller than the object.
+    distance: (n, n, n) voxels; outline: (R, 3) directions of the outline's pixels, camera frame.
+    """
+    n = len(distance)
+    rays = outline @ cube.virtual_from_camera.T
+    depths = (np.arange(n) + 0.5) / n - 0.5
+    along = rays[:, None] / rays[:, 2, None, None] * (cube.distance / cube.edge + depths)[None, :, None]
+    along[..., 2] -= cube.distance / cube.edge
+    values = ndimage.map_coordinates(distance, ((along + 0.5) * n - 0.5).reshape(-1, 3).T, order=1, cval=_OUTSIDE)
+    nearest = values.reshape(len(rays), n).min(axis=1)
+    return distance - np.float32(np.clip(np.median(nearest), 0, _MOST_FILLED))
+
+
 def follow_depth(distance: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """Signed distance moved so that its surface passes through what was observed, and smoothly less around that.
 
@@ -126,13 +143,16 @@ def _points_near(pieces: np.ndarray, count: int, points: np.ndarray) -> np.ndarr
 
 
 def extract_surface(distance: np.ndarray, log_std: np.ndarray, cube: Cube, max_faces: int,
-                    observed: np.ndarray) -> Surface | None:
+                    observed: np.ndarray, outline: np.ndarray = NO_POINTS) -> Surface | None:
     """Iso-surface of a signed distance in `cube`, with about `max_faces` triangles at most.
 
     distance: (64, 64, 64) voxels, negative inside; log_std: (32, 32, 32) logarithm of its 1-sigma error in voxels;
-    observed: (P, 3) metres, camera frame, points seen of the object; a few thousand of each view are enough.
+    observed: (P, 3) metres, camera frame, points seen of the object; a few thousand of each view are enough; without
+    depth there are none, but directions (R, 3) of the mask's outline, camera frame.
     Returns None if there is no solid, or so ragged a one that it can only be noise.
     """
+    if len(outline):
+        distance = filled_outline(distance, cube, outline)
     seen = cube.from_camera(observed)
     solid = object_solid(follow_depth(with_what_was_seen(distance, seen), seen), seen)
     if solid is None:
