@@ -127,10 +127,9 @@ def machine_rates() -> dict[str, float]:
     rates = {"fp32_gflops": 2e-9 * side ** 3 / _least_seconds(lambda: matrix @ matrix),
              "copy_gb_s": 2e-9 * _COPIED / _least_seconds(lambda: np.copyto(target, block))}
     if importlib.util.find_spec("torch"):
-        import torch
+        from ..models.torch_engine import bfloat16_product
 
-        half = torch.ones(side, side, dtype=torch.bfloat16)
-        rates["bf16_gflops"] = 2e-9 * side ** 3 / _least_seconds(lambda: half @ half)
+        rates["bf16_gflops"] = 2e-9 * side ** 3 / _least_seconds(bfloat16_product(side))
     return {name: round(rate, 1) for name, rate in rates.items()}
 
 

@@ -1,11 +1,12 @@
 """The student in plain PyTorch: the reference that other engines are compared with."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
 import torch
+from torch import Tensor
 
 from ..runtime.engine import EngineError, ModelFile, check_signature
 from ..runtime.signature import Shape, Signature
@@ -46,6 +47,12 @@ class TorchEngine:
     def close(self) -> None:
         """See Engine.close."""
         del self._network
+
+
+def bfloat16_product(side: int) -> Callable[[], Tensor]:
+    """The product of two square matrices in bfloat16, of which the processor's rate can be told."""
+    matrix = torch.ones(side, side, dtype=torch.bfloat16)
+    return lambda: matrix @ matrix
 
 
 def _shapes(values: list) -> dict[str, Shape]:

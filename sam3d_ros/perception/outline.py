@@ -11,7 +11,7 @@ from .frame import Frame, Intrinsics
 _REACH = 5              # pixels that a mask may grow by: detectors' masks are coarse by about as much
 _STEEPEST = 5.0         # depth by width of a step from pixel to pixel; a steeper one is an edge
 _NOISE = 0.001          # metres that such a step may be higher
-_CLEARANCE = 0.006      # metres above the support; below, the depth does not tell an object from what it stands on
+CLEARANCE = 0.006      # metres above the support; below, the depth does not tell an object from what it stands on
 
 
 def grown_masks(frame: Frame, plane: np.ndarray | None) -> Frame:
@@ -57,7 +57,7 @@ def _grow(labels, depth, grows, by_row, by_column, offset, slope):  # pragma: no
                 r, c = row + down, column + right
                 if 0 <= r < height and 0 <= c < width and labels[r, c] == 0 and depth[r, c] > 0 \
                         and abs(depth[r, c] - z) < slope * z + _NOISE \
-                        and depth[r, c] * (by_row[r] + by_column[c]) + offset > _CLEARANCE:
+                        and depth[r, c] * (by_row[r] + by_column[c]) + offset > CLEARANCE:
                     labels[r, c] = labels[row, column]
                     reached.append((r, c))
         front = reached

@@ -17,7 +17,7 @@ from .faults import Fault, FaultCode
 from .frame import Frame, Instance, Intrinsics, back_project, check_frame
 from .object_frame import object_frame
 from .objects import ReconstructedObject, ScaleSource, Status
-from .outline import grown_masks
+from .outline import CLEARANCE, grown_masks
 from .support import given_plane, support_plane
 from .surface import Surface, extract_surface
 from .uncertainty import pose_uncertainty
@@ -26,6 +26,7 @@ _FEW_POINTS = 4                 # times min_points: below, a result is marked LO
 _ENOUGH_POINTS = 4000           # of a view, to find an object's cube and surface by
 _PLANE_SCALE_STD, _MODEL_SCALE_STD = 0.1, 0.5   # 1 sigma of the scale factor without depth
 MOST_VIEWS = 8                  # of one object that are fused
+_LEAST_ABOVE = 0.2              # share of an object's points: below, it is as flat as what it lies on
 _BOX_CLEARANCE = 0.008          # metres above the support from which a box's content counts as the object
 
 
@@ -71,7 +72,7 @@ class PipelineResult:
 class _Candidate:
     """An instance with its depth readings: points (P, 3) float64, metres, camera frame, at rows and columns (P,).
 
-    seen: (Q, 3), some of them and of what other views show of it, in the same frame.
+    seen: (Q, 3), some of them and of what other views show of it, in the same frame; the surface is fitted to these.
 
     Without depth there are no points, and the cube stands at the scale at which the object's near side lies at 1 m.
     """
@@ -206,7 +207,8 @@ class Pipeline:
             cube = fit_cube(thin, IMAGE_UP if up is None else up, further)
             doubtful = instance.is_box or len(points) < _FEW_POINTS * self.config.min_points or \
                 _touches_border(window, labels.shape)
-            found.append(_Candidate(instance, points, rows, columns, np.concatenate([thin, further]), cube,
+            seen = _above_support(np.concatenate([thin, further]), plane)
+            found.append(_Candidate(instance, points, rows, columns, seen, cube,
                                     Status.LOW_QUALITY if doubtful else Status.OK))
         kept, surplus = self._largest(found)
         return replace(frame, labels=labels), kept, rejections + surplus
@@ -261,6 +263,14 @@ def _pixels(labels: np.ndarray, depth: np.ndarray | None, label: int, window: tu
     own = labels[window] == label
     rows, columns = np.nonzero(own if depth is None else own & (depth[window] > 0))
     return rows + (window[0].start or 0), columns + (window[1].start or 0)
+
+
+def _above_support(points: np.ndarray, plane: np.ndarray | None) -> np.ndarray:
+    """The points (P, 3) that are not the support's, (4,), which a wide mask takes in; all of them if few are left."""
+    if plane is None:
+        return points
+    above = points @ plane[:3] + plane[3] > CLEARANCE
+    return points[above] if above.mean() > _LEAST_ABOVE else points
 
 
 def _further_points(observations: Sequence[Observation]) -> np.ndarray:
