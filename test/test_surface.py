@@ -24,8 +24,7 @@ UNSEEN = np.empty((0, 3))
 def surface_of(distance, cube=None, max_faces=5000, log_std=None, observed=UNSEEN, outline=UNSEEN):
     """Of a cube of edge 1, 2 m ahead; one voxel of standard deviation."""
     log_std = np.zeros((32,) * 3, np.float32) if log_std is None else log_std
-    return extract_surface(distance, log_std, cube or Cube(np.eye(3), 2.0, 1.0), max_faces, observed,
-                           outline)
+    return extract_surface(distance, log_std, cube or Cube(np.eye(3), 2.0, 1.0), max_faces, observed, outline)
 
 
 def test_an_off_centre_ball_comes_out_where_it_is():

@@ -187,8 +187,12 @@ class TestWithTorch:
             free = (volume[0] == 1) & (volume[2] > 0)
             assert (distance[0][free] > 0).mean() > 0.998                 # what the camera sees through is outside
 
-    def test_jitter_mirror_and_several_views_keep_inputs_and_target_together(self, store):
+    def test_jitter_mirror_and_several_views_keep_inputs_and_target_together(self, store, monkeypatch):
+        from sam3d_ros.training import samples
         from sam3d_ros.training.samples import Curriculum, make_example, make_sample
+
+        # A millimetre of a further view's pose is more than a voxel of a small object.
+        monkeypatch.setattr(samples, "_small_motion", lambda rng, centre: np.eye(4))
 
         clean = Curriculum(spoiled=0, pasted=0, no_depth=0, support=1)
         rng = np.random.default_rng(0)
@@ -202,7 +206,7 @@ class TestWithTorch:
                 volume = evidence(np.ascontiguousarray(crop), view)
                 seen = (np.abs(volume[0]) < 0.1) & (volume[1] > 0) & (volume[2] > 0)
                 if seen.sum() > 50:
-                    assert np.percentile(np.abs(sample["distance"][0][seen]), 80) < 3.5
+                    assert np.percentile(np.abs(sample["distance"][0][seen]), 80) < 2.0
             up = sample["layout"][:3]
             assert np.linalg.norm(up) == pytest.approx(1, abs=1e-5)
             if sample["support"][4]:

@@ -42,10 +42,9 @@ def _without_pairs(triangles: np.ndarray) -> np.ndarray:
     sense = np.where(turned[:, 1] < turned[:, 2], 1, -1)
     kind = np.unique(np.sort(triangles, axis=1), axis=0, return_inverse=True)[1].ravel()
     surplus = np.bincount(kind, sense)
-    first = np.zeros(len(triangles), bool)
-    wanted = np.flatnonzero(sense == np.sign(surplus)[kind])
-    first[wanted[np.unique(kind[wanted], return_index=True)[1]]] = True
-    return triangles[first | ((np.abs(surplus)[kind] > 1) & (sense == np.sign(surplus)[kind]))]
+    order = np.lexsort((sense != np.sign(surplus)[kind], kind))          # of each kind, those in the majority first
+    place = np.arange(len(order)) - np.searchsorted(kind[order], kind[order])
+    return triangles[np.sort(order[place < np.abs(surplus)[kind[order]]])]
 
 
 def _edge_apart(vertices: np.ndarray, triangles: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..runtime.signature import CROP, CROP_CHANNELS, CROP_SPAN, SUPPORT_NUMBERS, VIEW_NUMBERS
-from .cube import Cube, rotation_towards
-from .frame import Frame, Intrinsics
+from .cube import NO_POINTS, Cube, inlier_points, rotation_towards
+from .frame import Frame, Intrinsics, back_project
 
 _FARTHEST = 2.0            # edges behind or before the cube's centre: what lies beyond looks alike
 _COLOUR_SAMPLES = (-0.25, 0.25)   # of a crop's pixel: four samples a pixel keep fine texture from turning into noise
@@ -26,6 +26,22 @@ class Observation:
     frame: Frame
     label: int
     camera_from_observer: np.ndarray
+
+
+def observed_points(observation: Observation, least: int, most: int) -> np.ndarray:
+    """(P, 3) metres, present camera frame: what an image shows of the object, without outliers.
+
+    least: readings, below which it shows nothing; most: readings, about, of which more are thinned out
+    """
+    frame, pose = observation.frame, observation.camera_from_observer
+    if frame.depth is None:
+        return NO_POINTS
+    rows, columns = np.nonzero((frame.labels == observation.label) & (frame.depth > 0))
+    if len(rows) < least:
+        return NO_POINTS
+    thin = slice(None, None, max(1, len(rows) // most))
+    points = back_project(frame.depth, frame.intrinsics, rows[thin], columns[thin])
+    return points[inlier_points(points)] @ pose[:3, :3].T + pose[:3, 3]
 
 
 def crop_ticks() -> np.ndarray:

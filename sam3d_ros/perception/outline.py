@@ -11,7 +11,7 @@ from .frame import Frame, Intrinsics
 _REACH = 5              # pixels that a mask may grow by: detectors' masks are coarse by about as much
 _STEEPEST = 5.0         # depth by width of a step from pixel to pixel; a steeper one is an edge
 _NOISE = 0.001          # metres that such a step may be higher
-CLEARANCE = 0.006      # metres above the support; below, the depth does not tell an object from what it stands on
+CLEARANCE = 0.006       # metres above the support; below, the depth does not tell an object from what it stands on
 
 
 def grown_masks(frame: Frame, plane: np.ndarray | None) -> Frame:

@@ -12,7 +12,7 @@ from scipy import ndimage
 from ..runtime.engine import BuildOptions, Engine, EngineError, load_engine
 from .appearance import seen_vertices, vertex_colours, vertex_normals
 from .cube import IMAGE_UP, NO_POINTS, Cube, fit_cube, fit_cube_to_mask, inlier_points
-from .evidence import Observation, filled, first_view, further_view, support_row
+from .evidence import Observation, filled, first_view, further_view, observed_points, support_row
 from .faults import Fault, FaultCode
 from .frame import Frame, Instance, Intrinsics, back_project, check_frame
 from .object_frame import object_frame
@@ -23,7 +23,7 @@ from .surface import Surface, extract_surface
 from .uncertainty import pose_uncertainty
 
 _FEW_POINTS = 4                 # times min_points: below, a result is marked LOW_QUALITY
-_ENOUGH_POINTS = 4000           # of a view, to find an object's cube and surface by
+_LEAST_READINGS, _ENOUGH_POINTS = 4, 4000       # of a view, to find an object's cube and surface by
 _PLANE_SCALE_STD, _MODEL_SCALE_STD = 0.1, 0.5   # 1 sigma of the scale factor without depth
 MOST_VIEWS = 8                  # of one object that are fused
 _LEAST_ABOVE = 0.2              # share of an object's points: below, it is as flat as what it lies on
@@ -202,7 +202,8 @@ class Pipeline:
             if len(points) < self.config.min_points:
                 rejections.append(_rejection(instance, FaultCode.TOO_FEW_POINTS, f"{len(points)} readings"))
                 continue
-            further = _further_points(earlier.get(instance.label, ()))
+            further = np.concatenate([NO_POINTS, *(observed_points(view, _LEAST_READINGS, _ENOUGH_POINTS)
+                                                   for view in earlier.get(instance.label, ()))])
             thin = points[::max(1, len(points) // _ENOUGH_POINTS)]
             cube = fit_cube(thin, IMAGE_UP if up is None else up, further)
             doubtful = instance.is_box or len(points) < _FEW_POINTS * self.config.min_points or \
@@ -262,7 +263,7 @@ def _pixels(labels: np.ndarray, depth: np.ndarray | None, label: int, window: tu
         return np.empty(0, int), np.empty(0, int)
     own = labels[window] == label
     rows, columns = np.nonzero(own if depth is None else own & (depth[window] > 0))
-    return rows + (window[0].start or 0), columns + (window[1].start or 0)
+    return rows + window[0].start, columns + window[1].start
 
 
 def _above_support(points: np.ndarray, plane: np.ndarray | None) -> np.ndarray:
@@ -271,23 +272,6 @@ def _above_support(points: np.ndarray, plane: np.ndarray | None) -> np.ndarray:
         return points
     above = points @ plane[:3] + plane[3] > CLEARANCE
     return points[above] if above.mean() > _LEAST_ABOVE else points
-
-
-def _further_points(observations: Sequence[Observation]) -> np.ndarray:
-    """(P, 3) metres, present camera frame: what other views show of an object."""
-    clouds = [NO_POINTS]
-    for observation in observations:
-        seen = observation.frame
-        if seen.depth is None:
-            continue
-        rows, columns = _pixels(seen.labels, seen.depth, observation.label, (slice(None), slice(None)))
-        if len(rows) < _FEW_POINTS:
-            continue
-        thin = slice(None, None, max(1, len(rows) // _ENOUGH_POINTS))
-        points = back_project(seen.depth, seen.intrinsics, rows[thin], columns[thin])
-        pose = observation.camera_from_observer
-        clouds.append(points[inlier_points(points)] @ pose[:3, :3].T + pose[:3, 3])
-    return np.concatenate(clouds)
 
 
 def _narrowed(labels: np.ndarray, label: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -8,9 +8,9 @@ import numba
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from ..perception.cube import NO_POINTS, Cube, fit_cube, fit_cube_to_mask, inlier_points, rotation_towards
-from ..perception.evidence import Observation, filled, first_view, further_view, support_row
-from ..perception.frame import Frame, back_project
+from ..perception.cube import NO_POINTS, Cube, fit_cube, fit_cube_to_mask, rotation_towards
+from ..perception.evidence import Observation, filled, first_view, further_view, observed_points, support_row
+from ..perception.frame import Frame
 from ..runtime.signature import COARSE, VOLUME
 from ..synth.render import RenderedScene, Thing, View, random_colouring, render_scene
 from ..synth.sdf import GRID, HALF_WIDTH
@@ -157,10 +157,10 @@ def _cube(example: Example, rng: np.random.Generator | None) -> Cube:
     A share of WIDENED is up to WIDEST times as large, with the object anywhere in it: what is seen does not always tell
     how far an object reaches.
     """
-    up = {} if example.up is None else {"up": example.up}
     frame = example.frames[0]
+    up = {} if example.up is None else {"up": example.up}
     if example.has_depth:
-        points = [_own_points(seen, pose) for seen, pose in
+        points = [observed_points(Observation(seen, _LABEL, pose), _MIN_POINTS, seen.labels.size) for seen, pose in
                   zip(example.frames, example.camera_from_observer, strict=True)]
         cube = fit_cube(points[0], further=np.concatenate([NO_POINTS, *points[1:]]), **up)
     else:
@@ -172,16 +172,6 @@ def _cube(example: Example, rng: np.random.Generator | None) -> Cube:
     room = max(widening - 1.15, 0) / 2 * cube.edge
     centre = cube.centre + rng.normal(size=3) * 0.03 * cube.edge + rng.uniform(-room, room, 3)
     return Cube(rotation_towards(centre, **up), float(np.linalg.norm(centre)), cube.edge * widening)
-
-
-def _own_points(frame: Frame, camera_from_observer: np.ndarray) -> np.ndarray:
-    """(P, 3) inliers of the target's points in the first camera's frame; none where a later view shows too few."""
-    rows, columns = np.nonzero((frame.labels == _LABEL) & (frame.depth > 0))
-    points = back_project(frame.depth, frame.intrinsics, rows, columns)
-    if len(points) < _MIN_POINTS:
-        return NO_POINTS
-    points = points[inlier_points(points)]
-    return points @ camera_from_observer[:3, :3].T + camera_from_observer[:3, 3]
 
 
 def make_sample(example: Example, store: MeshStore, views: int,
