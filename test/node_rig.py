@@ -63,7 +63,7 @@ class BlockPipeline:
         self.closed = False
         self.frames: list[Frame] = []
 
-    def run(self, frame: Frame, earlier: Any, on_stage: Callable[[str], None]) -> PipelineResult:
+    def run(self, frame: Frame, earlier: Any, on_stage: Callable[[str], None], others: Any) -> PipelineResult:
         assert not self.closed
         check_frame(frame)
         self.frames = [frame]

@@ -395,7 +395,7 @@ def test_goal_is_rejected_while_inactive():
 
 def test_a_programming_error_is_reported_and_survived():
     class Broken(BlockPipeline):
-        def run(self, frame: Any, earlier: Any, on_stage: Any) -> PipelineResult:
+        def run(self, frame: Any, earlier: Any, on_stage: Any, others: Any) -> PipelineResult:
             raise ZeroDivisionError("oops")
     with Rig(Broken()) as rig:
         rig.send_until(lambda: rig.send(scene()), lambda: "INTERNAL_ERROR" in rig.codes())
@@ -409,10 +409,10 @@ def test_callbacks_do_not_wait_for_inference():
     busy, go_on = threading.Event(), threading.Event()
 
     class Slow(BlockPipeline):
-        def run(self, frame: Any, earlier: Any, on_stage: Any) -> PipelineResult:
+        def run(self, frame: Any, earlier: Any, on_stage: Any, others: Any) -> PipelineResult:
             busy.set()
             go_on.wait(20)
-            return super().run(frame, earlier, on_stage)
+            return super().run(frame, earlier, on_stage, others)
     with Rig(Slow()) as rig:
         rig.send_until(lambda: rig.send(scene()), busy.is_set)
         assert call(rig, SetBool, "enable", SetBool.Request(data=True)).success

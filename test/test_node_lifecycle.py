@@ -69,10 +69,10 @@ def test_deactivate_during_inference_publishes_nothing():
     busy, go_on = threading.Event(), threading.Event()
 
     class Slow(BlockPipeline):
-        def run(self, frame: Any, earlier: Any, on_stage: Callable[[str], None]) -> PipelineResult:
+        def run(self, frame: Any, earlier: Any, on_stage: Callable[[str], None], others: Any) -> PipelineResult:
             busy.set()
             go_on.wait(20)
-            return super().run(frame, earlier, on_stage)
+            return super().run(frame, earlier, on_stage, others)
     with Rig(Slow()) as rig:
         rig.send_until(lambda: rig.send(scene()), busy.is_set)
         assert rig.node.trigger_deactivate() == SUCCESS
@@ -161,10 +161,10 @@ from node_rig import BlockPipeline
 from sam3d_ros.nodes.sam3d_node import main
 
 class Telling(BlockPipeline):
-    def run(self, frame, earlier, on_stage):
+    def run(self, frame, earlier, on_stage, others):
         print("inference", flush=True)
         time.sleep(0.5)
-        return super().run(frame, earlier, on_stage)
+        return super().run(frame, earlier, on_stage, others)
 
 def load(settings):
     print("loading", flush=True)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from rosbags.typesys import Stores, get_typestore
 from sam3d_ros import cli, replay
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.frame import Frame
-from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
+from sam3d_ros.perception.objects import Mesh, ReconstructedObject, ScaleSource, Status
 from sam3d_ros.perception.pipeline import PipelineResult, Rejection, check_frame
 from sam3d_ros.replay import Topic, choose_topics
 from sam3d_ros.ros.frames import input_types
@@ -90,7 +91,8 @@ class FakePipeline:
     def __init__(self):
         self.frames: list[Frame] = []
 
-    def run(self, frame: Frame, earlier: dict | None = None, on_stage: None = None) -> PipelineResult:
+    def run(self, frame: Frame, earlier: dict | None = None, on_stage: None = None,
+            others: Sequence[Mesh] = ()) -> PipelineResult:
         check_frame(frame)
         self.frames.append(frame)
         kept = [instance for instance in frame.instances if (frame.labels == instance.label).sum() > 16]

@@ -298,3 +298,26 @@ class TestWithTorch:
         assert (distance - expected[0]).abs().mean() < 0.005 * expected[0].abs().mean() + 0.002
         fresh = again.state_dict()["up1.0.0.weight"].flatten(1).std(dim=1)
         assert fresh.min() > 0.8 * (3 * 8 * 2 * 27) ** -0.5                             # as large as when initialised
+
+    def test_a_narrower_student_is_what_is_left_without_idle_channels(self, store):
+        from sam3d_ros.models.folded import folded_student, layers
+        from sam3d_ros.models.student import Student, StudentConfig
+        from sam3d_ros.training.narrow import _CHANNELS, narrowed
+        from sam3d_ros.training.samples import Curriculum, fixed_samples
+
+        self.torch.manual_seed(0)
+        rng = np.random.default_rng(0)
+        config = StudentConfig(8, 1)
+        weights = {name: (layer.weight.detach().numpy().copy(), rng.normal(0, 0.1, len(layer.weight)).astype("f"))
+                   for name, layer, _ in layers(Student(config))}
+        for writers, _ in _CHANNELS:
+            for name in writers:
+                for array in weights[name]:
+                    array[1::2] = 0
+        wide = folded_student(config, weights)
+        samples = fixed_samples(store, 4, 1, Curriculum())
+        narrow = folded_student(StudentConfig(4, 1), narrowed(wide, 4, weights, samples))
+        inputs = [self.torch.from_numpy(samples[name]) for name in STUDENT.inputs]
+        with self.torch.no_grad():
+            expected, found = wide(*inputs)[0], narrow(*inputs)[0]
+        assert (found - expected).abs().mean() < 0.02 * expected.std()

@@ -42,12 +42,19 @@ def pass_on(norm: nn.Module, bias: np.ndarray) -> None:
     norm.bias.copy_(torch.from_numpy(bias))
 
 
-@torch.no_grad()
 def student_from_onnx(model: bytes) -> Student:
     """The network of an exported student, for inference.  Raises KeyError or RuntimeError if it is not one."""
     weights = layer_weights(model)
     blocks = sum(name.startswith("deep3.") and name.endswith(".inner.1") for name in weights)
-    network = Student(StudentConfig(len(weights["stem.0"][0]), blocks)).eval()
+    return folded_student(StudentConfig(len(weights["stem.0"][0]), blocks), weights)
+
+
+@torch.no_grad()
+def folded_student(config: StudentConfig, weights: Weights) -> Student:
+    """A network, for inference, of layers as `layer_weights` tells them.  Raises KeyError or RuntimeError if some lack
+    or do not fit.
+    """
+    network = Student(config).eval()
     for name, layer, norm in layers(network):
         weight, bias = weights[name]
         layer.weight.copy_(torch.from_numpy(weight))

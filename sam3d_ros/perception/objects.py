@@ -6,6 +6,8 @@ from enum import IntEnum
 
 import numpy as np
 
+Mesh = tuple[np.ndarray, np.ndarray]      # vertices (N, 3), metres, camera frame, and triangles (M, 3)
+
 
 class ScaleSource(IntEnum):
     """Where the metric scale comes from; the values of sam3d_ros/ObjectMesh SCALE_*."""

@@ -16,8 +16,9 @@ from .evidence import Observation, filled, first_view, further_view, observed_po
 from .faults import Fault, FaultCode
 from .frame import Frame, Instance, Intrinsics, back_project, check_frame
 from .object_frame import object_frame
-from .objects import ReconstructedObject, ScaleSource, Status
+from .objects import Mesh, ReconstructedObject, ScaleSource, Status
 from .outline import CLEARANCE, grown_masks
+from .standing import standing
 from .support import given_plane, support_plane
 from .surface import Surface, extract_surface
 from .uncertainty import pose_uncertainty
@@ -126,12 +127,13 @@ class Pipeline:
         return self.run(frame).objects
 
     def run(self, frame: Frame, earlier: Mapping[int, Sequence[Observation]] | None = None,
-            on_stage: Callable[[str], None] | None = None) -> PipelineResult:
+            on_stage: Callable[[str], None] | None = None, others: Sequence[Mesh] = ()) -> PipelineResult:
         """Reconstruct frame.instances.
 
         earlier: per label of `frame`, other views of the same object, which are fused with this one (at most
         MOST_VIEWS in all, the first ones given).  on_stage is called with EVIDENCE, INFERENCE, SURFACE, DONE as work
-        proceeds.  A frame without depth is reconstructed from colour and masks; see `_sized`.
+        proceeds.  others: meshes of known objects beside these.  A frame without depth is reconstructed from colour
+        and masks; see `_sized`.
         Raises Fault if the whole frame cannot be used: DEPTH_SIZE_MISMATCH, DEPTH_EMPTY, DEPTH_UNIT_SUSPECT,
         MASK_SIZE_MISMATCH, CAMERA_INFO_UNCALIBRATED, CAMERA_INFO_SIZE_MISMATCH, ENGINE_FAILED.
         """
@@ -152,17 +154,20 @@ class Pipeline:
         report("SURFACE")
         if candidates and up is None:
             up = _guessed_up(outputs["layout"], candidates)
-        objects = []
-        for index, candidate in enumerate(candidates):
-            volumes = {name: array[index] for name, array in outputs.items()}
-            with clock("surface"):
-                surface = extract_surface(volumes["distance"][0], volumes["log_std"][0], candidate.cube,
-                                          self.config.max_faces, candidate.seen, _outline(frame, candidate))
-            if surface is None:
-                rejections.append(_rejection(candidate.instance, FaultCode.SHAPE_NOT_FOUND))
-                continue
-            with clock("colour"):
-                objects.append(_object(frame, candidate, surface, volumes["layout"], up))
+        with clock("surface"):
+            surfaces = [extract_surface(outputs["distance"][index, 0], outputs["log_std"][index, 0], candidate.cube,
+                                        self.config.max_faces, candidate.seen, _outline(frame, candidate))
+                        for index, candidate in enumerate(candidates)]
+            rejections += [_rejection(candidate.instance, FaultCode.SHAPE_NOT_FOUND)
+                           for candidate, surface in zip(candidates, surfaces, strict=True) if surface is None]
+            found = [index for index, surface in enumerate(surfaces) if surface is not None]
+            if frame.depth is not None and plane is not None:
+                labels = [candidates[index].instance.label for index in found]
+                upright = standing([surfaces[index] for index in found], labels, frame, plane, others)
+                surfaces = dict(zip(found, upright, strict=True))
+        with clock("colour"):
+            objects = [_object(frame, candidates[index], surfaces[index], outputs["layout"][index], up)
+                       for index in found]
         report("DONE")
         return PipelineResult(objects, tuple(rejections), clock.milliseconds)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from trimesh import transform_points
 
 from ..perception.objects import ReconstructedObject, Status
 from ..perception.support import support_plane
@@ -33,7 +34,7 @@ def request(tracker: Tracker, everything: bool = False) -> Request | None:
     scene_from_camera = tracker.scene_from_camera(frame)
     camera_from_scene = np.linalg.inv(scene_from_camera)
     labels = {i.label for i in (frame.instances if everything else tracker.unknown)}
-    tracks, poses, earlier = {}, {}, {}
+    tracks, poses, earlier, others = {}, {}, {}, []
     for track in tracker.tracks.values():
         if track.presence is not Presence.SEEN or track.seen_ns != frame.stamp_ns or not track.label:
             continue
@@ -43,11 +44,13 @@ def request(tracker: Tracker, everything: bool = False) -> Request | None:
         if track.label in labels:
             tracks[track.label], poses[track.label] = track.id, pose
             earlier[track.label] = observations(track.views, pose)
+        else:
+            others.append((transform_points(track.mesh.vertices, pose), track.mesh.triangles))
     if not labels:
         return None
     chosen = tuple(instance for instance in frame.instances if instance.label in labels)
     return Request(replace(frame, instances=chosen), earlier, tracks, poses, dict(tracker.areas), scene_from_camera,
-                   tracker.generation)
+                   tracker.generation, others)
 
 
 def pays(track: Track, camera_from_object: np.ndarray, area: float, now_ns: int) -> bool:
@@ -68,7 +71,7 @@ def run(pipeline: Pipeline, asked: Request, on_stage: Callable[[str], None] | No
 
     physics: surfaces that are unsure give way to each other and to the support
     """
-    result = pipeline.run(asked.frame, asked.earlier, on_stage)
+    result = pipeline.run(asked.frame, asked.earlier, on_stage, asked.others)
     plane = support_plane(asked.frame) if physics and result.objects else None
     return result if plane is None else replace(result, objects=yielding(result.objects, plane))
 

@@ -8,7 +8,7 @@ from enum import Enum
 import numpy as np
 
 from ..perception.frame import Frame
-from ..perception.objects import ReconstructedObject
+from ..perception.objects import Mesh, ReconstructedObject
 from .fusion import Observation, View
 from .motion import Belief
 from .shape import Shape
@@ -82,6 +82,7 @@ class Request:
     earlier: label -> other views of it; tracks: label -> id, for objects that are known
     camera_from_object: label -> (4, 4), where those were in this image; areas: label -> m^2 of it that is in view
     scene_from_camera: (4, 4); generation: of the tracker, whose `clear` makes it void
+    others: meshes of the other objects in view, in this image's camera frame
     """
 
     frame: Frame
@@ -91,6 +92,7 @@ class Request:
     areas: Mapping[int, float]
     scene_from_camera: np.ndarray
     generation: int
+    others: Sequence[Mesh] = ()
 
 
 @dataclass(frozen=True)

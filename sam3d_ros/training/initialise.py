@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..models.folded import layer_weights, layers, pass_on
+from ..models.folded import layer_weights, layers, pass_on, student_from_onnx
 from ..models.student import Student
+from .narrow import narrowed
 
 
 def _fitted(old: np.ndarray, new: torch.Tensor) -> torch.Tensor | None:
@@ -23,14 +24,17 @@ def _fitted(old: np.ndarray, new: torch.Tensor) -> torch.Tensor | None:
 
 @torch.no_grad()
 def initialise_from_onnx(network: Student, path: Path, samples: dict[str, np.ndarray]) -> int:
-    """Take over the weights of `path`; returns how many layers were.
+    """Take over the weights of `path`, or those of its imitation if it is wider; returns how many layers were.
 
     samples: inputs (as samples.fixed_samples gives them) on which each normalisation behind a taken convolution is set
     so that it passes on exactly what the folded convolution gave.  Filters are brought back to the size that they are
     initialised with, which the normalisation undoes: folded ones are several times smaller, and the same step of the
     optimiser would change them several times as much.
     """
-    weights = layer_weights(path.read_bytes())
+    model = path.read_bytes()
+    weights = layer_weights(model)
+    if len(weights["stem.0"][0]) > network.config.width:
+        weights = narrowed(student_from_onnx(model), network.config.width, weights, samples)
     taken, hooks = 0, []
     for name, layer, norm in layers(network):
         weight = _fitted(weights[name][0], layer.weight) if name in weights else None

@@ -1,0 +1,103 @@
+"""Nothing floats: a surface whose lower end was hidden from the camera is drawn down to what carries it.
+
+Where a neighbour hides the foot of an object, the network ends the shape near the last that was seen of it.  What
+stands in view must stand on something, so that the shape goes on below, through space that no camera saw to be free,
+until it meets the support or another object.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+import open3d as o3d
+
+from .frame import Frame
+from .objects import Mesh
+from .surface import Surface
+
+TOUCH = 0.004          # metres over the support: nearer than this a surface stands on it
+_FOOT = 0.02           # metres: this much of the lower end, or half of a flat object, is drawn down or stretched
+_STEP = 0.004          # metres between the heights that are looked at on the way down
+_SAMPLES = 200         # vertices of the lower end that are looked at
+_MARGIN = 0.01         # metres behind or in front of a depth reading: only beyond, space is surely free, or is not
+_MOST_OPEN = 0.15      # share of the way down that the camera may see to be free
+_LEAST_HIDDEN = 0.25   # share of the way down that other instances must hide
+_IN_CONTACT = 0.05     # share of the lower end in another mesh that makes it rest there
+
+
+def standing(surfaces: Sequence[Surface], labels: Sequence[int], frame: Frame, plane: np.ndarray,
+             others: Iterable[Mesh] = ()) -> list[Surface]:
+    """The surfaces, those that float drawn down to the support or to another surface.
+
+    labels: of each surface's mask in frame.labels; frame: with depth; plane: (4,) unit normal, up, and offset, camera
+    frame; others: known meshes beside these.  A surface stays as it is unless other instances hide some of what it would
+    gain; if the camera sees past that, or something before it that is no instance; and if it would have to grow by more
+    than its own height.  The standard deviation of what moves grows by a third of the way.
+    """
+    heights = [surface.vertices @ plane[:3] + plane[3] for surface in surfaces]
+    meshes = [(surface.vertices, surface.triangles) for surface in surfaces]
+    found = []
+    for index, (surface, height) in enumerate(zip(surfaces, heights, strict=True)):
+        low, high = float(height.min()), float(height.max())
+        if TOUCH < low <= high - low:
+            foot = min(_FOOT, (high - low) / 2)
+            lower = surface.vertices[height < low + foot]
+            lower = lower[::max(1, len(lower) // _SAMPLES)]
+            neighbours = chain(meshes[:index], meshes[index + 1:], others)
+            way = _way_down(lower, low, plane, labels[index], frame, neighbours)
+            moved = way * np.clip(2 * (low + foot - height) / foot, 0, 1)
+            surface = replace(surface, vertices=surface.vertices - moved[:, None] * plane[:3],
+                              vertex_std=np.hypot(surface.vertex_std, moved / 3).astype(np.float32))
+        found.append(surface)
+    return found
+
+
+def _way_down(lower: np.ndarray, height: float, plane: np.ndarray, label: int, frame: Frame,
+              neighbours: Iterable[Mesh]) -> float:
+    """Metres that points (P, 3) of the lower end, the lowest at `height`, can sink until they rest; 0 if they cannot.
+    """
+    steps = np.append(np.arange(_STEP, height, _STEP), height)
+    points = lower[None] - steps[:, None, None] * plane[:3]
+    above = points @ plane[:3] + plane[3] > 0
+    is_open, is_hidden = (mask.reshape(above.shape) & above for mask in _seen(points.reshape(-1, 3), label, frame))
+    scenes = [_scene(mesh) for mesh in neighbours if _overlap(mesh[0], points)]
+    rest = len(steps)
+    for index in range(len(steps)):
+        query = o3d.core.Tensor(points[index].astype(np.float32))
+        if any(scene.compute_occupancy(query).numpy().mean() > _IN_CONTACT for scene in scenes):
+            rest = index
+            break
+    passed = above[:rest].sum()
+    if passed == 0 or is_open[:rest].sum() > _MOST_OPEN * passed or is_hidden[:rest].sum() < _LEAST_HIDDEN * passed:
+        return 0.0
+    return float(steps[rest - 1])
+
+
+def _seen(points: np.ndarray, label: int, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """Of (P, 3) points, (P,) each: whether the camera sees past it, or before it something that is no instance; and
+    whether another instance hides it.
+    """
+    k = frame.intrinsics
+    z = np.maximum(points[:, 2], 1e-6)
+    columns = np.rint(points[:, 0] / z * k.fx + k.cx).astype(np.int64)
+    rows = np.rint(points[:, 1] / z * k.fy + k.cy).astype(np.int64)
+    inside = (points[:, 2] > 0) & (rows >= 0) & (rows < k.height) & (columns >= 0) & (columns < k.width)
+    rows, columns = np.where(inside, rows, 0), np.where(inside, columns, 0)
+    depth, owner = frame.depth[rows, columns], frame.labels[rows, columns]
+    is_covered = inside & (depth > 0) & (depth < z - _MARGIN)
+    is_free = inside & (depth > z + _MARGIN)
+    return is_free | (is_covered & (owner == 0)), is_covered & (owner != 0) & (owner != label)
+
+
+def _overlap(vertices: np.ndarray, points: np.ndarray) -> bool:
+    flat = points.reshape(-1, 3)
+    return bool(((vertices.min(axis=0) < flat.max(axis=0)) & (vertices.max(axis=0) > flat.min(axis=0))).all())
+
+
+def _scene(mesh: Mesh) -> o3d.t.geometry.RaycastingScene:
+    scene = o3d.t.geometry.RaycastingScene(nthreads=1)
+    scene.add_triangles(o3d.core.Tensor(np.ascontiguousarray(mesh[0], np.float32)),
+                        o3d.core.Tensor(np.ascontiguousarray(mesh[1], np.uint32)))
+    return scene
