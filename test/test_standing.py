@@ -92,7 +92,7 @@ def test_what_stands_on_something_that_is_no_instance_stays():
 def test_what_stands_on_another_object_is_drawn_down_to_that(is_known):
     base = box([0.1, 0.1, 0.03], [0.02, 0, 0.015])
     short = box([0.06, 0.06, 0.08], [0.02, 0, 0.09])      # its lowest 2 cm are missing
-    front = box([0.2, 0.05, 0.07], [0, -0.1, 0.035])
+    front = box([0.2, 0.05, 0.1], [0, -0.1, 0.05])
     seen = frame(SUPPORTED, base, front)
     beside = [surface(mesh) for mesh in (base, front)]
     if is_known:

@@ -1,5 +1,5 @@
-"""What scene/physics.py does for reconstructed objects: cluttered scenes with 8 objects, rebuilt from one noisy view,
-before and after their poses are settled.
+"""What perception/standing.py and scene/physics.py do for reconstructed objects: cluttered scenes with 8 objects, seen in
+one noisy view, before and after what floats is drawn down, surfaces give way and poses are settled.
 
 Depths and gaps are measured on the meshes by ray casting, apart from the distance grids that the settling uses itself.
 """
@@ -65,8 +65,8 @@ def measure(kind: str, models: Sequence[Model], seed: int, pipeline: Pipeline) -
     placed = SCENES[kind]([models[index] for index in chosen], rng)
     frame = observe(placed, seed)
     plane = _support(frame)
-    seen = pipeline.run(frame).objects
-    objects = yielding(seen, plane)
+    seen = pipeline.run(frame, others=None).objects
+    objects = yielding(pipeline.run(frame).objects, plane)
     bodies = [body_from_object(item) for item in objects]
     settled = settle(bodies, plane)
     duration = float(np.median([_timed(bodies, plane) for _ in range(TIMINGS)]))

@@ -127,13 +127,13 @@ class Pipeline:
         return self.run(frame).objects
 
     def run(self, frame: Frame, earlier: Mapping[int, Sequence[Observation]] | None = None,
-            on_stage: Callable[[str], None] | None = None, others: Sequence[Mesh] = ()) -> PipelineResult:
+            on_stage: Callable[[str], None] | None = None, others: Sequence[Mesh] | None = ()) -> PipelineResult:
         """Reconstruct frame.instances.
 
         earlier: per label of `frame`, other views of the same object, which are fused with this one (at most
         MOST_VIEWS in all, the first ones given).  on_stage is called with EVIDENCE, INFERENCE, SURFACE, DONE as work
-        proceeds.  others: meshes of known objects beside these.  A frame without depth is reconstructed from colour
-        and masks; see `_sized`.
+        proceeds.  others: meshes of known objects beside these, on which some may rest; None lets shapes float as the
+        network gives them.  A frame without depth is reconstructed from colour and masks; see `_sized`.
         Raises Fault if the whole frame cannot be used: DEPTH_SIZE_MISMATCH, DEPTH_EMPTY, DEPTH_UNIT_SUSPECT,
         MASK_SIZE_MISMATCH, CAMERA_INFO_UNCALIBRATED, CAMERA_INFO_SIZE_MISMATCH, ENGINE_FAILED.
         """
@@ -161,7 +161,7 @@ class Pipeline:
             rejections += [_rejection(candidate.instance, FaultCode.SHAPE_NOT_FOUND)
                            for candidate, surface in zip(candidates, surfaces, strict=True) if surface is None]
             found = [index for index, surface in enumerate(surfaces) if surface is not None]
-            if frame.depth is not None and plane is not None:
+            if plane is not None and others is not None:
                 labels = [candidates[index].instance.label for index in found]
                 upright = standing([surfaces[index] for index in found], labels, frame, plane, others)
                 surfaces = dict(zip(found, upright, strict=True))

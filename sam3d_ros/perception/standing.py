@@ -32,9 +32,9 @@ def standing(surfaces: Sequence[Surface], labels: Sequence[int], frame: Frame, p
     """The surfaces, those that float drawn down to the support or to another surface.
 
     labels: of each surface's mask in frame.labels; frame: with depth; plane: (4,) unit normal, up, and offset, camera
-    frame; others: known meshes beside these.  A surface stays as it is unless other instances hide some of what it would
-    gain; if the camera sees past that, or something before it that is no instance; and if it would have to grow by more
-    than its own height.  The standard deviation of what moves grows by a third of the way.
+    frame; others: known meshes beside these.  A surface stays as it is unless other instances hide some of what it
+    would gain; if the camera sees past that, or something before it that is no instance; and if it would have to grow
+    by more than its own height.  The standard deviation of what moves grows by a third of the way.
     """
     heights = [surface.vertices @ plane[:3] + plane[3] for surface in surfaces]
     meshes = [(surface.vertices, surface.triangles) for surface in surfaces]

@@ -69,9 +69,9 @@ def run(pipeline: Pipeline, asked: Request, on_stage: Callable[[str], None] | No
         physics: bool = True) -> PipelineResult:
     """Reconstruct what a request asks for.  The one place where the scene calls the pipeline.
 
-    physics: surfaces that are unsure give way to each other and to the support
+    physics: what floats is drawn down, and surfaces that are unsure give way to each other and to the support
     """
-    result = pipeline.run(asked.frame, asked.earlier, on_stage, asked.others)
+    result = pipeline.run(asked.frame, asked.earlier, on_stage, asked.others if physics else None)
     plane = support_plane(asked.frame) if physics and result.objects else None
     return result if plane is None else replace(result, objects=yielding(result.objects, plane))
 
