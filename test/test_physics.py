@@ -11,7 +11,8 @@ from scipy.spatial import ConvexHull
 
 from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
 from sam3d_ros.scene.convex import convex_pieces
-from sam3d_ros.scene.physics import TOUCH, Body, Outcome, settle, solid_from_mesh, yielding
+from sam3d_ros.scene.physics import TOUCH, Body, Outcome, rigid_covariance, settle, solid_from_mesh, yielding
+from sam3d_ros.synth.sdf import raycasting_scene
 
 FLOOR = np.array([0.0, 0.0, 1.0, 0.0])
 BLOCK = trimesh.creation.box([0.08, 0.05, 0.10]).subdivide().subdivide().subdivide()
@@ -115,6 +116,37 @@ def test_unsure_surfaces_give_way_and_the_rest_stays():
     for item in found:
         np.testing.assert_allclose(item.vertices.min(axis=0) + item.vertices.max(axis=0), 0, atol=1e-6)
         np.testing.assert_allclose(np.ptp(item.vertices, axis=0), item.size, atol=1e-6)
+
+
+def test_a_foot_is_drawn_down_and_the_top_stays():
+    found, = yielding([rebuilt(BLOCK, [0, 0, 0.053], 0.002)], FLOOR)
+    heights = found.vertices[:, 2] + found.camera_from_object[2, 3]
+    assert heights.min() == pytest.approx(0, abs=1e-6) and heights.max() == pytest.approx(0.103, abs=1e-6)
+    above, = yielding([rebuilt(BLOCK, [0, 0, 0.06], 0.002)], FLOOR)                  # a gap of 5 sigma
+    assert above.vertices[:, 2].min() + above.camera_from_object[2, 3] == pytest.approx(0.004, abs=1e-6)
+
+
+def test_an_unsure_side_gives_way_to_what_is_half_inside():
+    ball = trimesh.creation.icosphere(3, 0.02)
+    block = trimesh.creation.box([0.1, 0.1, 0.1]).subdivide_to_size(0.004)
+    beside = rebuilt(block, [0.05, 0, 0.05], 0.01)
+    sure, unsure = yielding([rebuilt(ball, [0, 0, 0.05], 0.0005), beside], FLOOR)
+    np.testing.assert_allclose(sure.size, 0.04, rtol=0.05)
+    dented = trimesh.Trimesh(unsure.vertices + unsure.camera_from_object[:3, 3], unsure.triangles, process=False)
+    inside = raycasting_scene(dented).compute_signed_distance(
+        (ball.vertices + [0, 0, 0.05]).astype(np.float32)).numpy()
+    assert inside.min() > -0.004
+    assert dented.bounds[1, 0] == pytest.approx(0.1, abs=1e-6)                       # the far side stays
+
+
+def test_what_was_seen_holds_the_mesh():
+    item = rebuilt(BLOCK.subdivide_to_size(0.01), [0, 0, 0.05], 0.01)
+    std = np.where(item.vertices[:, 2] > 0.049, 0.001, 0.01).astype(np.float32)
+    free = dataclasses.replace(item, vertex_std=std, pose_covariance=np.eye(6) * 0.01)
+    found = np.sqrt(np.diag(rigid_covariance(free)))
+    assert found[2] < 0.001 and found[0] > 2 * found[2] and found[1] > 2 * found[2]
+    sure = dataclasses.replace(item, pose_covariance=np.eye(6) * 1e-8)
+    assert (np.diag(rigid_covariance(sure)) < [1e-6] * 3 + [1e-5] * 3).all()
 
 
 def volume(pieces: list[np.ndarray]) -> float:

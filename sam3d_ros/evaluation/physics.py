@@ -1,5 +1,5 @@
-"""What perception/standing.py and scene/physics.py do for reconstructed objects: cluttered scenes with 8 objects, seen in
-one noisy view, before and after what floats is drawn down, surfaces give way and poses are settled.
+"""What perception/standing.py and scene/physics.py do for reconstructed objects: cluttered scenes with 8 objects, seen
+in one noisy view, before and after what floats is drawn down, surfaces give way and poses are settled.
 
 Depths and gaps are measured on the meshes by ray casting, apart from the distance grids that the settling uses itself.
 """

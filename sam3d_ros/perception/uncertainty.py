@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 
 # Errors of neighbouring vertices agree; a mesh's error behaves like that of about this many independent patches.
-_INDEPENDENT_PATCHES = 12
+INDEPENDENT_PATCHES = 12
 _SIDE = 0.15  # of the size: what counts as one side of the box
 _LEAST_LEVER = 0.005  # metres
 
@@ -29,7 +29,7 @@ def pose_uncertainty(vertices: np.ndarray, vertex_std: np.ndarray, size: np.ndar
     side_variance = (sides ** 2).sum(axis=1)
     overall = float(np.sqrt(np.mean(vertex_std ** 2)))
     lever = np.sqrt([np.mean(np.delete(vertices, axis, axis=1) ** 2) for axis in range(3)])
-    rotation_variance = (overall / np.maximum(lever, _LEAST_LEVER)) ** 2 / _INDEPENDENT_PATCHES
+    rotation_variance = (overall / np.maximum(lever, _LEAST_LEVER)) ** 2 / INDEPENDENT_PATCHES
     rotation = camera_from_object[:3, :3]
     covariance = np.zeros((6, 6))
     covariance[:3, :3] = rotation @ np.diag(side_variance / 4) @ rotation.T

@@ -25,7 +25,9 @@ import trimesh
 from scipy.spatial import ConvexHull, QhullError, cKDTree
 from scipy.spatial.transform import Rotation
 
+from ..perception.appearance import vertex_normals
 from ..perception.objects import ReconstructedObject
+from ..perception.uncertainty import INDEPENDENT_PATCHES
 
 GRID = 24                    # cells of a distance grid along the longest side
 SAMPLES = 512                # surface points for contacts between bodies
@@ -40,6 +42,9 @@ _LEAST_SIGMA = (5e-4, 2e-3)  # metres, radians: no pose is surer than this
 _LEAST_GRADIENT = 0.1         # of a signed distance, which has 1 but where its surfaces are equally near
 _ROUNDING = 1e-6              # of sigmas
 _CONVERGED = 1e-4            # metres and radians between two linearisations
+_ROUNDABOUT = 6              # times the shortest way out of a neighbour: a longer way back is none
+_THROUGH = 0.8               # of the object's thickness there: a longer way back leaves nothing of it
+_FOOT = 0.5                  # of the height: how far up the lower end is stretched
 _SECTORS = 8                 # contacts of one body on the support at most; one in each direction around its middle
 
 
@@ -132,7 +137,22 @@ def solid_from_mesh(vertices: np.ndarray, triangles: np.ndarray) -> Solid:
 
 def body_from_object(item: ReconstructedObject) -> Body:
     """A reconstructed object as a body; the camera's frame takes the place of the world's."""
-    return Body(solid_from_mesh(item.vertices, item.triangles), item.camera_from_object, item.pose_covariance)
+    return Body(solid_from_mesh(item.vertices, item.triangles), item.camera_from_object, rigid_covariance(item))
+
+
+def rigid_covariance(item: ReconstructedObject) -> np.ndarray:
+    """(6, 6) as Body.pose_covariance: how far the mesh can move as a whole, camera frame.
+
+    Less than its pose covariance, which is that of the middle of its box and knows the far side as little as the near
+    one: the sides that were seen hold the mesh where they were seen.  Every patch of the surface measures the motion
+    along its normal (Censi 2007, "An accurate closed-form estimate of ICP's covariance", section IV).
+    """
+    rotation = item.camera_from_object[:3, :3]
+    normals = vertex_normals(item.vertices, item.triangles)[0]
+    jacobian = np.hstack([normals @ rotation.T, np.cross(item.vertices, normals) @ rotation.T])
+    jacobian /= item.vertex_std[:, None]
+    information = INDEPENDENT_PATCHES / len(jacobian) * jacobian.T @ jacobian
+    return np.linalg.inv(information + np.linalg.inv(_floored(item.pose_covariance)))
 
 
 def yielding(objects: Sequence[ReconstructedObject], plane: np.ndarray) -> list[ReconstructedObject]:
@@ -144,9 +164,14 @@ def yielding(objects: Sequence[ReconstructedObject], plane: np.ndarray) -> list[
     in both, then what is below the support is raised to it; none by more than MAX_SIGMAS of its standard deviation.
     An object's origin moves to the middle of its new mesh.
     """
+    if not objects:
+        return []
     solids = [solid_from_mesh(item.vertices, item.triangles) for item in objects]
     trees = [cKDTree(item.vertices) for item in objects]
-    return [_reshaped(item, _shifts(index, objects, solids, trees), plane) for index, item in enumerate(objects)]
+    plane = np.asarray(plane, np.float64)
+    gaps = _state(_packed(solids), np.stack([item.camera_from_object for item in objects]), plane).gap
+    return [_reshaped(item, _shifts(index, objects, solids, trees), gaps[index], plane)
+            for index, item in enumerate(objects)]
 
 
 def _shifts(index: int, objects: Sequence[ReconstructedObject], solids: Sequence[Solid],
@@ -154,29 +179,50 @@ def _shifts(index: int, objects: Sequence[ReconstructedObject], solids: Sequence
     """(N, 3) metres, object frame: how each vertex of one object is moved out of the others."""
     item = objects[index]
     shifts = np.zeros(item.vertices.shape)
+    inward = -vertex_normals(item.vertices, item.triangles)[0]
+    thickness = _thickness(item.vertices, inward, solids[index])
     for other, neighbour in enumerate(objects):
         if other == index:
             continue
         other_from_item = np.linalg.inv(neighbour.camera_from_object) @ item.camera_from_object
         points = item.vertices @ other_from_item[:3, :3].T + other_from_item[:3, 3]
         near = np.flatnonzero((np.abs(points) < neighbour.size / 2).all(axis=1))
-        depth, outward = _depths(solids[other].distance.ravel(), np.array(solids[other].distance.shape),
-                                 solids[other].low, solids[other].voxel, points[near].astype(np.float64))
-        near, depth, outward = near[depth > 0], depth[depth > 0], outward[depth > 0]
+        grid, points = _grid(solids[other]), points[near].astype(np.float64)
+        depth, outward = _depths(*grid, points)
+        way = _ways(*grid, points, inward[near] @ other_from_item[:3, :3].T)
+        # Back into the object where that leaves something of it, else the shortest way out of the other.
+        is_back = way < np.minimum(_ROUNDABOUT * depth, _THROUGH * thickness[near])
+        direction = np.where(is_back[:, None], inward[near], outward @ other_from_item[:3, :3])
+        way = np.where(is_back, way, depth)
         own = item.vertex_std[near].astype(np.float64)
-        theirs = neighbour.vertex_std[trees[other].query(points[near])[1]]
-        way = np.minimum(depth * own ** 2 / (own ** 2 + theirs ** 2), MAX_SIGMAS * own)
-        shifts[near] += way[:, None] * (outward @ other_from_item[:3, :3])
+        theirs = neighbour.vertex_std[trees[other].query(points)[1]]
+        way = np.minimum(way * own ** 2 / (own ** 2 + theirs ** 2), MAX_SIGMAS * own)
+        shifts[near] += way[:, None] * direction
     return shifts
 
 
-def _reshaped(item: ReconstructedObject, shifts: np.ndarray, plane: np.ndarray) -> ReconstructedObject:
-    """The object with its vertices shifted (N, 3, object frame) and then raised to the support."""
+def _grid(solid: Solid) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    return solid.distance.ravel(), np.array(solid.distance.shape), solid.low, solid.voxel
+
+
+def _thickness(vertices: np.ndarray, inward: np.ndarray, solid: Solid) -> np.ndarray:
+    """(N,) metres, the way through the solid from each vertex (N, 3) along its inward normal (N, 3)."""
+    start = vertices + solid.voxel * inward
+    return solid.voxel + _ways(*_grid(solid), start.astype(np.float64), inward.astype(np.float64))
+
+
+def _reshaped(item: ReconstructedObject, shifts: np.ndarray, gap: float, plane: np.ndarray) -> ReconstructedObject:
+    """The object with its vertices shifted (N, 3, object frame), then raised to the support, or its foot drawn down by
+    the `gap` below it.
+    """
     rotation, origin = item.camera_from_object[:3, :3], item.camera_from_object[:3, 3]
     up = plane[:3] @ rotation                                              # in the object frame
     vertices = item.vertices + shifts
     heights = vertices @ up + (plane[:3] @ origin + plane[3])
-    vertices = vertices + np.clip(-heights, 0, MAX_SIGMAS * item.vertex_std)[:, None] * up
+    raised = np.clip(-heights, 0, MAX_SIGMAS * item.vertex_std)
+    foot = (heights.max() - heights.min()) * _FOOT
+    drawn = np.minimum(gap, MAX_SIGMAS * item.vertex_std) * np.clip(1 - (heights - heights.min()) / foot, 0, 1)
+    vertices = vertices + (raised - drawn)[:, None] * up
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     middle = (low + high) / 2
     pose = item.camera_from_object.copy()
@@ -379,6 +425,22 @@ def _depths(distance, counts, low, voxel, points):  # pragma: no cover (compiled
             depth[index] = -d
             outward[index, 0], outward[index, 1], outward[index, 2] = x / length, y / length, z / length
     return depth, outward
+
+
+@numba.njit(cache=True)
+def _ways(distance, counts, low, voxel, points, directions):  # pragma: no cover (compiled)
+    """How far each of (P, 3) points, object frame, goes in its direction, (P, 3) unit, until it is outside; 0 if it is.
+    """
+    ways = np.zeros(len(points))
+    longest = voxel * (counts[0] + counts[1] + counts[2])
+    for index in range(len(points)):
+        while ways[index] < longest:
+            x, y, z = points[index] + ways[index] * directions[index]
+            d = _look_up(distance, counts, low, voxel, x, y, z)[0]
+            if d >= 0:
+                break
+            ways[index] += max(-d, voxel / 8)
+    return ways
 
 
 @numba.njit(cache=True)
