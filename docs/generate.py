@@ -174,16 +174,45 @@ def bytes_to_mesh() -> str:
 
 
 def training_run() -> str:
-    """How the shipped model was trained, from benchmarks/results/training_base.json."""
-    report = read_result("training_base")
+    """How the shipped models were trained, from benchmarks/results/training_*.json."""
+    return "\n".join(training_of(name, before) for name, before in {
+        "base": "on top of the 71,600 of the two students before it",
+        "small": "starting as the imitation of `base` in half the channels"}.items())
+
+
+def training_of(name: str, before: str) -> str:
+    """How one model was trained."""
+    report = read_result(f"training_{name}")
     if report is None:
         return ""
     meshes, environment, last = report["meshes"], report["environment"], report["log"][-1]
-    return (f"{meshes['train split']} of these meshes were used, beside {meshes['procedural']} procedural ones. "
-            f"The network saw {report['samples']:,}\nrendered samples in {report['minutes']:g} minutes on "
-            f"{environment['cores']} cores ({environment['cpu']}), on top of the 71,600 of the two students before it; "
-            f"overlap with\nspoiled rendered objects of the dev split at the end {last['dev_iou']:.2f} "
-            "([log](../benchmarks/results/training_base.json)).\n")
+    return (f"`{name}`: {meshes['train split']} of these meshes were used, beside {meshes['procedural']} procedural "
+            f"ones. The network saw {report['samples']:,}\nrendered samples in {report['minutes']:g} minutes on "
+            f"{environment['cores']} cores ({environment['cpu']}), {before};\noverlap with "
+            f"spoiled rendered objects of the dev split at the end {last['dev_iou']:.2f} "
+            f"([log](../benchmarks/results/training_{name}.json)).\n")
+
+
+def shipped_models() -> str:
+    """The models side by side: operations.json, and shape and frames of each."""
+    from sam3d_ros.runtime.engine import DEFAULT_MODEL
+
+    operations = read_result("operations")
+    if operations is None:
+        return NOT_MEASURED
+    rows = []
+    for name, cost in operations["models"].items():
+        suffix = "" if name == DEFAULT_MODEL else f"_{name}"
+        shape, frames = read_result(f"shape{suffix}"), read_result(f"frames{suffix}")
+        sets = {**shape["sections"]["core"], "real": frames} if shape and frames else {}
+        figures = [(f"`{name}`", f"{cost['weights'] / 1e6:.1f} MB", f"{cost['operations'] / 1e9:.1f} G")]
+        for key in ("easy", "clutter", "real"):
+            methods = sets[key]["methods"] if key in sets else {"": None}
+            group = next(iter(methods.values()))
+            cells = accuracy_row(key, group["all"]) if group else ("",) * 6
+            figures.append((" / ".join(cells[index] for index in (2, 3, 5)),))
+        rows.append(sum(figures, ()))
+    return table(("model", "weights", "operations", "easy: CD mm / F@5 / vIoU", "clutter", "real frames"), rows)
 
 
 def registration() -> str:
@@ -282,7 +311,7 @@ SHAPE_SECTIONS = ("core", "oracle", "noise", "protocol", "robustness", "no_depth
 PARTS: dict[str, Callable[[], str]] = {
     part.__name__: part for part in (
         parameters, faults, message_definitions, accuracy, speed, bytes_to_mesh,
-        training_run, real_frames, shape_setting,
+        training_run, shipped_models, real_frames, shape_setting,
         shape_summary, shape_by_object, shape_by_visibility, shape_pictures, published, registration,
         tracking, rough_soak, gpu_sizing, physics, grasping)
 } | {f"shape_{name}": partial(shape_section, name) for name in SHAPE_SECTIONS}

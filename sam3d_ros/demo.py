@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sam3d_ros.ros.processes import NodeProcess, ProcessEnded, ros_environment
+from sam3d_ros.runtime.engine import DEFAULT_MODEL, MODEL_HELP
 
 CAMERA, NODE = "sam3d_ros.nodes.simulated_camera", "sam3d_ros.nodes.sam3d_node"
 BAR = "{desc} |{bar}| {n:.0f} of {total:.0f} s"
@@ -23,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--objects", type=int, default=5, help="on the table, 1 to 12 (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=94895, help="decides the scene (default: %(default)s)")
     parser.add_argument("--motion", choices=("still", "orbit"), default="still", help="of the camera (default: still)")
-    parser.add_argument("--model", default="base",
-                        help="base (the model that is shipped) or the path of an ONNX student (default: %(default)s)")
+    parser.add_argument("--model", default=DEFAULT_MODEL,
+                        help=f"{MODEL_HELP} (default: %(default)s)")
 
 
 def run(args: argparse.Namespace, node_module: str = NODE) -> int:

@@ -7,13 +7,11 @@ from pathlib import Path
 
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.runtime import cuda, golden
-from sam3d_ros.runtime.engine import BuildOptions, EngineError, read_model
+from sam3d_ros.runtime.engine import DEFAULT_MODEL, MODEL_HELP, BuildOptions, EngineError, read_model
 from sam3d_ros.runtime.engine_cache import EngineCache, Entry
 from sam3d_ros.runtime.signature import STUDENT
 from sam3d_ros.runtime.tensorrt_build import MODULES, PRECISIONS, load_library
 from sam3d_ros.runtime.tensorrt_engine import build_ahead, engine_key, load_tensorrt, open_device
-
-_MODEL_HELP = "base (the model that is shipped), or the path of an ONNX student (default: %(default)s)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build = actions.add_parser("build", help="build the engine for this GPU, or ahead of time for others",
                                description="Build the engine for this GPU, check it and keep it; nothing is built that "
                                            "is there already. With --capability, build for GPUs that are not here.")
-    build.add_argument("--model", default="base", help=_MODEL_HELP)
+    build.add_argument("--model", default=DEFAULT_MODEL, help=f"{MODEL_HELP} (default: %(default)s)")
     build.add_argument("--engine", choices=tuple(MODULES), default="tensorrt", help="(default: %(default)s)")
     build.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="(default: %(default)s)")
     build.add_argument("--capability", action="append", metavar="X.Y",
@@ -34,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verify = actions.add_parser("verify", help="check every engine",
                                 description="Check that every engine is whole and ours, and, of those built for this "
                                             "machine, that they answer as they should.")
-    verify.add_argument("--model", default="base", help=_MODEL_HELP)
+    verify.add_argument("--model", default=DEFAULT_MODEL, help=f"{MODEL_HELP} (default: %(default)s)")
     clear = actions.add_parser("clear", help="delete engines", description="Delete all engines of the cache.")
     clear.add_argument("--damaged", action="store_true", help="only those that would not be loaded")
 

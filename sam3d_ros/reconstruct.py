@@ -13,7 +13,7 @@ from sam3d_ros.engine_cli import show_progress
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import clear_objects, read_frame_folder, write_objects
 from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig, PipelineResult
-from sam3d_ros.runtime.engine import ENGINE_CHOICES, PRECISIONS
+from sam3d_ros.runtime.engine import ENGINE_CHOICES, MODEL_HELP, PRECISIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     default = PipelineConfig()
     group = parser.add_argument_group("reconstruction")
     group.add_argument("--model", default=default.model,
-                       help="base (the model that is shipped) or the path of an ONNX student (default: %(default)s)")
+                       help=f"{MODEL_HELP} (default: %(default)s)")
     group.add_argument("--engine", choices=ENGINE_CHOICES, default=default.engine,
                        help="what runs the student (default: %(default)s)")
     group.add_argument("--precision", choices=PRECISIONS, default=default.precision,

@@ -69,7 +69,7 @@ class FaultCode(Enum):
     TF_FUTURE = "the transform is newer than the image by more than its history: check that clocks agree"
     # model and engine
     MODEL_MISSING = (
-        "the model file does not exist: check the path, or use base, the model that is shipped")
+        "the model file does not exist: check the path, or use one that is shipped, base or small")
     MODEL_INVALID = "the model file cannot be read: it is truncated or not an ONNX model"
     MODEL_MISMATCH = "the model file is not a sam3d_ros student of this version: its inputs, outputs or metadata differ"
     ENGINE_UNAVAILABLE = "the wanted engine is not installed: install it, or set engine to auto"

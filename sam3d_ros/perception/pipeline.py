@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from ..runtime.engine import BuildOptions, Engine, EngineError, load_engine
+from ..runtime.engine import DEFAULT_MODEL, BuildOptions, Engine, EngineError, load_engine
 from .appearance import seen_vertices, vertex_colours, vertex_normals
 from .cube import IMAGE_UP, NO_POINTS, Cube, fit_cube, fit_cube_to_mask, inlier_points
 from .evidence import Observation, filled, first_view, further_view, observed_points, support_row
@@ -35,14 +35,14 @@ _BOX_CLEARANCE = 0.008          # metres above the support from which a box's co
 class PipelineConfig:
     """What can be chosen.
 
-    model: base (the model that is shipped) or the path of an ONNX student; engine: one of
+    model: base or small, the models that are shipped, or the path of an ONNX student; engine: one of
     runtime.engine.ENGINE_CHOICES; precision: one of PRECISIONS there; threads: 0 = all cores; allow_engine_build: build
     an engine for this GPU if there is none yet, which takes minutes; max_objects: the largest masks of a frame are
     kept; max_faces: triangles per mesh; min_points: depth readings inside a mask (without depth: pixels) that are too
     few below this
     """
 
-    model: str = "base"
+    model: str = DEFAULT_MODEL
     engine: str = "auto"
     precision: str = "auto"
     threads: int = 0

@@ -14,7 +14,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from ..perception.faults import Fault, FaultCode
-from ..runtime.engine import ENGINE_CHOICES, PRECISIONS
+from ..runtime.engine import DEFAULT_MODEL, ENGINE_CHOICES, MODEL_HELP, PRECISIONS
 
 if TYPE_CHECKING:
     from ..perception.pipeline import PipelineConfig
@@ -34,7 +34,7 @@ class Settings:
     """Values of all parameters at one moment."""
 
     # Model
-    model: str = _parameter("base", "base (the model that is shipped) or the path of an ONNX model")
+    model: str = _parameter(DEFAULT_MODEL, MODEL_HELP)
     engine: str = _parameter("auto", "inference engine; auto: a GPU engine if one works, else the CPU engine that is "
                                      "fastest on this machine", choices=ENGINE_CHOICES)
     precision: str = _parameter("auto", "arithmetic of the engine; auto: the fastest that agrees with fp32",

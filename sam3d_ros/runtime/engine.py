@@ -16,7 +16,9 @@ MAX_MODEL_BYTES = 256 << 20
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 _WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
-SHIPPED_MODELS = {name: _WEIGHTS / f"{name}.onnx" for name in ("base",)}
+SHIPPED_MODELS = {name: _WEIGHTS / f"{name}.onnx" for name in ("base", "small")}
+DEFAULT_MODEL = "small"
+MODEL_HELP = "base or small, the models that are shipped, or the path of an ONNX student"
 
 
 class EngineError(Exception):
@@ -102,7 +104,7 @@ def available_engines() -> list[str]:
     return [name for name, module in CPU_ENGINES.items() if importlib.util.find_spec(module)]
 
 
-def load_engine(name: str = "auto", model: str | Path = "base", precision: str = "auto", threads: int = 0,
+def load_engine(name: str = "auto", model: str | Path = DEFAULT_MODEL, precision: str = "auto", threads: int = 0,
                 signature: Signature = STUDENT, options: BuildOptions = BuildOptions()) -> Engine:
     """Load a model of the given signature into an engine.
 
