@@ -17,7 +17,7 @@ from .faults import Fault, FaultCode
 from .frame import Frame, Instance, Intrinsics, back_project, check_frame
 from .object_frame import object_frame
 from .objects import Mesh, ReconstructedObject, ScaleSource, Status
-from .outline import CLEARANCE, grown_masks
+from .outline import grown_masks
 from .standing import standing
 from .support import given_plane, support_plane
 from .surface import Surface, extract_surface
@@ -28,6 +28,7 @@ _LEAST_READINGS, _ENOUGH_POINTS = 4, 4000       # of a view, to find an object's
 _PLANE_SCALE_STD, _MODEL_SCALE_STD = 0.1, 0.5   # 1 sigma of the scale factor without depth
 MOST_VIEWS = 8                  # of one object that are fused
 _LEAST_ABOVE = 0.2              # share of an object's points: below, it is as flat as what it lies on
+_CLEARANCE = 0.003              # metres above the support: nearer than this a reading may be the support's
 _BOX_CLEARANCE = 0.008          # metres above the support from which a box's content counts as the object
 
 
@@ -275,7 +276,7 @@ def _above_support(points: np.ndarray, plane: np.ndarray | None) -> np.ndarray:
     """The points (P, 3) that are not the support's, (4,), which a wide mask takes in; all of them if few are left."""
     if plane is None:
         return points
-    above = points @ plane[:3] + plane[3] > CLEARANCE
+    above = points @ plane[:3] + plane[3] > _CLEARANCE
     return points[above] if above.mean() > _LEAST_ABOVE else points
 
 
