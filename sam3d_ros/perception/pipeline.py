@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
+from threadpoolctl import ThreadpoolController
 
 from ..runtime.engine import DEFAULT_MODEL, BuildOptions, Engine, EngineError, load_engine
 from .appearance import seen_vertices, vertex_colours, vertex_normals
@@ -30,6 +31,9 @@ MOST_VIEWS = 8                  # of one object that are fused
 _LEAST_ABOVE = 0.2              # share of an object's points: below, it is as flat as what it lies on
 _CLEARANCE = 0.003              # metres above the support: nearer than this a reading may be the support's
 _BOX_CLEARANCE = 0.008          # metres above the support from which a box's content counts as the object
+
+# OpenBLAS's threads spin for tens of milliseconds after a product, on the cores that the network needs next.
+_one_blas_thread = ThreadpoolController().wrap(limits=1, user_api="blas")
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ class Pipeline:
         """The objects of `run`."""
         return self.run(frame).objects
 
+    @_one_blas_thread
     def run(self, frame: Frame, earlier: Mapping[int, Sequence[Observation]] | None = None,
             on_stage: Callable[[str], None] | None = None, others: Sequence[Mesh] | None = ()) -> PipelineResult:
         """Reconstruct frame.instances.
