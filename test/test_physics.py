@@ -126,6 +126,14 @@ def test_a_foot_is_drawn_down_and_the_top_stays():
     assert above.vertices[:, 2].min() + above.camera_from_object[2, 3] == pytest.approx(0.004, abs=1e-6)
 
 
+def test_what_is_raised_to_the_support_keeps_an_inside():
+    flat = trimesh.creation.box([0.08, 0.05, 0.015]).subdivide_to_size(0.01)
+    found, = yielding([rebuilt(flat, [0, 0, -0.0125], 0.01)], FLOOR)
+    heights = found.vertices[:, 2] + found.camera_from_object[2, 3]
+    assert heights.min() == pytest.approx(0, abs=1e-6) and heights.max() > 5e-4
+    assert trimesh.Trimesh(found.vertices, found.triangles, process=False).volume > 0
+
+
 def test_an_unsure_side_gives_way_to_what_is_half_inside():
     ball = trimesh.creation.icosphere(3, 0.02)
     block = trimesh.creation.box([0.1, 0.1, 0.1]).subdivide_to_size(0.004)

@@ -44,6 +44,7 @@ _ROUNDING = 1e-6              # of sigmas
 _CONVERGED = 1e-4            # metres and radians between two linearisations
 _ROUNDABOUT = 6              # times the shortest way out of a neighbour: a longer way back is none
 _THROUGH = 0.8               # of the object's thickness there: a longer way back leaves nothing of it
+_SQUEEZED = 0.05             # of its height is left of what was below the support
 _FOOT = 0.5                  # of the height: how far up the lower end is stretched
 _SECTORS = 8                 # contacts of one body on the support at most; one in each direction around its middle
 
@@ -219,7 +220,11 @@ def _reshaped(item: ReconstructedObject, shifts: np.ndarray, gap: float, plane: 
     up = plane[:3] @ rotation                                              # in the object frame
     vertices = item.vertices + shifts
     heights = vertices @ up + (plane[:3] @ origin + plane[3])
-    raised = np.clip(-heights, 0, MAX_SIGMAS * item.vertex_std)
+    # Squeezed rather than laid flat, so that what was above still is: folded meshes have no inside.
+    lowest = min(heights.min(), 0)
+    bend = -lowest * _SQUEEZED / (1 - _SQUEEZED)
+    squeezed = np.where(heights < bend, _SQUEEZED * (heights - lowest), heights)
+    raised = np.clip(squeezed - heights, 0, MAX_SIGMAS * item.vertex_std)
     foot = (heights.max() - heights.min()) * _FOOT
     drawn = np.minimum(gap, MAX_SIGMAS * item.vertex_std) * np.clip(1 - (heights - heights.min()) / foot, 0, 1)
     vertices = vertices + (raised - drawn)[:, None] * up
