@@ -234,6 +234,24 @@ def test_a_new_mesh_keeps_the_id_and_the_frame_and_follows_the_motion_since():
     assert np.linalg.norm(error[:3]) < 0.004 and np.linalg.norm(error[3:]) < np.deg2rad(2)
 
 
+@pytest.mark.parametrize(("share", "revision"), [(0.2, 1), (0.9, 2)])
+def test_a_part_that_could_not_be_told_does_not_take_the_place_of_the_whole(share, revision):
+    """An object that is known, but not which mask shows it; the mask shows a share of what its mesh was made from."""
+    world = World()
+    world.look(0.1, camera_at(0.3))
+    asked = rebuild.request(world.tracker, everything=True)
+    areas = {label: share * world.tracker.tracks[identity].used_area for label, identity in asked.tracks.items()}
+    asked = replace(asked, tracks={}, camera_from_object={}, areas=areas)
+    beside = np.linalg.inv(world.camera) @ world.places[0] @ pose(0.01, 0, 0)
+    made = reconstruction(Toy("box", BOX.size * [0.5, 1, 1]), beside, 1)
+    world.tracker.absorb(asked, rebuild.prepare(asked, [made]))
+    assert set(world.tracker.tracks) == set(world.ids.values())
+    item = world.look(0.2, camera_at(0.3))[world.ids[1]]
+    assert item.revision == revision
+    if revision == 1:
+        assert np.linalg.norm(world.error(item, 1)[:3]) < 0.004
+
+
 def test_clearing_voids_a_reconstruction_under_way():
     world = World()
     world.look(0.1, camera_at(0.3))

@@ -46,6 +46,7 @@ _RESTLESS_NS = 400_000_000
 _SMOOTHING = 0.5          # weight of the newest velocity and misfit
 _SAME_PLACE = 0.5         # of the diagonal: a rebuilt object whose centre is farther from a known one is another
 _LEAST_PLACE = 0.03       # metres
+_LESS_IN_VIEW = 0.5       # of what its mesh was made from: a new mesh of less does not take its place
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,10 @@ class Tracker:
         for item in rebuilt:
             track = self.tracks.get(request.tracks.get(item.label, ""))
             if track is None:
-                track = self._at(request, item) or self._add(request, item)
+                known = self._at(request, item)
+                if known and item.area < _LESS_IN_VIEW * known.used_area:
+                    continue      # hidden but for a part, from which it could not be told: its mesh is the better one
+                track = known or self._add(request, item)
                 # Also where it is known from before: it could not be followed, so its pose is that of the new mesh.
                 track.belief = motion.first_belief(item.scene_from_object)
                 track.presence, track.label, track.views = Presence.SEEN, item.label, ()
