@@ -247,6 +247,21 @@ def test_views_of_other_moments_reach_the_network(pipeline):
     assert np.median(agree) < 0.05                                        # both views put the surface at one place
 
 
+def test_many_views_of_many_objects_go_through_the_network_in_parts():
+    class Counting(ShellEngine):
+        passes: list[tuple[int, ...]] = []
+
+        def infer(self, inputs):
+            self.passes.append(inputs["crops"].shape[:2])
+            return super().infer(inputs)
+
+    frame, engine = scene(BALLS[:3]), Counting()
+    again = {label: [Observation(frame, label, np.eye(4))] * 7 for label in (1, 2, 3)}
+    found = Pipeline(engine, PipelineConfig()).run(frame, again).objects
+    assert [item.label for item in found] == [1, 2, 3]
+    assert engine.passes == [(2, 8), (1, 8)]
+
+
 def test_no_instances_no_objects(pipeline):
     assert pipeline(replace(scene([]), instances=())) == []
 

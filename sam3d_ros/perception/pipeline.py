@@ -28,6 +28,7 @@ _FEW_POINTS = 4                 # times min_points: below, a result is marked LO
 _LEAST_READINGS, _ENOUGH_POINTS = 4, 4000       # of a view, to find an object's cube and surface by
 _PLANE_SCALE_STD, _MODEL_SCALE_STD = 0.1, 0.5   # 1 sigma of the scale factor without depth
 MOST_VIEWS = 8                  # of one object that are fused
+_MOST_CROPS = 16                # in one pass of the network: its memory grows with every view of every object
 _LEAST_ABOVE = 0.2              # share of an object's points: below, it is as flat as what it lies on
 _CLEARANCE = 0.003              # metres above the support: nearer than this a reading may be the support's
 _BOX_CLEARANCE = 0.008          # metres above the support from which a box's content counts as the object
@@ -182,10 +183,14 @@ class Pipeline:
         self._engine.close()
 
     def _infer(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        count, views = inputs["crops"].shape[:2]
+        step = max(1, _MOST_CROPS // views)
         try:
-            outputs = self._engine.infer(inputs)
+            parts = [self._engine.infer({name: array[start:start + step] for name, array in inputs.items()})
+                     for start in range(0, count, step)]
         except RuntimeError as error:
             raise Fault(FaultCode.ENGINE_FAILED, f"{self.engine_name}: {error}") from error
+        outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         if not all(np.isfinite(array).all() for array in outputs.values()):
             raise Fault(FaultCode.ENGINE_FAILED, f"{self.engine_name} returned values that are not finite")
         return outputs
