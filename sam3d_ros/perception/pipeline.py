@@ -168,13 +168,13 @@ class Pipeline:
             rejections += [_rejection(candidate.instance, FaultCode.SHAPE_NOT_FOUND)
                            for candidate, surface in zip(candidates, surfaces, strict=True) if surface is None]
             found = [index for index, surface in enumerate(surfaces) if surface is not None]
+            surfaces = [surfaces[index] for index in found]
             if plane is not None and others is not None:
                 labels = [candidates[index].instance.label for index in found]
-                upright = standing([surfaces[index] for index in found], labels, frame, plane, others)
-                surfaces = dict(zip(found, upright, strict=True))
+                surfaces = standing(surfaces, labels, frame, plane, others)
         with clock("colour"):
-            objects = [_object(frame, candidates[index], surfaces[index], outputs["layout"][index], up)
-                       for index in found]
+            objects = [_object(frame, candidates[index], surface, outputs["layout"][index], up)
+                       for index, surface in zip(found, surfaces, strict=True)]
         report("DONE")
         return PipelineResult(objects, tuple(rejections), clock.milliseconds)
 

@@ -34,7 +34,7 @@ def request(tracker: Tracker, everything: bool = False) -> Request | None:
     scene_from_camera = tracker.scene_from_camera(frame)
     camera_from_scene = np.linalg.inv(scene_from_camera)
     labels = {i.label for i in (frame.instances if everything else tracker.unknown)}
-    tracks, poses, earlier, others = {}, {}, {}, []
+    tracks, poses, earlier, beside = {}, {}, {}, []
     for track in tracker.tracks.values():
         if track.presence is not Presence.SEEN or track.seen_ns != frame.stamp_ns or not track.label:
             continue
@@ -45,10 +45,11 @@ def request(tracker: Tracker, everything: bool = False) -> Request | None:
             tracks[track.label], poses[track.label] = track.id, pose
             earlier[track.label] = observations(track.views, pose)
         else:
-            others.append((transform_points(track.mesh.vertices, pose), track.mesh.triangles))
+            beside.append((track.mesh, pose))
     if not labels:
         return None
     chosen = tuple(instance for instance in frame.instances if instance.label in labels)
+    others = [(transform_points(mesh.vertices, pose), mesh.triangles) for mesh, pose in beside]
     return Request(replace(frame, instances=chosen), earlier, tracks, poses, dict(tracker.areas), scene_from_camera,
                    tracker.generation, others)
 
