@@ -10,7 +10,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends \
 WORKDIR /ws
 COPY . src/sam3d_ros
 # Ubuntu's numpy is what Jazzy's binaries were built against: requirements.txt keeps pip from replacing it.
-RUN pip install --no-cache-dir --break-system-packages -r src/sam3d_ros/requirements.txt onnx tensorrt-rtx-cu13 \
+RUN pip install --no-cache-dir --break-system-packages -r src/sam3d_ros/requirements.txt tensorrt-rtx-cu13 \
     && . /opt/ros/jazzy/setup.sh \
     && rosdep update --rosdistro jazzy && apt-get update \
     && rosdep install --from-paths src --ignore-src -y --skip-keys ament_cmake_pytest \

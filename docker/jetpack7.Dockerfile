@@ -16,7 +16,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /ws
 COPY . src/sam3d_ros
-RUN pip3 install --no-cache-dir -r src/sam3d_ros/requirements.txt onnx \
+RUN pip3 install --no-cache-dir -r src/sam3d_ros/requirements.txt \
     && . /opt/ros/$ROS_DISTRO/setup.sh \
     && (rosdep init || true) && rosdep update --rosdistro $ROS_DISTRO && apt-get update \
     && rosdep install --from-paths src --ignore-src -y --skip-keys ament_cmake_pytest \

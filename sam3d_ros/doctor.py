@@ -64,6 +64,7 @@ LIBRARIES = (
     Library("scipy", "scipy", "geometry", "pip install scipy", needed=True),
     Library("PIL", "pillow", "frame folders", "pip install pillow", needed=True),
     Library("skimage", "scikit-image", "surfaces", "pip install scikit-image", needed=True),
+    Library("onnx", "onnx", "int8 and float16", "pip install onnx", needed=True),
     Library("numba", "numba", "evidence", "pip install numba", needed=True),
     Library("fast_simplification", "fast-simplification", "mesh decimation", "pip install fast-simplification",
             needed=True),
@@ -73,7 +74,6 @@ LIBRARIES = (
     Library("rosbags", "rosbags", "sam3d replay", "pip install rosbags"),
     Library("mujoco", "mujoco", "simulated camera and sam3d demo", "pip install mujoco"),
     Library("torch", "torch", "training only", "pip install 'sam3d_ros[train]', if you want to train"),
-    Library("onnx", "onnx", "float16 on NVIDIA GPUs", "pip install onnx, if you have an NVIDIA GPU"),
     Library("tensorrt", "tensorrt", "engine for NVIDIA GPUs", ""),
     Library("tensorrt_rtx", "tensorrt-rtx-cu13", "engine for RTX GPUs", ""),
 )

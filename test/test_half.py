@@ -6,7 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from student_graphs import student_inputs, student_model
 
-from sam3d_ros.runtime.half import HalfError, with_half_convolutions
+from sam3d_ros.runtime.graph import PrecisionError
+from sam3d_ros.runtime.half import with_half_convolutions
 from sam3d_ros.runtime.signature import STUDENT
 
 
@@ -75,5 +76,5 @@ def test_networks_without_convolutions_are_refused():
     value = helper.make_tensor_value_info
     graph = helper.make_graph([helper.make_node("Relu", ["a"], ["b"])], "g", [value("a", TensorProto.FLOAT, ["n"])],
                               [value("b", TensorProto.FLOAT, ["n"])])
-    with pytest.raises(HalfError, match="no convolution"):
+    with pytest.raises(PrecisionError, match="no convolution"):
         with_half_convolutions(helper.make_model(graph).SerializeToString())

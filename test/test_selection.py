@@ -52,14 +52,15 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(selection, "available_engines", lambda: ["openvino", "onnxruntime"])
     monkeypatch.setattr(cuda, "load_library", lambda: None)
     load.engines, load.loaded, load.folder, load.model = engines, loaded, tmp_path / "cache" / "engines", model
-    engines |= {("openvino", "bf16"): Fake("a", 0.006), ("openvino", "fp32"): Fake("b", 0.004),
+    engines |= {("openvino", "int8"): EngineError("ENGINE_UNAVAILABLE", "no ranges"),
+                ("openvino", "bf16"): Fake("a", 0.006), ("openvino", "fp32"): Fake("b", 0.004),
                 ("onnxruntime", "fp32"): Fake("c", 0.001)}
     return load
 
 
 def test_the_fastest_is_taken_and_noted(machine):
     assert machine().name == "c"
-    assert [engine.closed for engine in machine.engines.values()] == [True, True, False]
+    assert [engine.closed for engine in list(machine.engines.values())[1:]] == [True, True, False]
     (entry,) = json.loads((machine.folder / "cpu.json").read_text()).values()
     assert (entry["engine"], entry["precision"]) == ("onnxruntime", "fp32") and entry["ms"]["openvino fp32"] > 3
     assert machine().name == "c" and machine.loaded == [("onnxruntime", "fp32")]       # not measured again
@@ -78,6 +79,13 @@ def test_an_inaccurate_engine_is_not_taken_however_fast(machine, caplog):
     machine.engines["openvino", "bf16"] = Fake("fast and wrong", 0.0, wrong=True)
     assert machine().name == "c"
     assert "fast and wrong is passed over" in caplog.text and "vIoU 0.8000" in caplog.text
+
+
+def test_integers_are_taken_where_they_are_fast_and_right(machine):
+    machine.engines["openvino", "int8"] = Fake("d", 0.0)
+    assert machine().name == "d"
+    machine.engines["openvino", "int8"] = Fake("d", 0.0, wrong=True)
+    assert machine(threads=1).name == "c"
 
 
 def test_what_this_processor_cannot_do_is_left_out(machine):
@@ -107,14 +115,14 @@ def test_a_note_can_only_name_what_would_be_measured(machine, choice):
     machine()
     notes = json.loads((machine.folder / "cpu.json").read_text())
     (machine.folder / "cpu.json").write_text(json.dumps(dict.fromkeys(notes, choice)))
-    assert machine().name == "c" and len(machine.loaded) == 3
+    assert machine().name == "c" and len(machine.loaded) == 4
 
 
 def test_without_a_place_for_notes_it_is_measured_every_time(machine):
     machine.folder.parent.mkdir()
     machine.folder.write_text("in the way")
-    assert machine().name == "c" and len(machine.loaded) == 3
-    assert machine().name == "c" and len(machine.loaded) == 3
+    assert machine().name == "c" and len(machine.loaded) == 4
+    assert machine().name == "c" and len(machine.loaded) == 4
 
 
 @pytest.mark.timeout(60)

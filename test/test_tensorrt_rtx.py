@@ -3,6 +3,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+import onnx
 import pytest
 from student_graphs import student_model
 
@@ -10,6 +11,7 @@ from sam3d_ros import cli
 from sam3d_ros.runtime import tensorrt_build
 from sam3d_ros.runtime.engine import EngineError, ModelFile
 from sam3d_ros.runtime.engine_cache import EngineCache
+from sam3d_ros.runtime.int8 import activation_ranges
 from sam3d_ros.runtime.signature import STUDENT
 from sam3d_ros.runtime.tensorrt_build import build_plan, load_library
 
@@ -76,6 +78,17 @@ def test_shipped_models_build(library, name):
     for capability in ("8.6", "8.9", "12.0"):
         plan = build_plan(library, ModelFile(path, path.read_bytes()), STUDENT, "fp16", capability)
         assert plan.convolutions["HALF"] > plan.convolutions["FLOAT"]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("capability", ["8.6", "8.9", "12.0"])
+def test_builds_in_int8_without_falling_back(library, capability, monkeypatch):
+    listener, path = Listener(monkeypatch), WEIGHTS / "small.onnx"
+    model = ModelFile(path, path.read_bytes())
+    build_plan(library, model, STUDENT, "int8", capability)
+    found = listener.convolution_types()
+    assert found["Int8"] == len(activation_ranges(onnx.load_model_from_string(model.data)))
+    assert found["Half"] > found["Int8"] and found["Float"] <= 2          # the heads
 
 
 def test_what_it_cannot_build_is_named(library, model):

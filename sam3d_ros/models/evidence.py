@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..runtime.signature import CROP_SPAN, VOLUME
+from ..runtime.signature import COARSE, CROP_SPAN
 
 CHANNELS = 3
+PARTS = 8                # voxels of the 64^3 grid in one of the 32^3 grid
 TRUNCATION = 3 / 32      # of the cube's edge
 
 
@@ -30,17 +31,41 @@ class Projection(nn.Module):
         x, y, z = (direction[..., axis, None, None, None] for axis in range(3))
         return x * self.ticks[:, None, None] + y * self.ticks[:, None] + z * self.ticks
 
+    def points(self, axes: Tensor) -> Tensor:
+        """axes (N, 3, 3), camera_from_cube -> the voxels' centres relative to the cube's, (N, 3, n^3), edges."""
+        return self.along(axes).flatten(2)
+
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """views (N, 11) -> where each voxel appears, (N, n^2, n, 2) in grid_sample's units, and its depth relative to
         the cube's centre, (N, n^3), in edges.
 
         Depths stay relative to the centre throughout: their differences then survive half precision.
         """
-        camera = self.along(views[:, :9].reshape(-1, 3, 3)).reshape(-1, 3, self.resolution ** 3)
-        depth = camera[:, 2]
-        scale = (2 / CROP_SPAN) / (1 + depth / views[:, 9:10]).clamp_min(0.05)
-        where = torch.stack([camera[:, 0] * scale, camera[:, 1] * scale], dim=-1)
-        return where.reshape(-1, self.resolution ** 2, self.resolution, 2), depth
+        sideways, depth = self.points(views[:, :9].reshape(-1, 3, 3)).split([2, 1], dim=1)
+        scale = (2 / CROP_SPAN) / (1 + depth / views[:, 9:10, None]).clamp_min(0.05)
+        where = (sideways * scale).transpose(1, 2)      # faster than stacking x and y last
+        return where.reshape(views.shape[0], -1, self.resolution, 2), depth[:, 0]
+
+
+class FoldedProjection(Projection):
+    """The centres of the eight parts of every voxel, the same part of all voxels together: (8, n^3) for n^3."""
+
+    def __init__(self, resolution: int):
+        super().__init__(resolution)
+        ends = torch.tensor([-0.25, 0.25]) / resolution
+        self.register_buffer("offsets", torch.cartesian_prod(ends, ends, ends), persistent=False)
+
+    def points(self, axes: Tensor) -> Tensor:
+        """axes (N, 3, 3), camera_from_cube -> the parts' centres relative to the cube's, (N, 3, 8 n^3), edges."""
+        x, y, z = (axes[..., axis, None] * self.offsets[:, axis] for axis in range(3))
+        return ((x + y + z)[..., None] + super().points(axes)[:, :, None]).flatten(2)
+
+
+def unfolded(folded: Tensor) -> Tensor:
+    """(B, 8 C, n, n, n), the parts of a voxel one behind the other -> (B, C, 2n, 2n, 2n)."""
+    n = folded.shape[-1]
+    parts = folded.reshape(-1, folded.shape[1] // PARTS, 2, 2, 2, n, n, n).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return parts.reshape(-1, folded.shape[1] // PARTS, 2 * n, 2 * n, 2 * n)
 
 
 def lifted(features: Tensor, where: Tensor, weight: Tensor, views: int, mode: str = "bilinear") -> Tensor:
@@ -55,19 +80,22 @@ def lifted(features: Tensor, where: Tensor, weight: Tensor, views: int, mode: st
 
 
 class Evidence(nn.Module):
-    """Signed distance to the observed depth, own mask and depth validity on a 64^3 grid, fused over the views."""
+    """Signed distance to the observed depth, own mask and depth validity on a 64^3 grid, fused over the views.
+
+    The grid comes folded, as 8 channels at 32^3 (space to depth), and never takes another order.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.projection = Projection(VOLUME)
+        self.projection = FoldedProjection(COARSE)
 
     def forward(self, crops: Tensor, views: Tensor) -> Tensor:
-        """crops (B, V, 6, 96, 96), views (B, V, 11) -> (B, 3, 64, 64, 64).
+        """crops (B, V, 6, 96, 96), views (B, V, 11) -> (B, 24, 32, 32, 32), see `unfolded`.
 
-        Channels: signed distance along the optical axis to the observed depth, positive in front of it, truncated at
-        3/32 of the edge and scaled to -1..1 (0 without a reading); 1 where the voxel projects into the object's own
-        mask; 1 where it projects onto a reading.  Every pixel counts, not only the object's own: neighbours and the
-        table carve free space.
+        Channels, of 8 each: signed distance along the optical axis to the observed depth, positive in front of it,
+        truncated at 3/32 of the edge and scaled to -1..1 (0 without a reading); 1 where the voxel projects into the
+        object's own mask; 1 where it projects onto a reading.  Every pixel counts, not only the object's own:
+        neighbours and the table carve free space.
 
         Of several views, one that sees a voxel's surroundings from in front of the surface, or within the truncation
         behind it, says more than one that only knows that the surface hides it (Curless and Levoy 1996, section 3):
@@ -91,4 +119,4 @@ class Evidence(nn.Module):
         vote = weight - 0.98 * hidden
         mask = (own * vote).sum(dim=1) / vote.sum(dim=1)
         volume = torch.stack([fused, mask, valid.amax(dim=1)], dim=1)
-        return volume.reshape(-1, CHANNELS, VOLUME, VOLUME, VOLUME)
+        return volume.reshape(-1, CHANNELS * PARTS, COARSE, COARSE, COARSE)

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..runtime.signature import COARSE, LAYOUT_NUMBERS, VOLUME
+from ..runtime.signature import COARSE, LAYOUT_NUMBERS
 from .backbone import COARSE_CHANNELS, FINE_CHANNELS, Backbone
-from .evidence import CHANNELS, Evidence, Projection, lifted
+from .evidence import CHANNELS, PARTS, Evidence, Projection, lifted, unfolded
 
-_FOLDED = 8 * CHANNELS               # evidence channels after space to depth
+_FOLDED = PARTS * CHANNELS           # channels of the evidence
 _EXTRA = 5                           # channels beside them at 32^3: R, G, B, height over the support, support known
 
 
@@ -47,8 +47,8 @@ class _Residual(nn.Module):
 class Student(nn.Module):
     """3D U-Net over evidence and lifted image features; inputs and outputs as in runtime/signature.py.
 
-    Evidence is folded from 64^3 x 3 to 32^3 x 24 (space to depth) and the answer unfolded from 32^3 x 8, because thin
-    convolutions at 64^3 cost ten times the time for the same operations.  Skip connections add rather than
+    Evidence comes folded, 64^3 x 3 as 32^3 x 24 (space to depth), and the answer is unfolded from 32^3 x 8, because
+    thin convolutions at 64^3 cost ten times the time for the same operations.  Skip connections add rather than
     concatenate: a quarter fewer operations.  Colour enters as pixels at 32^3 and as features at 16^3 and 8^3.
     """
 
@@ -87,23 +87,21 @@ class Student(nn.Module):
         y = self.deep2(self.up2(_twice(self.lift2(bottom)) + level2))
         y = self.up1(_twice(self.lift1(y)) + level1)
         y = self.up0(_twice(self.lift0(y)) + level0)
-        distance = self.head(y).reshape(-1, 2, 2, 2, COARSE, COARSE, COARSE).permute(0, 4, 1, 5, 2, 6, 3)
-        look = self.look(y)
-        return (distance.reshape(-1, 1, VOLUME, VOLUME, VOLUME), look[:, :1].clamp(-4, 3), look[:, 1:].sigmoid(),
-                _unit_directions(self.layout(bottom.mean(dim=(2, 3, 4)))))
+        log_std, colour = self.look(y).flatten(2).split([1, 3], dim=1)
+        coarse = (COARSE,) * 3
+        return (unfolded(self.head(y)), log_std.clamp(-4, 3).unflatten(2, coarse),
+                colour.sigmoid().unflatten(2, coarse), _unit_directions(self.layout(bottom.mean(dim=(2, 3, 4)))))
 
     def _lift(self, crops: Tensor, views: Tensor, support: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Input of the stem (B, 29, 32, 32, 32), and image features at 16^3 (B, 32, ...) and 8^3 (B, 96, ...)."""
         count, flat = crops.shape[1], views.reshape(-1, views.shape[-1])
         weight = views[:, :, 10] / views[:, :, 10].sum(dim=1, keepdim=True)
-        volume = self.evidence(crops, views).reshape(-1, CHANNELS, COARSE, 2, COARSE, 2, COARSE, 2)
-        folded = volume.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(-1, _FOLDED, COARSE, COARSE, COARSE)
         image = crops.reshape(-1, *crops.shape[2:])[:, 3:]
         fine, coarse = self.backbone(image)
         height = self.at_half.along(support[:, None, :3]) + support[:, 3:4, None, None, None]
         plane = torch.cat([height.clamp(-1, 1), support[:, 4:5, None, None, None].expand_as(height)], dim=1)
         pixels = lifted(image, self.at_half(flat)[0], weight, count)
-        return (torch.cat([folded, pixels, plane], dim=1),
+        return (torch.cat([self.evidence(crops, views), pixels, plane], dim=1),
                 lifted(fine, self.at_quarter(flat)[0], weight, count),
                 lifted(coarse, self.at_eighth(flat)[0], weight, count))
 

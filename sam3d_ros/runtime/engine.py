@@ -13,7 +13,7 @@ import numpy as np
 from .signature import STUDENT, Shape, Signature
 
 MAX_MODEL_BYTES = 256 << 20
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 
 _WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 SHIPPED_MODELS = {name: _WEIGHTS / f"{name}.onnx" for name in ("base", "small")}

@@ -6,11 +6,11 @@ exponential, and the last convolution before each output.
 """
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from .graph import PrecisionError, consumed, drop_unused_weights, unfolded_constants
 
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 # Follow their inputs into float16: they move numbers about, or make them hardly larger.
@@ -22,65 +22,32 @@ _DATA_INPUTS = {"Add": 2, "Concat": None, "Clip": 3, "PRelu": 2}
 _LARGEST_HALF = 65504.0
 
 
-class HalfError(ValueError):
-    """The network cannot be computed in float16."""
-
-
 def with_half_convolutions(model: bytes) -> bytes:
     """The ONNX model with all but its last convolutions in float16; inputs and outputs stay float32.
 
-    Raises HalfError if a weight is too large for float16, or if there is no convolution to convert.
+    Raises PrecisionError if a weight is too large for float16, or if there is no convolution to convert.
     """
     proto = onnx.load_model_from_string(model)
     graph = proto.graph
-    constants = _unfolded_constants(graph)
+    constants = unfolded_constants(graph)
     halves = _half_nodes(graph, constants)
     if not any(graph.node[index].op_type in _CONVOLUTIONS for index in halves):
-        raise HalfError("the network has no convolution that could be computed in float16")
+        raise PrecisionError("the network has no convolution that could be computed in float16")
     _convert(graph, constants, halves)
-    _drop_unused_weights(graph)
+    drop_unused_weights(graph)
     del graph.value_info[:]
     onnx.checker.check_model(proto)
     return proto.SerializeToString()
 
 
-def _unfolded_constants(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
-    """Weights of the graph by name; weights stored as float16 and cast by a node become float32 weights."""
-    stored = {weight.name: weight for weight in graph.initializer}
-    kept = []
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            stored[node.output[0]] = node.attribute[0].t
-            weight = TensorProto()
-            weight.CopyFrom(node.attribute[0].t)
-            weight.name = node.output[0]
-            graph.initializer.append(weight)
-        elif node.op_type == "Cast" and node.input[0] in stored and node.attribute[0].i == TensorProto.FLOAT:
-            array = numpy_helper.to_array(stored[node.input[0]]).astype(np.float32)
-            graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
-            stored[node.output[0]] = graph.initializer[-1]
-        else:
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(kept)
-    _drop_unused_weights(graph)
-    return {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
-
-
-def _drop_unused_weights(graph: onnx.GraphProto) -> None:
-    used = _consumed(graph.node)
-    weights = [weight for weight in graph.initializer if weight.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(weights)
-
-
 def _half_nodes(graph: onnx.GraphProto, constants: dict[str, np.ndarray]) -> set[int]:
     """Indices of the nodes to compute in float16."""
     heads = _heads(graph)
+    dequantised = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     halves, half_tensors = set(), set()
     for index, node in enumerate(graph.node):
         if node.op_type in _CONVOLUTIONS and index not in heads:
-            follows = True
+            follows = node.input[0] not in dequantised      # which is computed in integers
         elif node.op_type in _FOLLOWERS:
             data = [name for name in _data_inputs(node) if not _is_float_constant(name, constants)]
             follows = bool(data) and all(name in half_tensors for name in data)
@@ -121,7 +88,7 @@ def _is_float_constant(name: str, constants: dict[str, np.ndarray]) -> bool:
 def _convert(graph: onnx.GraphProto, constants: dict[str, np.ndarray], halves: set[int]) -> None:
     """Cast what goes into and comes out of the nodes `halves`, and store their weights as float16."""
     produced = {name for index in halves for name in graph.node[index].output}
-    consumers = _consumed(graph.node[i] for i in range(len(graph.node)) if i not in halves)
+    consumers = consumed(graph.node[i] for i in range(len(graph.node)) if i not in halves)
     outputs = {value.name for value in graph.output}
     nodes: list[onnx.NodeProto] = []
     cast: dict[str, str] = {}
@@ -152,15 +119,11 @@ def _convert(graph: onnx.GraphProto, constants: dict[str, np.ndarray], halves: s
     graph.node.extend(nodes)
 
 
-def _consumed(nodes: Iterable[onnx.NodeProto]) -> set[str]:
-    return {name for node in nodes for name in node.input}
-
-
 def _half_weight(graph: onnx.GraphProto, cast: dict[str, str], name: str, array: np.ndarray) -> str:
     """Name of the float16 copy of a weight.  Bounds of Clip may be infinite or larger than float16 reaches."""
     if name not in cast:
         if array.size > 1 and np.abs(array).max() > _LARGEST_HALF:
-            raise HalfError(f"weight {name} is too large for float16: {np.abs(array).max():.3g}")
+            raise PrecisionError(f"weight {name} is too large for float16: {np.abs(array).max():.3g}")
         cast[name] = name + "_half"
         half = np.clip(array, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16)
         graph.initializer.append(numpy_helper.from_array(half, cast[name]))

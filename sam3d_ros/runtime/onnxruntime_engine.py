@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 
 from .engine import EngineError, ModelFile, check_signature
+from .precision import typed
 from .signature import Shape, Signature
 
 # Name of the engine -> what computes, first one first, with its settings.  What is float32 stays so: TF32 would round
@@ -31,13 +32,14 @@ class OnnxRuntimeEngine:
         wanted = PROVIDERS[name][0][0]
         if wanted not in onnxruntime.get_available_providers():
             raise EngineError("ENGINE_UNAVAILABLE", f"{name}: this onnxruntime has no {wanted}")
+        graph = typed(model, precision)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         # Otherwise idle worker threads spin and take the cores that marching cubes needs next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(_typed(model, precision), options, providers=PROVIDERS[name])
+            self._session = onnxruntime.InferenceSession(graph, options, providers=PROVIDERS[name])
         except Exception as error:  # onnxruntime raises classes of its own that share no base but Exception
             raise EngineError("MODEL_INVALID", f"{model.path}: {str(error).strip().splitlines()[-1]}") from error
         if self._session.get_providers()[0] != wanted:      # it falls back without a word
@@ -58,11 +60,3 @@ class OnnxRuntimeEngine:
 def _shapes(tensors: list) -> dict[str, Shape]:
     """Shapes by name; ONNX Runtime gives axes of any length a name, or None."""
     return {tensor.name: tuple(axis if isinstance(axis, int) else None for axis in tensor.shape) for tensor in tensors}
-
-
-def _typed(model: ModelFile, precision: str) -> bytes:
-    if precision == "fp32":
-        return model.data
-    from .half import with_half_convolutions  # needs the onnx package
-
-    return with_half_convolutions(model.data)

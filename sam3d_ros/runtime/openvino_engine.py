@@ -7,9 +7,11 @@ import numpy as np
 import openvino
 
 from .engine import EngineError, ModelFile, check_signature
+from .precision import typed
 from .signature import Shape, Signature
 
-_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+# Precision -> what layers are computed in that the graph does not say, and the capability of the processor for it.
+_PRECISIONS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "int8": ("f32", "INT8")}
 
 
 class OpenVinoEngine:
@@ -17,17 +19,18 @@ class OpenVinoEngine:
 
     def __init__(self, model: ModelFile, signature: Signature, precision: str = "auto", threads: int = 0):
         core = openvino.Core()
-        bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "auto":
-            precision = "bf16" if bfloat16 else "fp32"
-        if precision == "bf16" and not bfloat16:
-            raise EngineError("ENGINE_UNAVAILABLE", "this CPU does not compute in bfloat16: set precision to auto")
+            precision = "bf16" if "BF16" in capabilities else "fp32"
+        if precision not in _PRECISIONS or _PRECISIONS[precision][1] not in capabilities:
+            raise EngineError("ENGINE_UNAVAILABLE", f"this CPU does not compute in {precision}: set precision to auto")
+        graph = typed(model, precision)
         try:
-            network = core.read_model(model.data)
+            network = core.read_model(graph)
         except RuntimeError as error:
             raise EngineError("MODEL_INVALID", f"{model.path}: {str(error).strip().splitlines()[-1]}") from error
         check_signature(model, signature, _shapes(network.inputs), _shapes(network.outputs))
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _PRECISIONS[precision]}
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _PRECISIONS[precision][0]}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         self._request = core.compile_model(network, "CPU", settings).create_infer_request()

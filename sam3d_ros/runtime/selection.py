@@ -26,7 +26,7 @@ from .engine_cache import EngineCache
 from .signature import Signature
 
 # Engine and precision, in the order in which they were the fastest on most machines.
-_CANDIDATES = (("openvino", "bf16"), ("openvino", "fp32"), ("onnxruntime", "fp32"))
+_CANDIDATES = (("openvino", "int8"), ("openvino", "bf16"), ("openvino", "fp32"), ("onnxruntime", "fp32"))
 _ROUNDS = 7                  # runs of each engine that are timed
 _SECONDS = 6.0               # for all of them together, after which the present round is the last
 _NOTE = "cpu.json"

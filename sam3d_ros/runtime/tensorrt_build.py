@@ -1,6 +1,6 @@
 """From an ONNX model to a serialised TensorRT engine; `tensorrt` 10.3 to 11 and `tensorrt_rtx` alike.
 
-Networks are strongly typed: the graph says in which precision each layer computes (see half.py), and the library
+Networks are strongly typed: the graph says in which precision each layer computes (see precision.py), and the library
 keeps to it or fails.  TensorRT tries kernels out on the GPU at hand.  TensorRT-RTX compiles for a device that need not
 be there, and picks kernels on it when it first runs.
 """
@@ -16,10 +16,10 @@ from types import ModuleType
 from typing import Any
 
 from .engine import EngineError, ModelFile, check_signature
-from .half import HalfError, with_half_convolutions
+from .precision import typed
 from .signature import Shape, Signature
 
-PRECISIONS = ("fp16", "fp32")
+PRECISIONS = ("fp16", "fp32", "int8")
 MAX_BATCH = 16           # objects in one run
 MAX_VIEWS = 8            # views of each
 _OUT_OF_MEMORY = ("out of memory", "outofmemory")
@@ -101,8 +101,8 @@ def build_plan(library: Library, model: ModelFile, signature: Signature, precisi
                timing: bytes = b"", on_progress: Progress = lambda percent, what: None) -> Plan:
     """Build an engine.
 
-    precision: fp32 or fp16; capability: of the device it is for, as "8.6", which only TensorRT-RTX can choose (empty:
-    the device that is there); timing: cache of an earlier build
+    precision: one of PRECISIONS; capability: of the device it is for, as "8.6", which only TensorRT-RTX can choose
+    (empty: the device that is there); timing: cache of an earlier build
     Raises EngineError: MODEL_INVALID, MODEL_MISMATCH, ENGINE_UNAVAILABLE, ENGINE_BUILD_FAILED, ENGINE_OUT_OF_MEMORY.
     """
     trt, logger = library.module, make_logger(library)
@@ -111,7 +111,7 @@ def build_plan(library: Library, model: ModelFile, signature: Signature, precisi
     except (TypeError, RuntimeError) as error:      # what a builder without a device is answered with
         raise EngineError("ENGINE_UNAVAILABLE", f"{library.name}: {logger.last_error or error}") from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    _parse(library, logger, network, model, _typed(model, precision))
+    _parse(library, logger, network, model, typed(model, precision, signed=True))
     check_signature(model, signature, _shapes(network, network.num_inputs, network.get_input),
                     _shapes(network, network.num_outputs, network.get_output))
     convolutions = _convolution_types(trt, network)
@@ -145,18 +145,6 @@ def build_error(library: Library, message: str) -> EngineError:
     reason = "ENGINE_OUT_OF_MEMORY" if any(text in message.lower() for text in _OUT_OF_MEMORY) else \
         "ENGINE_BUILD_FAILED"
     return EngineError(reason, f"{library.name}: {message or 'no reason given'}")
-
-
-def _typed(model: ModelFile, precision: str) -> bytes:
-    """The model's bytes, its graph in the wanted precision."""
-    if precision == "fp32":
-        return model.data
-    try:
-        return with_half_convolutions(model.data)
-    except HalfError as error:
-        raise EngineError("ENGINE_BUILD_FAILED", f"{model.path}: {error}") from error
-    except Exception as error:      # what protobuf and onnx raise on bytes that are no model shares no base
-        raise EngineError("MODEL_INVALID", f"{model.path}: {error}") from error
 
 
 def _parse(library: Library, logger: Any, network: Any, model: ModelFile, data: bytes) -> None:

@@ -189,7 +189,7 @@ def load_tensorrt(name: str, model: ModelFile, signature: Signature, precision: 
     """
     precision = "fp16" if precision == "auto" else precision
     if precision not in PRECISIONS:
-        raise EngineError("ENGINE_UNAVAILABLE", f"{name} computes in fp16 or fp32: set precision to auto")
+        raise EngineError("ENGINE_UNAVAILABLE", f"{name} computes in {', '.join(PRECISIONS)}: set precision to auto")
     library = load_library(name)
     device = open_device()
     try:

@@ -15,9 +15,12 @@ from ..evaluation.environment import describe_environment, write_report
 from ..models.student import Student, StudentConfig
 from ..runtime.signature import STUDENT
 from ..synth.shapes import KINDS
+from .calibration import calibrate
 from .meshes import MeshStore
+from .samples import Curriculum, fixed_samples
 
 OPSET = 17
+_CALIBRATED = 48         # samples on which the ranges of activations are measured
 
 
 def load_student(checkpoint: Path) -> Student:
@@ -84,6 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export as the arguments say."""
     export(load_student(args.checkpoint), args.onnx)
+    store = MeshStore.load(args.checkpoint.parent / "train_meshes")
+    calibrate(args.onnx, fixed_samples(store, _CALIBRATED, 1, Curriculum()))
     if args.report:
         write_report(args.report, describe_environment(), training_report(args.checkpoint))
     return 0

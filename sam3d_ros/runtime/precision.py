@@ -1,0 +1,24 @@
+"""A model's graph in the precision in which an engine that computes as the graph says shall compute."""
+from __future__ import annotations
+
+from .engine import EngineError, ModelFile
+from .graph import PrecisionError
+from .half import with_half_convolutions
+from .int8 import with_int8_convolutions
+
+
+def typed(model: ModelFile, precision: str, signed: bool = False) -> bytes:
+    """The model's bytes; its convolutions in float16 or in int8 if precision is "fp16" or "int8".
+
+    signed: int8 as TensorRT wants it, see with_int8_convolutions; what is not int8 is then float16
+    Raises EngineError ENGINE_UNAVAILABLE if it cannot be computed so, MODEL_INVALID if it is no model.
+    """
+    try:
+        if precision == "int8":
+            quantised = with_int8_convolutions(model.data, signed)
+            return with_half_convolutions(quantised) if signed else quantised
+        return with_half_convolutions(model.data) if precision == "fp16" else model.data
+    except PrecisionError as error:
+        raise EngineError("ENGINE_UNAVAILABLE", f"{model.path} in {precision}: {error}") from error
+    except Exception as error:      # what protobuf and onnx raise on bytes that are no model shares no base
+        raise EngineError("MODEL_INVALID", f"{model.path}: {str(error).strip().splitlines()[-1]}") from error

@@ -1,0 +1,41 @@
+"""Ranges of what convolutions read, for engines that compute them in int8; kept in the exported file."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper
+
+from ..runtime.int8 import RANGES, Ranges
+from ..runtime.signature import STUDENT
+
+
+def calibrate(path: Path, samples: dict[str, np.ndarray]) -> None:
+    """Write into an exported student the ranges of its activations on samples, as samples.fixed_samples gives them."""
+    model = onnx.load(path)
+    helper.set_model_props(model, {RANGES: json.dumps(measured_ranges(model, samples))})
+    onnx.save(model, path)
+
+
+def measured_ranges(model: onnx.ModelProto, samples: dict[str, np.ndarray]) -> Ranges:
+    """Least and largest number that each 3-D convolution wider than a voxel reads, by its name; 0 is among them."""
+    sizes = {weight.name: weight.dims for weight in model.graph.initializer}
+    sizes |= {node.output[0]: sizes[node.input[0]] for node in model.graph.node
+              if node.op_type == "Cast" and node.input[0] in sizes}
+    read = {node.name: node.input[0] for node in model.graph.node if node.op_type == "Conv"
+            and len(sizes[node.input[1]]) == 5 and sizes[node.input[1]][2] > 1}
+    listening = onnx.ModelProto()
+    listening.CopyFrom(model)
+    tensors = list(dict.fromkeys(read.values()))
+    listening.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors)
+    session = onnxruntime.InferenceSession(listening.SerializeToString(), providers=["CPUExecutionProvider"])
+    low, high = np.zeros(len(tensors)), np.zeros(len(tensors))
+    for index in range(len(samples["crops"])):
+        activations = session.run(tensors, {name: samples[name][index:index + 1] for name in STUDENT.inputs})
+        low = np.minimum(low, [array.min() for array in activations])
+        high = np.maximum(high, [array.max() for array in activations])
+    found = dict(zip(tensors, zip(low.tolist(), high.tolist(), strict=True), strict=True))
+    return {name: found[tensor] for name, tensor in read.items()}
