@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 pytest.importorskip("rclpy")
@@ -130,7 +131,6 @@ def test_wrong_parameters_are_named_and_can_be_mended(parameters: dict[str, Any]
 
 
 def broken_models(folder: Path) -> dict[str, Path]:
-    onnx = pytest.importorskip("onnx")
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "other",
                               [helper.make_tensor_value_info("x", kind, [1, 3])],

@@ -20,6 +20,7 @@ from ..perception.faults import Fault
 from ..perception.frame import Frame, Instance, Intrinsics
 from ..perception.objects import ReconstructedObject
 from ..perception.pipeline import Pipeline, PipelineConfig
+from . import operations
 
 OBJECTS = (1, 2, 4, 8, 16)
 BAR_MS = 80.0                # one object, bytes to mesh, median, on two cores
@@ -134,15 +135,8 @@ def machine_rates() -> dict[str, float]:
 
 
 def physical_limit(model: bytes) -> dict[str, Any]:
-    """Least milliseconds for one object on this machine's processor, by arithmetic, and from what they follow.
-
-    Without the package onnx, which counts operations, there are none.
-    """
-    if importlib.util.find_spec("onnx") is None:
-        return {"ms": {}}
-    from .operations import count
-
-    cost, rates = count(model), machine_rates()
+    """Least milliseconds for one object on this machine's processor, by arithmetic, and from what they follow."""
+    cost, rates = operations.count(model), machine_rates()
     return {"rates": rates, "operations": cost.operations, "bytes": cost.weights + cost.activations,
             "ms": {arithmetic: round(1e3 * cost.seconds(1e9 * rates[f"{arithmetic}_gflops"], 1e9 * rates["copy_gb_s"]),
                                      2) for arithmetic in ("fp32", "bf16") if f"{arithmetic}_gflops" in rates}}
