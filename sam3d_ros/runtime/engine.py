@@ -118,8 +118,9 @@ def load_engine(name: str = "auto", model: str | Path = DEFAULT_MODEL, precision
     file = read_model(model)
     if name == "auto":
         return selection.best(file, precision, threads, signature, options)
-    if name == "cpu":
-        return selection.fastest_cpu(file, precision, threads, signature, options)
+    if name == "cpu" or name in CPU_ENGINES:
+        wanted = CPU_ENGINES if name == "cpu" else (name,)
+        return selection.fastest_cpu(file, precision, threads, signature, options, wanted)
     return load_named(name, file, precision, threads, signature, options)
 
 

@@ -17,11 +17,9 @@ _PRECISIONS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "int8": ("f32"
 class OpenVinoEngine:
     """An `Engine`.  One compiled network takes any batch size; the outputs are copied out of OpenVINO's memory."""
 
-    def __init__(self, model: ModelFile, signature: Signature, precision: str = "auto", threads: int = 0):
+    def __init__(self, model: ModelFile, signature: Signature, precision: str, threads: int = 0):
         core = openvino.Core()
         capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if precision == "auto":
-            precision = "bf16" if "BF16" in capabilities else "fp32"
         if precision not in _PRECISIONS or _PRECISIONS[precision][1] not in capabilities:
             raise EngineError("ENGINE_UNAVAILABLE", f"this CPU does not compute in {precision}: set precision to auto")
         graph = typed(model, precision)

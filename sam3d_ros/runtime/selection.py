@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from ..evaluation.environment import cpu_model
 from . import cuda, golden
 from .engine import (
+    CPU_ENGINES,
     GPU_ENGINES,
     BuildOptions,
     Engine,
@@ -50,15 +52,16 @@ def best(file: ModelFile, precision: str, threads: int, signature: Signature, op
 
 
 def fastest_cpu(file: ModelFile, precision: str, threads: int, signature: Signature,
-                options: BuildOptions) -> Engine:
-    """The CPU engine that was fastest on this machine; measured now, and noted, if it has not been.
+                options: BuildOptions, names: Collection[str] = tuple(CPU_ENGINES)) -> Engine:
+    """The CPU engine, of those named, that was fastest on this machine; measured now, and noted, if it has not been.
 
     Raises EngineError.
     """
     wanted = [(name, arithmetic) for name, arithmetic in _CANDIDATES
-              if name in available_engines() and precision in ("auto", arithmetic)]
+              if name in names and name in available_engines() and precision in ("auto", arithmetic)]
     if not wanted:
-        raise EngineError("ENGINE_UNAVAILABLE", f"no CPU engine is installed that computes in {precision}")
+        raise EngineError("ENGINE_UNAVAILABLE",
+                          f"none of {', '.join(names)} is installed and computes in {precision}")
 
     def load(name: str, arithmetic: str) -> Engine:
         return load_named(name, file, arithmetic, threads, signature, options)
