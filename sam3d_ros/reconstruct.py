@@ -35,7 +35,7 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--precision", choices=PRECISIONS, default=default.precision,
                        help="arithmetic of the engine (default: %(default)s)")
     group.add_argument("--threads", type=int, default=default.threads, metavar="N",
-                       help="CPU threads of the engine, 0 for all cores (default: %(default)s)")
+                       help="CPU threads of engine and surfaces, 0 for all cores (default: %(default)s)")
     group.add_argument("--max-objects", type=int, default=default.max_objects, metavar="N",
                        help="objects per frame, the largest masks first (default: %(default)s)")
     group.add_argument("--max-faces", type=int, default=default.max_faces, metavar="N",

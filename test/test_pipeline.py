@@ -1,5 +1,6 @@
 """The whole way from a frame to objects, with a network of our own making and with the shipped one."""
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,6 +134,18 @@ def test_the_largest_objects_are_kept():
     result = Pipeline(ShellEngine(), PipelineConfig(max_objects=2)).run(scene(BALLS))
     assert [o.label for o in result.objects] == [1, 3]
     assert [(r.label, r.fault.code) for r in result.rejections] == [(2, FaultCode.TOO_MANY_OBJECTS)]
+
+
+def test_any_number_of_threads_gives_the_same_and_none_is_left():
+    before, found = set(threading.enumerate()), {}
+    for threads in (1, 3):
+        pipeline = Pipeline(ShellEngine(), PipelineConfig(threads=threads))
+        found[threads] = pipeline.run(scene(BALLS)).objects
+        pipeline.close()
+    assert [o.label for o in found[3]] == [1, 2, 3] and set(threading.enumerate()) <= before
+    for one, other in zip(found[1], found[3], strict=True):
+        np.testing.assert_array_equal(one.vertices, other.vertices)
+        np.testing.assert_array_equal(one.vertex_rgba, other.vertex_rgba)
 
 
 def test_a_box_is_narrowed_to_what_stands_out_of_the_support(pipeline):

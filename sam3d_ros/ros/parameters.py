@@ -39,7 +39,7 @@ class Settings:
                                      "fastest on this machine", choices=ENGINE_CHOICES)
     precision: str = _parameter("auto", "arithmetic of the engine; auto: the fastest that agrees with fp32",
                                 choices=PRECISIONS)
-    threads: int = _parameter(0, "CPU threads for inference; 0: all cores", low=0, high=256)
+    threads: int = _parameter(0, "CPU threads for inference and surfaces; 0: all cores", low=0, high=256)
     allow_engine_build: bool = _parameter(True, "build the engine for this GPU while configuring if there is none yet, "
                                                 "which takes minutes; false: a fault says so at once")
     build_only: bool = _parameter(False, "build the engine, then end; with a lifecycle manager: never activate")
