@@ -101,7 +101,8 @@ class Pipeline:
     def __init__(self, engine: Engine, config: PipelineConfig):
         self.config = config
         self._engine = engine
-        # NumPy, SciPy and Numba let other threads run, marching cubes and decimation do not: a sixth of the time is won.
+        # NumPy, SciPy and Numba let other threads run, marching cubes and decimation do not: a sixth of the time of
+        # eight objects is won.
         self._workers = ThreadPoolExecutor(config.threads or len(os.sched_getaffinity(0)), "surface")
 
     @classmethod
