@@ -1,7 +1,9 @@
 """When a reconstruction pays, and what it gives the tracker."""
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -78,13 +80,15 @@ def run(pipeline: Pipeline, asked: Request, on_stage: Callable[[str], None] | No
 
 
 def prepare(asked: Request, objects: Sequence[ReconstructedObject]) -> list[Rebuilt]:
-    """What the tracker needs of reconstructed objects; takes some 50 ms for each, and needs no lock."""
-    rebuilt = []
-    for item in objects:
-        pose = asked.camera_from_object.get(item.label)
-        mesh = item if pose is None else moved_mesh(item, np.linalg.inv(pose) @ item.camera_from_object)
-        area = asked.areas.get(item.label, 0.0)
-        rebuilt.append(Rebuilt(item.label, mesh, make_shape(mesh.vertices, mesh.triangles),
-                               asked.scene_from_camera @ mesh.camera_from_object,
-                               make_view(asked.frame, item.label, mesh.camera_from_object, area), area))
-    return rebuilt
+    """What the tracker needs of reconstructed objects; takes some 50 ms for each on a core, and needs no lock."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:      # nearly all of it is compiled code
+        return list(workers.map(lambda item: _prepared(asked, item), objects))
+
+
+def _prepared(asked: Request, item: ReconstructedObject) -> Rebuilt:
+    pose = asked.camera_from_object.get(item.label)
+    mesh = item if pose is None else moved_mesh(item, np.linalg.inv(pose) @ item.camera_from_object)
+    area = asked.areas.get(item.label, 0.0)
+    return Rebuilt(item.label, mesh, make_shape(mesh.vertices, mesh.triangles),
+                   asked.scene_from_camera @ mesh.camera_from_object,
+                   make_view(asked.frame, item.label, mesh.camera_from_object, area), area)
