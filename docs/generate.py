@@ -149,15 +149,15 @@ def speed() -> str:
         return ""
     rows = []
     for objects, runs in report["objects"].items():
-        for run in runs.values():
+        for mode, run in runs.items():
             latency = run["latency_ms"]
-            rows.append((objects, f"{run['rate_hz']:g} Hz", f"{latency['p50']:.0f}", f"{latency['p95']:.0f}",
+            rows.append((objects, mode, f"{run['rate_hz']:g} Hz", f"{latency['p50']:.0f}", f"{latency['p95']:.0f}",
                          f"{run['results_per_second']:.1f}"))
     environment = report["environment"]
-    return (f"From the image's stamp ({report['image']}) to the mesh received in another process; "
-            f"{environment['cpu']}, {environment['cores']} cores, {report['engine']}, at commit "
-            f"{environment['git_commit']}:\n\n"
-            + table(("objects", "camera", "median ms", "95th percentile ms", "results per second"), rows))
+    return (f"From the image's stamp ({report['image']}) to the result received in another process, new meshes and "
+            f"poses of known objects; {environment['cpu']}, {environment['cores']} cores, {report['engine']}, at "
+            f"commit {environment['git_commit']}:\n\n"
+            + table(("objects", "result", "camera", "median ms", "95th percentile ms", "results per second"), rows))
 
 
 def bytes_to_mesh() -> str:
