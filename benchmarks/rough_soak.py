@@ -150,9 +150,15 @@ def judge(samples: list[Sample], ages_s: list[float], results: list[Result], fau
 
 
 def ages(sent: list[dict[str, Any]], results: list[Result], received_ns: list[int]) -> list[float]:
-    """Seconds from sending an image to receiving its result: its stamp may jump, the time when it was sent does not."""
+    """Seconds from sending an image to receiving its result: its stamp may jump, the time when it was sent does not.
+
+    The camera notes an image when it has sent it: the last results may be of one that it had not noted yet.
+    """
     sent_ns = {record["stamp_ns"]: record["sent_ns"] for record in sent}
-    return [(received - sent_ns[result.stamp_ns]) / 1e9 for result, received in zip(results, received_ns, strict=False)]
+    pairs = list(zip(results, received_ns, strict=False))
+    while pairs and pairs[-1][0].stamp_ns not in sent_ns:
+        pairs.pop()
+    return [(received - sent_ns[result.stamp_ns]) / 1e9 for result, received in pairs]
 
 
 def main() -> int:

@@ -256,6 +256,10 @@ def test_age_counts_from_sending_however_the_stamps_jump():
     sent = [{"stamp_ns": 50_000, "sent_ns": 1_000_000_000}, {"stamp_ns": 7, "sent_ns": 2_000_000_000}]
     results = [Result(stamp_ns=7, latency_ms=0, processing_ms=8, objects=5, vertices=0)]
     assert rough_soak.ages(sent, results, [2_250_000_000]) == [0.25]
+    unnoted = replace(results[0], stamp_ns=9)
+    assert rough_soak.ages(sent, [*results, unnoted], [2_250_000_000, 2_300_000_000]) == [0.25]
+    with pytest.raises(KeyError):
+        rough_soak.ages(sent, [unnoted, *results], [2_250_000_000, 2_300_000_000])
 
 
 def test_turns_about_an_axis_of_symmetry_do_not_count():
