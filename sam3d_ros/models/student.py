@@ -88,9 +88,9 @@ class Student(nn.Module):
         y = self.up1(_twice(self.lift1(y)) + level1)
         y = self.up0(_twice(self.lift0(y)) + level0)
         log_std, colour = self.look(y).flatten(2).split([1, 3], dim=1)
-        coarse = (COARSE,) * 3
-        return (unfolded(self.head(y)), log_std.clamp(-4, 3).unflatten(2, coarse),
-                colour.sigmoid().unflatten(2, coarse), _unit_directions(self.layout(bottom.mean(dim=(2, 3, 4)))))
+        grid = (COARSE,) * 3
+        return (unfolded(self.head(y)), log_std.clamp(-4, 3).unflatten(2, grid), colour.sigmoid().unflatten(2, grid),
+                _unit_directions(self.layout(bottom.mean(dim=(2, 3, 4)))))
 
     def _lift(self, crops: Tensor, views: Tensor, support: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Input of the stem (B, 29, 32, 32, 32), and image features at 16^3 (B, 32, ...) and 8^3 (B, 96, ...)."""

@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
+from ..runtime.graph import unfolded_constants
 from ..runtime.int8 import RANGES, Ranges
 from ..runtime.signature import STUDENT
 
@@ -22,13 +23,12 @@ def calibrate(path: Path, samples: dict[str, np.ndarray]) -> None:
 
 def measured_ranges(model: onnx.ModelProto, samples: dict[str, np.ndarray]) -> Ranges:
     """Least and largest number that each 3-D convolution wider than a voxel reads, by its name; 0 is among them."""
-    sizes = {weight.name: weight.dims for weight in model.graph.initializer}
-    sizes |= {node.output[0]: sizes[node.input[0]] for node in model.graph.node
-              if node.op_type == "Cast" and node.input[0] in sizes}
-    read = {node.name: node.input[0] for node in model.graph.node if node.op_type == "Conv"
-            and len(sizes[node.input[1]]) == 5 and sizes[node.input[1]][2] > 1}
     listening = onnx.ModelProto()
     listening.CopyFrom(model)
+    constants = unfolded_constants(listening.graph)
+    shapes = {node.name: constants[node.input[1]].shape for node in listening.graph.node if node.op_type == "Conv"}
+    read = {node.name: node.input[0] for node in listening.graph.node if node.op_type == "Conv"
+            and len(shapes[node.name]) == 5 and shapes[node.name][2] > 1}
     tensors = list(dict.fromkeys(read.values()))
     listening.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors)
     session = onnxruntime.InferenceSession(listening.SerializeToString(), providers=["CPUExecutionProvider"])
