@@ -7,10 +7,10 @@ import pytest
 from onnx import TensorProto, helper
 from student_graphs import student_inputs, student_model
 
-from sam3d_ros.runtime import golden
+from sam3d_ros.runtime import golden, precision
 from sam3d_ros.runtime.engine import SHIPPED_MODELS, EngineError, load_engine, read_model
 from sam3d_ros.runtime.graph import PrecisionError
-from sam3d_ros.runtime.int8 import RANGES, activation_ranges, with_int8_convolutions
+from sam3d_ros.runtime.int8 import FEW_WEIGHT_STEPS, RANGES, WEIGHT_STEPS, activation_ranges, with_int8_convolutions
 from sam3d_ros.runtime.signature import STUDENT
 from sam3d_ros.training.calibration import calibrate
 
@@ -64,6 +64,17 @@ def test_numbers_are_nearly_the_same_and_weights_are_bytes(model, signed):
     for name in STUDENT.outputs:
         spread = np.abs(exact[name]).max()
         assert 0 < np.abs(found[name] - exact[name]).mean() < 0.02 * spread, name
+
+
+@pytest.mark.parametrize(("exact", "steps"), [(True, WEIGHT_STEPS), (False, FEW_WEIGHT_STEPS)])
+def test_weights_suit_the_processor(model, monkeypatch, exact, steps):
+    monkeypatch.setattr(precision, "sums_bytes_exactly", lambda: exact)
+    proto = onnx.load_model_from_string(precision.typed(read_model(str(model)), "int8"))
+    stored = [onnx.numpy_helper.to_array(w) for w in proto.graph.initializer
+              if w.data_type == TensorProto.INT8 and len(w.dims) == 5]
+    largest = {int(np.abs(w.astype(int)).reshape(len(w), -1).max(axis=1).min()) for w in stored}
+    assert largest == {steps}                  # of every filter: all steps are used, and no more
+    assert 2 * 255 * FEW_WEIGHT_STEPS <= np.iinfo(np.int16).max
 
 
 def test_openvino_computes_in_int8(model):

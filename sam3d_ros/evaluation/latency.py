@@ -20,6 +20,7 @@ from ..perception.faults import Fault
 from ..perception.frame import Frame, Instance, Intrinsics
 from ..perception.objects import ReconstructedObject
 from ..perception.pipeline import Pipeline, PipelineConfig
+from ..runtime.processor import has_bfloat16
 from . import operations
 
 OBJECTS = (1, 2, 4, 8, 16)
@@ -121,13 +122,14 @@ def _measure_count(pipeline: Pipeline, frame: Frame, runs: int) -> dict[str, Any
 
 
 def machine_rates() -> dict[str, float]:
-    """What this machine's processor does at best: products of large matrices in float32 and, with PyTorch at hand, in
-    bfloat16 (GFLOP/s, a multiplication and an addition being two), and copying (GB/s, read and written)."""
+    """What this machine's processor does at best: products of large matrices in float32 and, if it has bfloat16 and
+    PyTorch is at hand, in that (GFLOP/s, a multiplication and an addition being two), and copying (GB/s, read and
+    written)."""
     side, block = 2048, np.ones(_COPIED, np.uint8)
     matrix, target = np.ones((side, side), np.float32), np.empty_like(block)
     rates = {"fp32_gflops": 2e-9 * side ** 3 / _least_seconds(lambda: matrix @ matrix),
              "copy_gb_s": 2e-9 * _COPIED / _least_seconds(lambda: np.copyto(target, block))}
-    if importlib.util.find_spec("torch"):
+    if importlib.util.find_spec("torch") and has_bfloat16():
         from ..models.torch_engine import bfloat16_product
 
         rates["bf16_gflops"] = 2e-9 * side ** 3 / _least_seconds(bfloat16_product(side))

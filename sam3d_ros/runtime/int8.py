@@ -17,13 +17,16 @@ from .graph import PrecisionError, drop_unused_weights, unfolded_constants
 
 RANGES = "activation_ranges"      # key in the file's metadata: JSON, name of a convolution -> [least, largest]
 Ranges = dict[str, tuple[float, float]]
+WEIGHT_STEPS = 127                # to the largest weight of a filter
+FEW_WEIGHT_STEPS = 63             # where two products are added in 16 bits: 2 x 255 x 63 < 32768
 
 
-def with_int8_convolutions(model: bytes, signed: bool = False) -> bytes:
+def with_int8_convolutions(model: bytes, signed: bool = False, weight_steps: int = WEIGHT_STEPS) -> bytes:
     """The ONNX model with those convolutions in int8 whose ranges the file tells; inputs and outputs stay float32.
 
     signed: what convolutions read becomes int8 with 0 at 0, as TensorRT wants it, instead of uint8 with its zero where
-    it uses all 256 steps.  Raises PrecisionError if there are no ranges, or if they are not those of this network.
+    it uses all 256 steps; weight_steps: WEIGHT_STEPS, or FEW_WEIGHT_STEPS for processors that add products in 16 bits
+    Raises PrecisionError if there are no ranges, or if they are not those of this network.
     """
     proto = onnx.load_model_from_string(model)
     ranges, graph = activation_ranges(proto), proto.graph
@@ -36,7 +39,7 @@ def with_int8_convolutions(model: bytes, signed: bool = False) -> bytes:
                 raise PrecisionError(f"{node.name} is no convolution with weights")
             scale, zero = _activation_scale(*ranges[node.name], signed)
             nodes += _quantised_input(graph, node, scale, zero, added)
-            nodes.append(_quantised_weight(graph, node, constants[node.input[1]]))
+            nodes.append(_quantised_weight(graph, node, constants[node.input[1]], weight_steps))
         nodes.append(node)
     if len(ranges) != sum(node.name in ranges for node in graph.node):
         raise PrecisionError("the ranges of the file are not those of its convolutions")
@@ -89,13 +92,13 @@ def _quantised_input(graph: onnx.GraphProto, node: onnx.NodeProto, scale: np.flo
             helper.make_node("DequantizeLinear", [f"{name}_quantised", *steps], [f"{name}_dequantised"])]
 
 
-def _quantised_weight(graph: onnx.GraphProto, node: onnx.NodeProto, weight: np.ndarray) -> onnx.NodeProto:
+def _quantised_weight(graph: onnx.GraphProto, node: onnx.NodeProto, weight: np.ndarray, most: int) -> onnx.NodeProto:
     """The node that `node` reads its weight from, which is stored as int8, (filters, ...)."""
     name = node.input[1]
     node.input[1] = f"{name}_dequantised"
     largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
-    scale = (np.maximum(largest, 1e-8) / 127).astype(np.float32)
-    steps = np.rint(weight / scale.reshape(-1, *(1,) * (weight.ndim - 1))).clip(-127, 127).astype(np.int8)
+    scale = (np.maximum(largest, 1e-8) / most).astype(np.float32)
+    steps = np.rint(weight / scale.reshape(-1, *(1,) * (weight.ndim - 1))).clip(-most, most).astype(np.int8)
     parts = {f"{name}_quantised": steps, f"{name}_scale": scale, f"{name}_zero": np.zeros(len(weight), np.int8)}
     graph.initializer.extend(numpy_helper.from_array(value, key) for key, value in parts.items())
     return helper.make_node("DequantizeLinear", list(parts), [node.input[1]], axis=0)

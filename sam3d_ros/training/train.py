@@ -1,7 +1,7 @@
 """Training of a student, resumable at any moment: `sam3d train`.
 
 Scenes are rendered by worker processes while the network trains.  Lightning Fabric carries it to whatever there is: the
-CPU in bfloat16, or one or many GPUs.
+CPU, in bfloat16 where its processor has that, or one or many GPUs.
 """
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from ..models.student import Student, StudentConfig
+from ..runtime.processor import has_bfloat16
 from .initialise import initialise_from_onnx
 from .losses import student_losses
 from .meshes import load_or_build
@@ -124,7 +125,8 @@ def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers
     whose weights are taken over as far as shapes agree.
     """
     run.mkdir(parents=True, exist_ok=True)
-    fabric = Fabric(accelerator="auto", devices=devices, precision="bf16-mixed")
+    mixed = torch.cuda.is_available() or has_bfloat16()
+    fabric = Fabric(accelerator="auto", devices=devices, precision="bf16-mixed" if mixed else "32-true")
     fabric.launch()
     if fabric.is_global_zero:
         load_or_build(run / "train_meshes", data, "train", config.procedural, workers)

@@ -1,0 +1,22 @@
+"""What this machine's processor can compute in its own instructions, and not by way of others."""
+from __future__ import annotations
+
+import platform
+
+from llvmlite.binding import get_host_cpu_features
+
+
+def has_bfloat16() -> bool:
+    """Whether it multiplies bfloat16.  Where it does not, PyTorch is slower in bfloat16 by far than in float32."""
+    return _has("avx512bf16", "amx-bf16", "bf16")
+
+
+def sums_bytes_exactly() -> bool:
+    """Whether a dot product of uint8 and int8 is summed in 32 bits.  x86 without VNNI adds every two products in 16
+    bits, and stops at 32767."""
+    return platform.machine().lower() not in ("x86_64", "amd64") or _has("avxvnni", "avx512vnni")
+
+
+def _has(*features: str) -> bool:
+    found = get_host_cpu_features()
+    return any(found.get(feature, False) for feature in features)
