@@ -1,10 +1,14 @@
 """From signed distance to closed, metric, outward-oriented meshes."""
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import trimesh
 
 from sam3d_ros.perception.closing import is_closed, sheets_apart
 from sam3d_ros.perception.cube import Cube
+from sam3d_ros.perception.decimation import decimated
 from sam3d_ros.perception.object_frame import object_frame
 from sam3d_ros.perception.surface import extract_surface, follow_depth
 from sam3d_ros.perception.uncertainty import pose_uncertainty
@@ -121,6 +125,20 @@ def test_thin_walls_stay_closed_when_decimated():
     opened = np.where(GRID[..., 2] > 0.1, 3, shell).astype(np.float32)
     surface = surface_of(opened, max_faces=3000)
     assert surface.watertight and trimesh.Trimesh(surface.vertices, surface.triangles).is_watertight
+
+
+def test_meshes_decimated_at_the_same_time_are_not_exchanged():
+    balls = [trimesh.creation.icosphere(4, radius) for radius in (1.0, 2.0, 3.0, 4.0)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as workers:
+            found = list(workers.map(lambda ball: decimated(ball.vertices, ball.faces, 500), balls * 10))
+    finally:
+        sys.setswitchinterval(interval)
+    for ball, (vertices, triangles) in zip(balls * 10, found, strict=True):
+        assert 400 < len(triangles) <= 500
+        assert np.linalg.norm(vertices, axis=1) == pytest.approx(ball.extents[0] / 2, rel=0.05)
 
 
 def test_is_closed():

@@ -124,7 +124,8 @@ def contacts(meshes: Sequence[trimesh.Trimesh], plane: np.ndarray) -> list[Conta
 
 
 def _depth(scene: o3d.t.geometry.RaycastingScene, points: np.ndarray) -> float:
-    return max(0.0, -float(scene.compute_signed_distance(o3d.core.Tensor(points)).numpy().min()))
+    # Of three rays: one that meets an edge takes the wrong side, and a depth of centimetres for none.
+    return max(0.0, -float(scene.compute_signed_distance(o3d.core.Tensor(points), nsamples=3).numpy().min()))
 
 
 def _way(scene: o3d.t.geometry.RaycastingScene, points: np.ndarray, direction: np.ndarray) -> float:

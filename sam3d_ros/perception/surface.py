@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import fast_simplification
 import numpy as np
 from scipy import ndimage
 from skimage.measure import marching_cubes
@@ -11,6 +10,7 @@ from skimage.measure import marching_cubes
 from ..runtime.signature import COARSE, VOLUME
 from .closing import is_closed, sheets_apart
 from .cube import NO_POINTS, Cube
+from .decimation import decimated
 
 _OUTSIDE = 4.0         # voxels, where it is known to be outside
 _LEAST = 1e-2          # voxels; no distance nearer to zero, so that no vertex falls onto a grid point and meets others
@@ -162,7 +162,7 @@ def extract_surface(distance: np.ndarray, log_std: np.ndarray, cube: Cube, max_f
     vertices, triangles, _, _ = marching_cubes(padded, 0.0, gradient_direction="descent")
     if len(triangles) > _MAX_TRIANGLES:
         return None
-    vertices, triangles = decimated(vertices, triangles, max_faces)
+    vertices, triangles = _closed_with(vertices, triangles, max_faces)
     in_cube = (vertices - 1 + low + 0.5) / VOLUME - 0.5
     std = np.clip(np.exp(sampled(log_std[None], in_cube)[:, 0]), *_STD_RANGE) * cube.voxel
     return Surface(cube.to_camera(in_cube), triangles.astype(np.uint32), std.astype(np.float32), is_closed(triangles))
@@ -182,12 +182,11 @@ def _bounds(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum(low, 0), np.minimum(high, inside.shape)
 
 
-def decimated(vertices: np.ndarray, triangles: np.ndarray, max_faces: int) -> tuple[np.ndarray, np.ndarray]:
-    """Closed mesh with about `max_faces` triangles by quadric edge collapse; the given one if that cannot be closed."""
+def _closed_with(vertices: np.ndarray, triangles: np.ndarray, max_faces: int) -> tuple[np.ndarray, np.ndarray]:
+    """Closed mesh with about `max_faces` triangles at most; the given one if it cannot be decimated and closed."""
     if len(triangles) <= max_faces:
         return vertices, triangles
-    points, faces = fast_simplification.simplify(vertices.astype(np.float32), triangles.astype(np.int32),
-                                                 target_count=int(_LEFT_FOR_CLOSING * max_faces))
+    points, faces = decimated(vertices, triangles, int(_LEFT_FOR_CLOSING * max_faces))
     points = points.astype(np.float64)
     if not is_closed(faces):
         points, faces = sheets_apart(points, faces)

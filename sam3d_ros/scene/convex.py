@@ -6,11 +6,12 @@ patches of wall.
 """
 from __future__ import annotations
 
-import fast_simplification
 import numpy as np
 import trimesh
 from scipy.cluster.vq import kmeans2
 from scipy.spatial import ConvexHull, QhullError
+
+from ..perception.decimation import decimated
 
 MAX_PIECES = 10
 _NEARLY_CONVEX, _THIN_WALLED = 0.92, 0.4     # of the hull's volume
@@ -44,10 +45,8 @@ def _cut(mesh: trimesh.Trimesh, max_pieces: int) -> list[np.ndarray]:
     except ImportError:
         return []
     coacd.set_log_level("error")
-    points, faces = mesh.vertices.astype(np.float32), mesh.faces.astype(np.int32)
-    if len(faces) > _FACES:
-        points, faces = fast_simplification.simplify(points, faces, target_count=_FACES)
-    parts = coacd.run_coacd(coacd.Mesh(points.astype(np.float64), faces), threshold=_CONCAVITY, seed=0,
+    points, faces = decimated(mesh.vertices, mesh.faces, _FACES)
+    parts = coacd.run_coacd(coacd.Mesh(points.astype(np.float64), faces.astype(np.int32)), threshold=_CONCAVITY, seed=0,
                             max_convex_hull=max_pieces, preprocess_mode="off", decimate=True,
                             max_ch_vertex=_MAX_CORNERS, **_SEARCH)
     return [_hull_corners(np.asarray(part[0])) for part in parts]

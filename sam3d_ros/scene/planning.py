@@ -1,8 +1,9 @@
 """Meshes for motion planners: few faces, because a planner checks them many times a second."""
 from __future__ import annotations
 
-import fast_simplification
 import numpy as np
+
+from ..perception.decimation import decimated
 
 MOST_FACES = 2000
 
@@ -13,7 +14,4 @@ def planning_mesh(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarr
     Not split into convex pieces: MoveIt's collision checkers (FCL, Bullet) take meshes, and a decomposition takes
     seconds for each object, where the decimation takes milliseconds.
     """
-    if len(triangles) <= MOST_FACES:
-        return vertices, triangles
-    return fast_simplification.simplify(np.asarray(vertices, np.float32), np.asarray(triangles, np.int32),
-                                        target_count=MOST_FACES)
+    return decimated(vertices, triangles, MOST_FACES)
