@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-import open3d as o3d
 import trimesh
 from scipy.spatial import ConvexHull, QhullError, cKDTree
 from scipy.spatial.transform import Rotation
@@ -28,6 +27,8 @@ from scipy.spatial.transform import Rotation
 from ..perception.appearance import vertex_normals
 from ..perception.objects import ReconstructedObject
 from ..perception.uncertainty import INDEPENDENT_PATCHES
+from .distance_grid import distance_grid
+from .parallel import in_parallel
 
 GRID = 24                    # cells of a distance grid along the longest side
 SAMPLES = 512                # surface points for contacts between bodies
@@ -118,17 +119,13 @@ class Settled:
 
 def solid_from_mesh(vertices: np.ndarray, triangles: np.ndarray) -> Solid:
     """Prepare a closed mesh: (N, 3) metres, object frame; (M, 3) vertex indices, counter-clockwise from outside."""
-    vertices = np.ascontiguousarray(vertices, np.float64)
+    vertices, triangles = np.ascontiguousarray(vertices, np.float64), np.ascontiguousarray(triangles, np.int64)
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     voxel = float((high - low).max()) / (GRID - 3)
     counts = np.ceil((high - low) / voxel).astype(int) + 3
     low = (low + high - (counts - 1) * voxel) / 2
-    grid = np.stack(np.meshgrid(*(low[k] + voxel * np.arange(counts[k]) for k in range(3)), indexing="ij"), axis=-1)
-    scene = o3d.t.geometry.RaycastingScene(nthreads=1)
-    scene.add_triangles(o3d.core.Tensor(vertices.astype(np.float32)),
-                        o3d.core.Tensor(np.ascontiguousarray(triangles, np.uint32)))
-    distance = scene.compute_signed_distance(o3d.core.Tensor(grid.astype(np.float32))).numpy()
-    centre = trimesh.triangles.mass_properties(vertices[triangles.astype(np.int64)], skip_inertia=True).center_mass
+    distance = distance_grid(vertices, triangles, low, voxel, counts)
+    centre = trimesh.triangles.mass_properties(vertices[triangles], skip_inertia=True).center_mass
     try:
         corners = vertices[ConvexHull(vertices).vertices]
     except QhullError:                                   # flat
@@ -168,12 +165,12 @@ def yielding(objects: Sequence[ReconstructedObject], plane: np.ndarray) -> list[
     """
     if not objects:
         return []
-    solids = [solid_from_mesh(item.vertices, item.triangles) for item in objects]
+    solids = in_parallel(lambda item: solid_from_mesh(item.vertices, item.triangles), objects)
     trees = [cKDTree(item.vertices) for item in objects]
     plane = np.asarray(plane, np.float64)
     gaps = _state(_packed(solids), np.stack([item.camera_from_object for item in objects]), plane).gap
-    return [_reshaped(item, _shifts(index, objects, solids, trees), gaps[index], plane)
-            for index, item in enumerate(objects)]
+    shifts = in_parallel(lambda index: _shifts(index, objects, solids, trees), range(len(objects)))
+    return [_reshaped(item, *own, plane) for item, *own in zip(objects, shifts, gaps, strict=True)]
 
 
 def _shifts(index: int, objects: Sequence[ReconstructedObject], solids: Sequence[Solid],
@@ -389,7 +386,7 @@ def _surrounds(directions: np.ndarray) -> bool:
 
 def _surface_points(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """(SAMPLES, 3) points spread evenly over the surface by area."""
-    corners = vertices[triangles.astype(np.int64)]
+    corners = vertices[triangles]
     areas = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
     generator = np.random.default_rng(0)
     steps = (np.arange(SAMPLES) + generator.random(SAMPLES)) / SAMPLES * areas.sum()
@@ -399,7 +396,7 @@ def _surface_points(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     return (1 - root) * chosen[:, 0] + root * (1 - second) * chosen[:, 1] + root * second * chosen[:, 2]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _look_up(distance, counts, low, voxel, x, y, z):  # pragma: no cover (compiled)
     """Signed distance at a point of the object frame and its gradient, trilinear; infinite outside the grid."""
     gx, gy, gz = (x - low[0]) / voxel, (y - low[1]) / voxel, (z - low[2]) / voxel
@@ -420,7 +417,7 @@ def _look_up(distance, counts, low, voxel, x, y, z):  # pragma: no cover (compil
     return c0 + w * (c1 - c0), a / voxel, b / voxel, (c1 - c0) / voxel
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _depths(distance, counts, low, voxel, points):  # pragma: no cover (compiled)
     """How deep each of (P, 3) points, object frame, is inside, at least 0, and the way out (P, 3), unit."""
     depth, outward = np.zeros(len(points)), np.zeros((len(points), 3))
@@ -433,7 +430,7 @@ def _depths(distance, counts, low, voxel, points):  # pragma: no cover (compiled
     return depth, outward
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _ways(distance, counts, low, voxel, points, directions):  # pragma: no cover (compiled)
     """How far each of (P, 3) points, object frame, goes in its direction, (P, 3) unit, until it is outside; 0 if it is.
     """
@@ -449,7 +446,7 @@ def _ways(distance, counts, low, voxel, points, directions):  # pragma: no cover
     return ways
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _find_contacts(solids, rotation, origin, plane, reach):  # pragma: no cover (compiled)
     """Fields of _Contacts: of each body on the support the lowest corner of every direction around its middle, and of
     each body in each other one the deepest point of every octant."""
@@ -521,7 +518,7 @@ def _find_contacts(solids, rotation, origin, plane, reach):  # pragma: no cover 
     return a[:count], b[:count], point[:count], normal[:count], gap[:count]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _project(contacts, origin, at, mobility, moves):  # pragma: no cover (compiled)
     """Change `moves` (B, 6), at first those of free bodies, by the least (in the metric of `mobility`) that keeps all
     gaps, which were measured at the moves `at`, from becoming negative.

@@ -1,9 +1,7 @@
 """When a reconstruction pays, and what it gives the tracker."""
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +11,7 @@ from trimesh import transform_points
 from ..perception.objects import ReconstructedObject, Status
 from ..perception.support import support_plane
 from .fusion import NEW_SIDE, angles, direction_of, make_view, observations
+from .parallel import in_parallel
 from .physics import yielding
 from .shape import make_shape
 from .track import Presence, Rebuilt, Request, Track, moved_mesh
@@ -80,9 +79,8 @@ def run(pipeline: Pipeline, asked: Request, on_stage: Callable[[str], None] | No
 
 
 def prepare(asked: Request, objects: Sequence[ReconstructedObject]) -> list[Rebuilt]:
-    """What the tracker needs of reconstructed objects; takes some 50 ms for each on a core, and needs no lock."""
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:      # nearly all of it is compiled code
-        return list(workers.map(lambda item: _prepared(asked, item), objects))
+    """What the tracker needs of reconstructed objects; takes some 30 ms for each on a core."""
+    return in_parallel(lambda item: _prepared(asked, item), objects)
 
 
 def _prepared(asked: Request, item: ReconstructedObject) -> Rebuilt:
