@@ -11,7 +11,9 @@ from scipy.spatial import ConvexHull
 
 from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
 from sam3d_ros.scene.convex import convex_pieces
-from sam3d_ros.scene.physics import TOUCH, Body, Outcome, rigid_covariance, settle, solid_from_mesh, yielding
+from sam3d_ros.scene.physics import TOUCH, Body, Outcome, rigid_covariance, settle
+from sam3d_ros.scene.solid import solid_from_mesh
+from sam3d_ros.scene.yielding import yielding
 from sam3d_ros.synth.sdf import raycasting_scene
 
 FLOOR = np.array([0.0, 0.0, 1.0, 0.0])
@@ -145,6 +147,24 @@ def test_an_unsure_side_gives_way_to_what_is_half_inside():
         (ball.vertices + [0, 0, 0.05]).astype(np.float32)).numpy()
     assert inside.min() > -0.004
     assert dented.bounds[1, 0] == pytest.approx(0.1, abs=1e-6)                       # the far side stays
+
+
+def test_an_unsure_face_is_dented_by_a_rod_that_none_of_its_vertices_is_in():
+    rod = trimesh.creation.cylinder(0.002, 0.1, sections=24).subdivide_to_size(0.003)
+    rod.apply_transform(trimesh.transformations.rotation_matrix(np.pi / 2, [0, 1, 0]))
+    block = trimesh.creation.box([0.1, 0.1, 0.1]).subdivide_to_size(0.009)
+    far = rebuilt(block, [0.05, 0, 0.05], 0.012)
+    far.vertex_std[far.vertices[:, 0] > -0.049] = 0.001                              # its other faces were seen
+    sure, dented = yielding([rebuilt(rod, [-0.03, 0.0013, 0.0517], 0.001), far], FLOOR)    # 20 mm deep
+    mesh = trimesh.Trimesh(dented.vertices + dented.camera_from_object[:3, 3], dented.triangles, process=False)
+    axis = np.array([[x, 0.0013, 0.0517] for x in (0.005, 0.01, 0.018)], np.float32)
+    before = raycasting_scene(block.copy().apply_translation([0.05, 0, 0.05]))
+    assert before.compute_signed_distance(axis, nsamples=3).numpy() == pytest.approx([-0.005, -0.01, -0.018], abs=1e-4)
+    assert raycasting_scene(mesh).compute_signed_distance(axis, nsamples=3).numpy().min() > -0.002
+    assert sure.size[0] == pytest.approx(0.1, abs=2e-3)
+    corners = np.abs(block.vertices[:, 1:]).min(axis=1) > 0.049
+    moved = np.linalg.norm(mesh.vertices - (block.vertices + [0.05, 0, 0.05]), axis=1)
+    assert moved[corners].max() < 0.003 and moved[block.vertices[:, 0] > 0].max() < 1e-3
 
 
 def test_what_was_seen_holds_the_mesh():

@@ -24,7 +24,8 @@ from sam3d_ros.grasping.gripper import FRANKA
 from sam3d_ros.perception.faults import Fault
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
 from sam3d_ros.perception.pipeline import Pipeline
-from sam3d_ros.scene.physics import body_from_object, settle, yielding
+from sam3d_ros.scene.physics import body_from_object, settle
+from sam3d_ros.scene.yielding import yielding
 from sam3d_ros.synth.clutter import WORKSPACE, Model, Placed, packed_scene, pile_scene
 from sam3d_ros.synth.raycaster import Body, Lamp, Raycaster, texture_paint, vertex_paint
 from sam3d_ros.synth.render import look_at

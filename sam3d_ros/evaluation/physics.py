@@ -20,7 +20,8 @@ from sam3d_ros.perception.frame import Frame, back_project
 from sam3d_ros.perception.objects import ReconstructedObject
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.perception.tabletop import fit_support_plane
-from sam3d_ros.scene.physics import Body, Outcome, Settled, body_from_object, settle, yielding
+from sam3d_ros.scene.physics import Body, Outcome, Settled, body_from_object, settle
+from sam3d_ros.scene.yielding import yielding
 from sam3d_ros.synth.clutter import Model, Placed
 from sam3d_ros.synth.sdf import raycasting_scene
 

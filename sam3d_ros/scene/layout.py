@@ -12,7 +12,8 @@ import trimesh
 
 from ..perception.faults import Fault, FaultCode
 from .convex import convex_pieces
-from .physics import Body, settle, solid_from_mesh
+from .physics import Body, settle
+from .solid import solid_from_mesh
 
 DENSITY = 300.0              # kg/m^3, about that of household goods: boxes are half empty, fruit is not
 _MAX_BYTES = 2**26           # of objects.json and of each mesh

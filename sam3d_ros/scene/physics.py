@@ -14,58 +14,31 @@ One frame for everything, named "world" here; it may be the camera's. Metres and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
 import numba
 import numpy as np
-import trimesh
-from scipy.spatial import ConvexHull, QhullError, cKDTree
 from scipy.spatial.transform import Rotation
 
 from ..perception.appearance import vertex_normals
 from ..perception.objects import ReconstructedObject
 from ..perception.uncertainty import INDEPENDENT_PATCHES
-from .distance_grid import distance_grid
-from .parallel import in_parallel
+from .solid import LEAST_GRADIENT, Solid, look_up, nearest_node, solid_from_mesh
 
-GRID = 24                    # cells of a distance grid along the longest side
-SAMPLES = 512                # surface points for contacts between bodies
 MAX_SIGMAS = 3.0             # of the pose covariance: what a body may move by
 FRICTION = 0.5
 TOUCH = 0.002                # metres: nearer than this two bodies are in contact
 UPWARD = 0.3                 # least vertical part of the normal of a contact that carries
-_LINEARISATIONS = 10
-_SWEEPS = 30
+_LINEARISATIONS = 8
+_SWEEPS = 60
+_MOST_POINTS = 1_000_000     # of all bodies
 _REACH = 0.02                # metres: contacts nearer than this are kept in view
 _LEAST_SIGMA = (5e-4, 2e-3)  # metres, radians: no pose is surer than this
-_LEAST_GRADIENT = 0.1         # of a signed distance, which has 1 but where its surfaces are equally near
 _ROUNDING = 1e-6              # of sigmas
 _CONVERGED = 1e-4            # metres and radians between two linearisations
-_ROUNDABOUT = 6              # times the shortest way out of a neighbour: a longer way back is none
-_THROUGH = 0.8               # of the object's thickness there: a longer way back leaves nothing of it
-_SQUEEZED = 0.05             # of its height is left of what was below the support
-_FOOT = 0.5                  # of the height: how far up the lower end is stretched
-_SECTORS = 8                 # contacts of one body on the support at most; one in each direction around its middle
-
-
-@dataclass(frozen=True)
-class Solid:
-    """What contacts need to know of a closed mesh, in its object frame; made by `solid_from_mesh`, once per mesh.
-
-    corners: (C, 3) float64, metres, vertices of its convex hull; points: (P, 3) float64, metres, spread over its
-    surface
-    distance: (X, Y, Z) float32, signed distance in metres, negative inside, at `low` + index * `voxel`
-    centre_of_mass: (3,) float64, metres, of uniform density
-    """
-
-    corners: np.ndarray
-    points: np.ndarray
-    distance: np.ndarray
-    low: np.ndarray
-    voxel: float
-    centre_of_mass: np.ndarray
+_SECTORS = 8                 # contacts of one body on the support at most, one in each direction around its middle
 
 
 @dataclass(frozen=True)
@@ -117,22 +90,6 @@ class Settled:
     report: tuple[BodyReport, ...]
 
 
-def solid_from_mesh(vertices: np.ndarray, triangles: np.ndarray) -> Solid:
-    """Prepare a closed mesh: (N, 3) metres, object frame; (M, 3) vertex indices, counter-clockwise from outside."""
-    vertices, triangles = np.ascontiguousarray(vertices, np.float64), np.ascontiguousarray(triangles, np.int64)
-    low, high = vertices.min(axis=0), vertices.max(axis=0)
-    voxel = float((high - low).max()) / (GRID - 3)
-    counts = np.ceil((high - low) / voxel).astype(int) + 3
-    low = (low + high - (counts - 1) * voxel) / 2
-    distance = distance_grid(vertices, triangles, low, voxel, counts)
-    centre = trimesh.triangles.mass_properties(vertices[triangles], skip_inertia=True).center_mass
-    try:
-        corners = vertices[ConvexHull(vertices).vertices]
-    except QhullError:                                   # flat
-        corners = vertices
-    return Solid(corners, _surface_points(vertices, triangles), distance, low, voxel, centre)
-
-
 def body_from_object(item: ReconstructedObject) -> Body:
     """A reconstructed object as a body; the camera's frame takes the place of the world's."""
     return Body(solid_from_mesh(item.vertices, item.triangles), item.camera_from_object, rigid_covariance(item))
@@ -151,86 +108,6 @@ def rigid_covariance(item: ReconstructedObject) -> np.ndarray:
     jacobian /= item.vertex_std[:, None]
     information = INDEPENDENT_PATCHES / len(jacobian) * jacobian.T @ jacobian
     return np.linalg.inv(information + np.linalg.inv(_floored(item.pose_covariance)))
-
-
-def yielding(objects: Sequence[ReconstructedObject], plane: np.ndarray) -> list[ReconstructedObject]:
-    """The objects without what they have inside each other and below the support, as far as their surfaces are unsure.
-
-    plane: as for `settle`, camera frame. Undersides and far sides are not seen, and guessed too deep or too shallow: to
-    move an object out of a neighbour for that would spoil the side that was seen.  So first the surfaces give way: a
-    vertex inside another object recedes into its own, or is shifted out of the other where that would leave nothing, by
-    its share of the way, the share being that of its variance in both.  Then what is below the support is raised to it,
-    and a foot just above what carries it is drawn down; none by more than MAX_SIGMAS of its standard deviation.
-    An object's origin moves to the middle of its new mesh.
-    """
-    if not objects:
-        return []
-    solids = in_parallel(lambda item: solid_from_mesh(item.vertices, item.triangles), objects)
-    trees = [cKDTree(item.vertices) for item in objects]
-    plane = np.asarray(plane, np.float64)
-    gaps = _state(_packed(solids), np.stack([item.camera_from_object for item in objects]), plane).gap
-    shifts = in_parallel(lambda index: _shifts(index, objects, solids, trees), range(len(objects)))
-    return [_reshaped(item, *own, plane) for item, *own in zip(objects, shifts, gaps, strict=True)]
-
-
-def _shifts(index: int, objects: Sequence[ReconstructedObject], solids: Sequence[Solid],
-            trees: Sequence[cKDTree]) -> np.ndarray:
-    """(N, 3) metres, object frame: how each vertex of one object is moved out of the others."""
-    item = objects[index]
-    shifts = np.zeros(item.vertices.shape)
-    inward = -vertex_normals(item.vertices, item.triangles)[0]
-    thickness = _thickness(item.vertices, inward, solids[index])
-    for other, neighbour in enumerate(objects):
-        if other == index:
-            continue
-        other_from_item = np.linalg.inv(neighbour.camera_from_object) @ item.camera_from_object
-        points = item.vertices @ other_from_item[:3, :3].T + other_from_item[:3, 3]
-        near = np.flatnonzero((np.abs(points) < neighbour.size / 2).all(axis=1))
-        grid, points = _grid(solids[other]), points[near].astype(np.float64)
-        depth, outward = _depths(*grid, points)
-        way = _ways(*grid, points, inward[near] @ other_from_item[:3, :3].T)
-        # Back into the object where that leaves something of it, else the shortest way out of the other.
-        is_back = way < np.minimum(_ROUNDABOUT * depth, _THROUGH * thickness[near])
-        direction = np.where(is_back[:, None], inward[near], outward @ other_from_item[:3, :3])
-        way = np.where(is_back, way, depth)
-        own = item.vertex_std[near].astype(np.float64)
-        theirs = neighbour.vertex_std[trees[other].query(points)[1]]
-        way = np.minimum(way * own ** 2 / (own ** 2 + theirs ** 2), MAX_SIGMAS * own)
-        shifts[near] += way[:, None] * direction
-    return shifts
-
-
-def _grid(solid: Solid) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    return solid.distance.ravel(), np.array(solid.distance.shape), solid.low, solid.voxel
-
-
-def _thickness(vertices: np.ndarray, inward: np.ndarray, solid: Solid) -> np.ndarray:
-    """(N,) metres, the way through the solid from each vertex (N, 3) along its inward normal (N, 3)."""
-    start = vertices + solid.voxel * inward
-    return solid.voxel + _ways(*_grid(solid), start.astype(np.float64), inward.astype(np.float64))
-
-
-def _reshaped(item: ReconstructedObject, shifts: np.ndarray, gap: float, plane: np.ndarray) -> ReconstructedObject:
-    """The object with its vertices shifted (N, 3, object frame), then raised to the support, or its foot drawn down by
-    the `gap` below it.
-    """
-    rotation, origin = item.camera_from_object[:3, :3], item.camera_from_object[:3, 3]
-    up = plane[:3] @ rotation                                              # in the object frame
-    vertices = item.vertices + shifts
-    heights = vertices @ up + (plane[:3] @ origin + plane[3])
-    # Squeezed rather than laid flat, so that what was above still is: folded meshes have no inside.
-    lowest = min(heights.min(), 0)
-    bend = -lowest * _SQUEEZED / (1 - _SQUEEZED)
-    squeezed = np.where(heights < bend, _SQUEEZED * (heights - lowest), heights)
-    raised = np.clip(squeezed - heights, 0, MAX_SIGMAS * item.vertex_std)
-    foot = (heights.max() - heights.min()) * _FOOT
-    drawn = np.minimum(gap, MAX_SIGMAS * item.vertex_std) * np.clip(1 - (heights - heights.min()) / foot, 0, 1)
-    vertices = vertices + (raised - drawn)[:, None] * up
-    low, high = vertices.min(axis=0), vertices.max(axis=0)
-    middle = (low + high) / 2
-    pose = item.camera_from_object.copy()
-    pose[:3, 3] = origin + rotation @ middle
-    return replace(item, vertices=(vertices - middle).astype(np.float32), camera_from_object=pose, size=high - low)
 
 
 def settle(bodies: Sequence[Body], plane: np.ndarray, max_sigmas: float = MAX_SIGMAS) -> Settled:
@@ -267,6 +144,13 @@ def settle(bodies: Sequence[Body], plane: np.ndarray, max_sigmas: float = MAX_SI
         for b in range(len(bodies))))
 
 
+def gaps_below(solids: Sequence[Solid], poses: np.ndarray, plane: np.ndarray) -> np.ndarray:
+    """(B,) metres from each solid to what is nearest below it, the support or another; 0 where they touch, infinite if
+    nothing is near.  poses: (B, 4, 4) world_from_object; plane: as for `settle`.
+    """
+    return _state(_packed(solids), poses, plane).gap
+
+
 class _Solids(NamedTuple):
     """All solids in flat arrays, for compiled code.
 
@@ -290,11 +174,13 @@ class _Solids(NamedTuple):
 class _Contacts(NamedTuple):
     """Pairs of near points: body `a` is pushed along `normal`, body `b` (-1: the support) against it.
 
-    a, b: (K,); point, normal: (K, 3) world; gap: (K,) metres, negative where they overlap
+    a, b: (K,); index: (K,) of a corner of `a` on the support, of a point of `a` on another body
+    point, normal: (K, 3) world; gap: (K,) metres, negative where they overlap
     """
 
     a: np.ndarray
     b: np.ndarray
+    index: np.ndarray
     point: np.ndarray
     normal: np.ndarray
     gap: np.ndarray
@@ -308,7 +194,7 @@ class _State(NamedTuple):
     stable: np.ndarray
 
 
-def _packed(solids: list[Solid]) -> _Solids:
+def _packed(solids: Sequence[Solid]) -> _Solids:
     def start(arrays: list[np.ndarray]) -> np.ndarray:
         return np.cumsum([0] + [len(array) for array in arrays])
 
@@ -344,9 +230,11 @@ def _rest(solids: _Solids, seen: np.ndarray, mobility: np.ndarray, plane: np.nda
     weight = max_sigmas / np.sqrt(np.maximum(np.einsum("i,bij,j->b", plane[:3], mobility[:, :3, :3], plane[:3]), 1e-12))
     pull = -np.concatenate([np.tile(plane[:3], (len(arms), 1)), np.cross(arms, plane[:3])], axis=1)
     free = np.einsum("bij,bj->bi", mobility, pull * weight[:, None])
+    contacts = None
     for _ in range(_LINEARISATIONS):
         poses = _moved(seen, moves)
-        contacts = _contacts(solids, poses, plane)
+        # With those found before, else two that are deepest in turn would take turns for ever.
+        contacts = _contacts(solids, poses, plane, contacts)
         previous, moves = moves, free.copy()
         _project(contacts, poses[:, :3, 3].copy(), previous, mobility, moves)
         if np.abs(moves - previous).max() < _CONVERGED:
@@ -354,9 +242,17 @@ def _rest(solids: _Solids, seen: np.ndarray, mobility: np.ndarray, plane: np.nda
     return moves
 
 
-def _contacts(solids: _Solids, poses: np.ndarray, plane: np.ndarray) -> _Contacts:
-    return _Contacts(*_find_contacts(solids, np.ascontiguousarray(poses[:, :3, :3]), poses[:, :3, 3].copy(), plane,
-                                     _REACH))
+def _contacts(solids: _Solids, poses: np.ndarray, plane: np.ndarray, held: _Contacts | None = None) -> _Contacts:
+    """Contacts at some poses; those `held` from other poses are among them, as they are now."""
+    rotation, origin = np.ascontiguousarray(poses[:, :3, :3]), poses[:, :3, 3].copy()
+    which = np.stack(_find_contacts(solids, rotation, origin, plane, _REACH), axis=1)
+    if held is not None:
+        which = np.concatenate([which, np.stack(held[:3], axis=1)])
+        number = np.ravel_multi_index((which + [0, 1, 0]).T, (len(poses), len(poses) + 1, _MOST_POINTS))
+        which = which[np.unique(number, return_index=True)[1]]
+    measured = _measure_contacts(solids, rotation, origin, plane, which)
+    near = np.isfinite(measured[2])
+    return _Contacts(*which[near].T.copy(), *(part[near] for part in measured))
 
 
 def _state(solids: _Solids, poses: np.ndarray, plane: np.ndarray) -> _State:
@@ -384,85 +280,20 @@ def _surrounds(directions: np.ndarray) -> bool:
     return bool(np.diff(angles, append=angles[0] + 2 * np.pi).max() <= np.pi)
 
 
-def _surface_points(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """(SAMPLES, 3) points spread evenly over the surface by area."""
-    corners = vertices[triangles]
-    areas = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
-    generator = np.random.default_rng(0)
-    steps = (np.arange(SAMPLES) + generator.random(SAMPLES)) / SAMPLES * areas.sum()
-    chosen = corners[np.searchsorted(np.cumsum(areas), steps).clip(max=len(corners) - 1)]
-    first, second = generator.random((2, SAMPLES, 1))
-    root = np.sqrt(first)
-    return (1 - root) * chosen[:, 0] + root * (1 - second) * chosen[:, 1] + root * second * chosen[:, 2]
-
-
-@numba.njit(cache=True, nogil=True)
-def _look_up(distance, counts, low, voxel, x, y, z):  # pragma: no cover (compiled)
-    """Signed distance at a point of the object frame and its gradient, trilinear; infinite outside the grid."""
-    gx, gy, gz = (x - low[0]) / voxel, (y - low[1]) / voxel, (z - low[2]) / voxel
-    if not (0 <= gx < counts[0] - 1 and 0 <= gy < counts[1] - 1 and 0 <= gz < counts[2] - 1):
-        return np.inf, 0.0, 0.0, 0.0
-    i, j, k = int(gx), int(gy), int(gz)
-    u, v, w = gx - i, gy - j, gz - k
-    row, sheet = counts[2], counts[1] * counts[2]
-    at = i * sheet + j * row + k
-    c000, c001, c010, c011 = distance[at], distance[at + 1], distance[at + row], distance[at + row + 1]
-    at += sheet
-    c100, c101, c110, c111 = distance[at], distance[at + 1], distance[at + row], distance[at + row + 1]
-    c00, c01, c10, c11 = c000 + u * (c100 - c000), c001 + u * (c101 - c001), c010 + u * (c110 - c010), \
-        c011 + u * (c111 - c011)
-    c0, c1 = c00 + v * (c10 - c00), c01 + v * (c11 - c01)
-    a = (1 - v) * ((1 - w) * (c100 - c000) + w * (c101 - c001)) + v * ((1 - w) * (c110 - c010) + w * (c111 - c011))
-    b = (1 - w) * (c10 - c00) + w * (c11 - c01)
-    return c0 + w * (c1 - c0), a / voxel, b / voxel, (c1 - c0) / voxel
-
-
-@numba.njit(cache=True, nogil=True)
-def _depths(distance, counts, low, voxel, points):  # pragma: no cover (compiled)
-    """How deep each of (P, 3) points, object frame, is inside, at least 0, and the way out (P, 3), unit."""
-    depth, outward = np.zeros(len(points)), np.zeros((len(points), 3))
-    for index in range(len(points)):
-        d, x, y, z = _look_up(distance, counts, low, voxel, points[index, 0], points[index, 1], points[index, 2])
-        length = np.sqrt(x * x + y * y + z * z)
-        if d < 0 and length > _LEAST_GRADIENT:
-            depth[index] = -d
-            outward[index, 0], outward[index, 1], outward[index, 2] = x / length, y / length, z / length
-    return depth, outward
-
-
-@numba.njit(cache=True, nogil=True)
-def _ways(distance, counts, low, voxel, points, directions):  # pragma: no cover (compiled)
-    """How far each of (P, 3) points, object frame, goes in its direction, (P, 3) unit, until it is outside; 0 if it is.
-    """
-    ways = np.zeros(len(points))
-    longest = voxel * (counts[0] + counts[1] + counts[2])
-    for index in range(len(points)):
-        while ways[index] < longest:
-            x, y, z = points[index] + ways[index] * directions[index]
-            d = _look_up(distance, counts, low, voxel, x, y, z)[0]
-            if d >= 0:
-                break
-            ways[index] += max(-d, voxel / 8)
-    return ways
-
-
 @numba.njit(cache=True, nogil=True)
 def _find_contacts(solids, rotation, origin, plane, reach):  # pragma: no cover (compiled)
-    """Fields of _Contacts: of each body on the support the lowest corner of every direction around its middle, and of
-    each body in each other one the deepest point of every octant."""
+    """(K,) a, b and index of _Contacts: of each body on the support the lowest corner of every direction around its
+    middle, and of each body in each other one the deepest point of every octant."""
     bodies = len(origin)
     limit = bodies * (_SECTORS + 1 + 8 * (bodies - 1))
-    a, b = np.empty(limit, np.int64), np.empty(limit, np.int64)
-    point, normal, gap = np.empty((limit, 3)), np.empty((limit, 3)), np.empty(limit)
+    a, b, where = np.empty(limit, np.int64), np.empty(limit, np.int64), np.empty(limit, np.int64)
     count = 0
     n = plane[:3]
     helper = np.array([1.0, 0.0, 0.0]) if abs(n[0]) < 0.8 else np.array([0.0, 1.0, 0.0])
     e = np.cross(n, helper)
     e /= np.sqrt(e @ e)
     f = np.cross(n, e)
-    centres = np.empty((bodies, 3))
     for body in range(bodies):
-        centres[body] = rotation[body] @ solids.centre[body] + origin[body]
         # The support's axes in the object frame: three products per corner.
         up, along, across = rotation[body].T @ n, rotation[body].T @ e, rotation[body].T @ f
         height = n @ origin[body] + plane[3]
@@ -475,47 +306,73 @@ def _find_contacts(solids, rotation, origin, plane, reach):  # pragma: no cover 
             if h > best.max():
                 continue
             x, y, z = x - middle[0], y - middle[1], z - middle[2]
-            turn = np.arctan2(across[0] * x + across[1] * y + across[2] * z, along[0] * x + along[1] * y + along[2] * z)
-            sector = int((turn / (2 * np.pi) + 0.5) * _SECTORS) % _SECTORS
+            first, second = along[0] * x + along[1] * y + along[2] * z, across[0] * x + across[1] * y + across[2] * z
+            sector = (first > 0) * 4 + (second > 0) * 2 + (abs(first) > abs(second))       # of 45 degrees
             if h < best[sector]:
                 best[sector] = h
                 lowest[sector] = index
         for sector in range(_SECTORS):
             if best[sector] < best.min() + reach:
-                a[count], b[count], gap[count] = body, -1, best[sector]
-                point[count], normal[count] = rotation[body] @ solids.corners[lowest[sector]] + origin[body], n
+                a[count], b[count], where[count] = body, -1, lowest[sector]
                 count += 1
     for body in range(bodies):
         for other in range(bodies):
-            between = centres[other] - centres[body]
-            if body == other or np.sqrt(between @ between) > solids.radius[body] + solids.radius[other] + reach:
+            if body == other:
                 continue
             turn = rotation[other].T @ rotation[body]                 # other_from_body
             shift = rotation[other].T @ (origin[body] - origin[other])
-            grid = solids.distance[solids.distance_start[other]:solids.distance_start[other + 1]]
+            counts, low, voxel = solids.counts[other], solids.low[other], solids.voxel[other]
             middle = solids.centre[body]
+            apart = 0.0                      # squared, of the middle of the one from the grid of the other
+            for k in range(3):
+                at = turn[k, 0] * middle[0] + turn[k, 1] * middle[1] + turn[k, 2] * middle[2] + shift[k] - low[k]
+                apart += max(-at, at - (counts[k] - 1) * voxel, 0.0) ** 2
+            if apart > solids.radius[body] ** 2:
+                continue
+            grid = solids.distance[solids.distance_start[other]:solids.distance_start[other + 1]]
             best = np.full(8, reach)
             deepest = np.zeros(8, np.int64)
-            outward = np.empty((8, 3))
             for index in range(solids.point_start[body], solids.point_start[body + 1]):
                 x, y, z = solids.points[index]
-                d, gx, gy, gz = _look_up(grid, solids.counts[other], solids.low[other], solids.voxel[other],
-                                         turn[0, 0] * x + turn[0, 1] * y + turn[0, 2] * z + shift[0],
-                                         turn[1, 0] * x + turn[1, 1] * y + turn[1, 2] * z + shift[1],
-                                         turn[2, 0] * x + turn[2, 1] * y + turn[2, 2] * z + shift[2])
                 octant = (x > middle[0]) * 4 + (y > middle[1]) * 2 + (z > middle[2])
+                u = turn[0, 0] * x + turn[0, 1] * y + turn[0, 2] * z + shift[0]
+                v = turn[1, 0] * x + turn[1, 1] * y + turn[1, 2] * z + shift[1]
+                w = turn[2, 0] * x + turn[2, 1] * y + turn[2, 2] * z + shift[2]
+                if nearest_node(grid, counts, low, voxel, u, v, w) - voxel > best[octant]:    # too far in any case
+                    continue
+                d, gx, gy, gz = look_up(grid, counts, low, voxel, u, v, w)
                 length = np.sqrt(gx * gx + gy * gy + gz * gz)
-                if d < best[octant] and length > _LEAST_GRADIENT:
+                if d < best[octant] and length > LEAST_GRADIENT:
                     best[octant] = d
                     deepest[octant] = index
-                    outward[octant, 0], outward[octant, 1], outward[octant, 2] = gx / length, gy / length, gz / length
             for octant in range(8):
                 if best[octant] < reach:
-                    a[count], b[count], gap[count] = body, other, best[octant]
-                    point[count] = rotation[body] @ solids.points[deepest[octant]] + origin[body]
-                    normal[count] = rotation[other] @ outward[octant]
+                    a[count], b[count], where[count] = body, other, deepest[octant]
                     count += 1
-    return a[:count], b[:count], point[:count], normal[:count], gap[:count]
+    return a[:count], b[:count], where[:count]
+
+
+@numba.njit(cache=True, nogil=True)
+def _measure_contacts(solids, rotation, origin, plane, which):  # pragma: no cover (compiled)
+    """point, normal and gap of _Contacts for (K, 3) a, b and index; the gap is infinite where nothing is near."""
+    count = len(which)
+    point, normal, gap = np.empty((count, 3)), np.zeros((count, 3)), np.empty(count)
+    for c in range(count):
+        a, b, index = which[c]
+        own = solids.corners[index] if b < 0 else solids.points[index]
+        point[c] = rotation[a] @ own + origin[a]
+        if b < 0:
+            normal[c], gap[c] = plane[:3], plane[:3] @ point[c] + plane[3]
+            continue
+        x, y, z = rotation[b].T @ (point[c] - origin[b])
+        grid = solids.distance[solids.distance_start[b]:solids.distance_start[b + 1]]
+        gap[c], gx, gy, gz = look_up(grid, solids.counts[b], solids.low[b], solids.voxel[b], x, y, z)
+        length = np.sqrt(gx * gx + gy * gy + gz * gz)
+        if length > LEAST_GRADIENT:
+            normal[c] = rotation[b] @ (np.array([gx, gy, gz]) / length)
+        else:
+            gap[c] = np.inf
+    return point, normal, gap
 
 
 @numba.njit(cache=True, nogil=True)

@@ -12,10 +12,10 @@ from ..perception.objects import ReconstructedObject, Status
 from ..perception.support import support_plane
 from .fusion import NEW_SIDE, angles, direction_of, make_view, observations
 from .parallel import in_parallel
-from .physics import yielding
 from .shape import make_shape
 from .track import Presence, Rebuilt, Request, Track, moved_mesh
 from .tracker import Tracker
+from .yielding import yielding
 
 if TYPE_CHECKING:
     from ..perception.pipeline import Pipeline, PipelineResult  # takes seconds to import, which a node has not yet

@@ -14,7 +14,8 @@ import numpy as np
 from ..perception.frame import Frame
 from ..perception.support import support_plane
 from .motion import difference
-from .physics import Body, Outcome, Solid, settle, solid_from_mesh
+from .physics import Body, Outcome, settle
+from .solid import Solid, solid_from_mesh
 from .track import Presence, Track
 
 # An object has moved, and its correction is void, beyond this from where it was corrected.

@@ -1,0 +1,192 @@
+"""Surfaces that give way to each other and to the support where they are unsure, before whole bodies are moved.
+
+What one camera sees of an object is sure, its far side and its underside are guessed, and two guesses may overlap.
+Camera frame, metres.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numba
+import numpy as np
+import trimesh
+from scipy.spatial import cKDTree
+
+from ..perception.appearance import vertex_normals
+from ..perception.objects import ReconstructedObject
+from .parallel import in_parallel
+from .physics import MAX_SIGMAS, TOUCH, gaps_below
+from .solid import LEAST_GRADIENT, Solid, look_up, solid_from_mesh
+
+_ROUNDABOUT = 6              # times the shortest way out of a neighbour: a longer way back is none
+_THROUGH = 0.8               # of the object's thickness there: a longer way back leaves nothing of it
+_DEEPEST = 64                # vertices of a neighbour that make a dent, at most twice as many
+_SQUEEZED = 0.05             # of its height is left of what was below the support
+_FOOT = 0.5                  # of the height: how far up the lower end is stretched
+
+
+def yielding(objects: Sequence[ReconstructedObject], plane: np.ndarray) -> list[ReconstructedObject]:
+    """The objects without what they have inside each other and below the support, as far as their surfaces are unsure.
+
+    plane: as for `settle`, camera frame. Undersides and far sides are not seen, and guessed too deep or too shallow: to
+    move an object out of a neighbour for that would spoil the side that was seen.  So first the surfaces give way: a
+    vertex inside another object recedes into its own, or is shifted out of the other where that would leave nothing, by
+    its share of the way, the share being that of its variance in both.  Then what is below the support is raised to it,
+    and a foot just above what carries it is drawn down; none by more than MAX_SIGMAS of its standard deviation.
+    An object's origin moves to the middle of its new mesh.
+    """
+    if not objects:
+        return []
+    solids = in_parallel(lambda item: solid_from_mesh(item.vertices, item.triangles), objects)
+    trees = [cKDTree(item.vertices) for item in objects]
+    plane = np.asarray(plane, np.float64)
+    gaps = gaps_below(solids, np.stack([item.camera_from_object for item in objects]), plane)
+    shifts = in_parallel(lambda index: _shifts(index, objects, solids, trees), range(len(objects)))
+    return [_reshaped(item, *own, plane) for item, *own in zip(objects, shifts, gaps, strict=True)]
+
+
+def _shifts(index: int, objects: Sequence[ReconstructedObject], solids: Sequence[Solid],
+            trees: Sequence[cKDTree]) -> np.ndarray:
+    """(N, 3) metres, object frame: how each vertex of one object is moved out of the others, and from before them."""
+    item = objects[index]
+    shifts = np.zeros(item.vertices.shape)
+    inward = -vertex_normals(item.vertices, item.triangles)[0].astype(np.float64)
+    thickness = _thickness(item.vertices, inward, solids[index])
+    for other, neighbour in enumerate(objects):
+        if other != index:
+            other_from_item = np.linalg.inv(neighbour.camera_from_object) @ item.camera_from_object
+            receded = _receded(item, inward, thickness, neighbour, solids[other], trees[other], other_from_item)
+            way, direction = _dent(item, inward, solids[index], trees[index], neighbour, other_from_item)
+            further = np.maximum(way - (receded * direction).sum(axis=1), 0)
+            shifts += receded + further[:, None] * direction
+    return shifts
+
+
+def _receded(item: ReconstructedObject, inward: np.ndarray, thickness: np.ndarray, neighbour: ReconstructedObject,
+             solid: Solid, tree: cKDTree, other_from_item: np.ndarray) -> np.ndarray:
+    """(N, 3) metres, object frame: the share of the way that its own vertices take out of a neighbour.
+
+    inward: (N, 3) unit normals; thickness: (N,) metres; solid, tree: the neighbour's
+    """
+    shifts = np.zeros(item.vertices.shape)
+    points = trimesh.transform_points(item.vertices, other_from_item)
+    near = np.flatnonzero((np.abs(points) < neighbour.size / 2).all(axis=1))
+    points = points[near]
+    depth, outward = _depths(*_grid(solid), points)
+    way = _ways(*_grid(solid), points, inward[near] @ other_from_item[:3, :3].T)
+    # Back into the object where that leaves something of it, else the shortest way out of the other.
+    is_back = way < np.minimum(_ROUNDABOUT * depth, _THROUGH * thickness[near])
+    direction = np.where(is_back[:, None], inward[near], outward @ other_from_item[:3, :3])
+    own, theirs = item.vertex_std[near].astype(np.float64), neighbour.vertex_std[tree.query(points)[1]]
+    shifts[near] = _share(np.where(is_back, way, depth), own, theirs)[:, None] * direction
+    return shifts
+
+
+def _dent(item: ReconstructedObject, inward: np.ndarray, solid: Solid, tree: cKDTree, neighbour: ReconstructedObject,
+          other_from_item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Way (N,), metres, and direction (N, 3) in which its surface gives way before a neighbour that is deep inside.
+
+    None of its own vertices need be in a thin neighbour.  The surface point nearest to a vertex of the neighbour takes
+    its share of that vertex's way out, and takes along what is as unsure and faces the same way, as far around as the
+    dent is deep.  inward: (N, 3) unit normals; solid, tree: the object's own
+    """
+    points = trimesh.transform_points(neighbour.vertices, np.linalg.inv(other_from_item))
+    near = np.flatnonzero((np.abs(points) < item.size / 2).all(axis=1))
+    depth, outward = _depths(*_grid(solid), points[near])
+    deep = np.flatnonzero(depth > TOUCH)
+    deep = deep[np.argsort(-depth[deep])][::max(1, len(deep) // _DEEPEST)]
+    points, depth, outward = points[near][deep], depth[deep], outward[deep]
+    reached = points + depth[:, None] * outward
+    own = item.vertex_std[tree.query(reached)[1]].astype(np.float64) if len(deep) else np.empty(0)
+    ways = _share(depth, own, neighbour.vertex_std[near][deep])
+    return _largest_dent(item.vertices, inward, item.vertex_std, reached, -outward, depth, own, ways)
+
+
+def _share(way: np.ndarray, own: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """What a surface takes of a way, given both sides' standard deviations: by variance, and no more than it may."""
+    return np.minimum(way * own ** 2 / (own ** 2 + theirs ** 2), MAX_SIGMAS * own)
+
+
+def _grid(solid: Solid) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    return solid.distance.ravel(), np.array(solid.distance.shape), solid.low, solid.voxel
+
+
+def _thickness(vertices: np.ndarray, inward: np.ndarray, solid: Solid) -> np.ndarray:
+    """(N,) metres, the way through the solid from each vertex (N, 3) along its inward normal (N, 3)."""
+    return solid.voxel + _ways(*_grid(solid), vertices + solid.voxel * inward, inward)
+
+
+def _reshaped(item: ReconstructedObject, shifts: np.ndarray, gap: float, plane: np.ndarray) -> ReconstructedObject:
+    """The object with its vertices shifted (N, 3, object frame), then raised to the support, or its foot drawn down by
+    the `gap` below it.
+    """
+    rotation, origin = item.camera_from_object[:3, :3], item.camera_from_object[:3, 3]
+    up = plane[:3] @ rotation                                              # in the object frame
+    vertices = item.vertices + shifts
+    heights = vertices @ up + (plane[:3] @ origin + plane[3])
+    # Squeezed rather than laid flat, so that what was above still is: folded meshes have no inside.
+    lowest = min(heights.min(), 0)
+    bend = -lowest * _SQUEEZED / (1 - _SQUEEZED)
+    squeezed = np.where(heights < bend, _SQUEEZED * (heights - lowest), heights)
+    raised = np.clip(squeezed - heights, 0, MAX_SIGMAS * item.vertex_std)
+    foot = (heights.max() - heights.min()) * _FOOT
+    drawn = np.minimum(gap, MAX_SIGMAS * item.vertex_std) * np.clip(1 - (heights - heights.min()) / foot, 0, 1)
+    vertices = vertices + (raised - drawn)[:, None] * up
+    low, high = vertices.min(axis=0), vertices.max(axis=0)
+    middle = (low + high) / 2
+    pose = item.camera_from_object.copy()
+    pose[:3, 3] = origin + rotation @ middle
+    return replace(item, vertices=(vertices - middle).astype(np.float32), camera_from_object=pose, size=high - low)
+
+
+@numba.njit(cache=True, nogil=True)
+def _depths(distance, counts, low, voxel, points):  # pragma: no cover (compiled)
+    """How deep each of (P, 3) points, object frame, is inside, at least 0, and the way out (P, 3), unit."""
+    depth, outward = np.zeros(len(points)), np.zeros((len(points), 3))
+    for index in range(len(points)):
+        d, x, y, z = look_up(distance, counts, low, voxel, points[index, 0], points[index, 1], points[index, 2])
+        length = np.sqrt(x * x + y * y + z * z)
+        if d < 0 and length > LEAST_GRADIENT:
+            depth[index] = -d
+            outward[index, 0], outward[index, 1], outward[index, 2] = x / length, y / length, z / length
+    return depth, outward
+
+
+@numba.njit(cache=True, nogil=True)
+def _ways(distance, counts, low, voxel, points, directions):  # pragma: no cover (compiled)
+    """How far each of (P, 3) points, object frame, goes in its direction, (P, 3) unit, until it is outside; 0 if it is.
+    """
+    ways = np.zeros(len(points))
+    longest = voxel * (counts[0] + counts[1] + counts[2])
+    for index in range(len(points)):
+        while ways[index] < longest:
+            x, y, z = points[index] + ways[index] * directions[index]
+            d = look_up(distance, counts, low, voxel, x, y, z)[0]
+            if d >= 0:
+                break
+            ways[index] += max(-d, voxel / 8)
+    return ways
+
+
+@numba.njit(cache=True, nogil=True)
+def _largest_dent(vertices, inward, std, reached, directions, width, reached_std, ways):  # pragma: no cover (compiled)
+    """Of each of (N, 3) vertices the largest way (N,) that a dent asks of it, and the direction (N, 3).
+
+    Dent k is at reached[k], (K, 3), a Gaussian of sigma width[k] and depth ways[k] along directions[k], (K, 3) unit.
+    """
+    way, direction = np.zeros(len(vertices)), np.zeros((len(vertices), 3))
+    for index in range(len(vertices)):
+        for k in range(len(ways)):
+            faces = inward[index, 0] * directions[k, 0] + inward[index, 1] * directions[k, 1] \
+                + inward[index, 2] * directions[k, 2]
+            if faces <= 0 or ways[k] <= way[index]:
+                continue
+            square = 0.0
+            for m in range(3):
+                square += (vertices[index, m] - reached[k, m]) ** 2
+            asked = ways[k] * faces * min(1.0, std[index] / reached_std[k]) * np.exp(-square / (2 * width[k] ** 2))
+            if asked > way[index]:
+                way[index] = asked
+                direction[index] = directions[k]
+    return way, direction
