@@ -13,6 +13,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ..runtime.processor import instructions
+
 PACKAGES = ("sam3d_ros", "numpy", "numba", "open3d", "openvino", "onnxruntime", "scikit-image", "trimesh",
             "ros-jazzy-rclpy", "ros-jazzy-rmw-fastrtps-cpp")
 
@@ -24,6 +26,7 @@ def describe_environment() -> dict[str, Any]:
         "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
         "git_commit": git_commit(Path(__file__).parent),
         "cpu": cpu_model(),
+        "cpu_instructions": instructions(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "load_average_1min": round(os.getloadavg()[0], 2),

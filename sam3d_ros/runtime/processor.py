@@ -5,6 +5,15 @@ import platform
 
 from llvmlite.binding import get_host_cpu_features
 
+# Those that decide how fast a network is, as LLVM names them: x86, then ARM.
+_INSTRUCTIONS = ("avx2", "avx512f", "avxvnni", "avx512vnni", "avx512bf16", "amx-int8", "amx-bf16",
+                 "dotprod", "i8mm", "bf16", "sve")
+
+
+def instructions() -> list[str]:
+    """Those instructions that there are of the ones that decide how fast a network is."""
+    return [name for name in _INSTRUCTIONS if _has(name)]
+
 
 def has_bfloat16() -> bool:
     """Whether it multiplies bfloat16.  Where it does not, PyTorch is slower in bfloat16 by far than in float32."""

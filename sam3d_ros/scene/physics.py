@@ -33,7 +33,6 @@ TOUCH = 0.002                # metres: nearer than this two bodies are in contac
 UPWARD = 0.3                 # least vertical part of the normal of a contact that carries
 _LINEARISATIONS = 8
 _SWEEPS = 60
-_MOST_POINTS = 1_000_000     # of all bodies
 _REACH = 0.02                # metres: contacts nearer than this are kept in view
 _LEAST_SIGMA = (5e-4, 2e-3)  # metres, radians: no pose is surer than this
 _ROUNDING = 1e-6              # of sigmas
@@ -248,7 +247,8 @@ def _contacts(solids: _Solids, poses: np.ndarray, plane: np.ndarray, held: _Cont
     which = np.stack(_find_contacts(solids, rotation, origin, plane, _REACH), axis=1)
     if held is not None:
         which = np.concatenate([which, np.stack(held[:3], axis=1)])
-        number = np.ravel_multi_index((which + [0, 1, 0]).T, (len(poses), len(poses) + 1, _MOST_POINTS))
+        most = max(len(solids.corners), len(solids.points))
+        number = np.ravel_multi_index((which + [0, 1, 0]).T, (len(poses), len(poses) + 1, most))
         which = which[np.unique(number, return_index=True)[1]]
     measured = _measure_contacts(solids, rotation, origin, plane, which)
     near = np.isfinite(measured[2])
