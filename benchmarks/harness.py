@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sam3d_ros.ros.processes import NodeProcess
+from sam3d_ros.ros.processes import NodeProcess, private_graph
 
 RESULTS = Path(__file__).parent / "results"
 DEPTH_UNIT_M = 0.001            # frames are played as 16UC1, millimetres
@@ -34,10 +34,12 @@ def common_arguments(parser: argparse.ArgumentParser, name: str) -> None:
 
 @contextlib.contextmanager
 def workspace(cores: int) -> Iterator[Path]:
-    """A temporary folder, with this process and its children bound to the first `cores` cores.
+    """A temporary folder, with this process and its children bound to the first `cores` cores and in a ROS graph of
+    their own.
 
     SIGTERM ends the benchmark as Ctrl-C does, so that its processes end with it. The logs are kept when it fails.
     """
+    os.environ.update(private_graph())
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     folder = Path(tempfile.mkdtemp(prefix="sam3d_benchmark_"))

@@ -93,18 +93,18 @@ class User(rclpy.node.Node):
 
 def measure(config: PipelineConfig, minutes: float, cores: int, seed: int) -> dict[str, Any]:
     """Run it; samples of the last process, results, and what was done and diagnosed."""
-    rclpy.init()
-    user = User(seed)
-    try:
-        with workspace(cores) as folder, NodeRun(folder, config, tabletop(OBJECTS), CAMERA_RATE, rough=seed) as run:
+    with workspace(cores) as folder, NodeRun(folder, config, tabletop(OBJECTS), CAMERA_RATE, rough=seed) as run:
+        rclpy.init()
+        user = User(seed)
+        try:
             wait_until(lambda: bool(run.results()), [run.node], START_TIMEOUT, "result")
             samples = _trouble(run, user, minutes * 60)
             return {"samples": samples, "results": run.results(), "sent": read_records(run.camera_log),
                     "received_ns": [r["received_ns"] for r in read_records(folder / "results.jsonl")],
                     "faults": dict(user.faults), "actions": dict(user.actions)}
-    finally:
-        user.destroy_node()
-        rclpy.try_shutdown()
+        finally:
+            user.destroy_node()
+            rclpy.try_shutdown()
 
 
 def _trouble(run: NodeRun, user: User, seconds: float) -> list[Sample]:

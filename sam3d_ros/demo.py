@@ -9,12 +9,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sam3d_ros.ros.processes import NodeProcess, ProcessEnded, ros_environment
+from sam3d_ros.ros.processes import NodeProcess, ProcessEnded, private_graph, ros_environment
 from sam3d_ros.runtime.engine import DEFAULT_MODEL, MODEL_HELP
 
 CAMERA, NODE = "sam3d_ros.nodes.simulated_camera", "sam3d_ros.nodes.sam3d_node"
 BAR = "{desc} |{bar}| {n:.0f} of {total:.0f} s"
-DOMAINS = range(50, 100)          # private ROS domains; above 101 their ports clash with those the system gives away
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +31,7 @@ def run(args: argparse.Namespace, node_module: str = NODE) -> int:
     """Run the demo; 0, or 1 with one clear line on stderr. node_module: what is tried, as `python -m` knows it."""
     logs = args.out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    # A ROS graph of its own, on this machine only, for this process and those that it starts.
-    os.environ.update(ros_environment() | {
-        "ROS_DOMAIN_ID": str(DOMAINS[os.getpid() % len(DOMAINS)]), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"})
+    os.environ.update(ros_environment() | private_graph())
     # Imported only now: they load the middleware, which reads the environment.
     from sam3d_ros.demo_report import write_report
     from sam3d_ros.nodes.demo_recorder import NoResult, record

@@ -21,8 +21,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHO
 os.environ["SAM3D_CACHE"] = tempfile.mkdtemp(prefix="sam3d_cache_")
 atexit.register(shutil.rmtree, os.environ["SAM3D_CACHE"], ignore_errors=True)
 
-# Tests must not hear, nor be heard by, robots on the network.
-os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+from sam3d_ros.ros.processes import private_graph  # noqa: E402
+
+# Tests must not hear, nor be heard by, robots on the network and nodes on this machine.
+os.environ.update(private_graph())
 
 
 @pytest.fixture(scope="session")

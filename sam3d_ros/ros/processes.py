@@ -11,6 +11,9 @@ from pathlib import Path
 # Seconds from SIGINT until the process is killed.
 STOP_TIMEOUT = 10.0
 
+# Domains of graphs of their own; above 101 their ports clash with those the system gives away.
+_DOMAINS = range(50, 100)
+
 # Set by the ROS wheels of PyPI in a process whose loader path is complete; a child that inherits it would not complete
 # its own.
 _BOOTSTRAP_GUARD = "_ROS_WHEELS_BOOTSTRAP_COMPLETE"
@@ -48,6 +51,12 @@ def ros_environment() -> dict[str, str]:
         environment["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(fastdds_profile())
     environment["PYTHONUNBUFFERED"] = "1"
     return environment
+
+
+def private_graph() -> dict[str, str]:
+    """Environment, to be set before the middleware is loaded, for a ROS graph of this process and its children alone:
+    neither robots on the network nor nodes on this machine hear what is published in it."""
+    return {"ROS_DOMAIN_ID": str(_DOMAINS[os.getpid() % len(_DOMAINS)]), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
 
 
 def ros_arguments(parameters: Mapping[str, ParameterValue], remappings: Mapping[str, str]) -> list[str]:

@@ -33,8 +33,8 @@ def yielding(objects: Sequence[ReconstructedObject], plane: np.ndarray) -> list[
     move an object out of a neighbour for that would spoil the side that was seen.  So first the surfaces give way: a
     vertex inside another object recedes into its own, or is shifted out of the other where that would leave nothing, by
     its share of the way, the share being that of its variance in both; and a face that another has come through is
-    dented.  Then what is below the support is raised to it, and a foot just above what carries it is drawn down; none by
-    more than MAX_SIGMAS of its standard deviation.  An object's origin moves to the middle of its new mesh.
+    dented.  Then what is below the support is raised to it, and a foot just above what carries it is drawn down; none
+    by more than MAX_SIGMAS of its standard deviation.  An object's origin moves to the middle of its new mesh.
     """
     if not objects:
         return []
