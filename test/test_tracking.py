@@ -11,6 +11,7 @@ from tabletop_toys import BOX, CAN, EGG, Toy, camera_at, picture, pose, reconstr
 from sam3d_ros.perception.frame import back_project
 from sam3d_ros.perception.objects import Status
 from sam3d_ros.scene import rebuild
+from sam3d_ros.scene.distance_grid import distance_grid
 from sam3d_ros.scene.fusion import View, observations, with_view
 from sam3d_ros.scene.motion import difference
 from sam3d_ros.scene.readings import read
@@ -79,6 +80,19 @@ def test_distances_of_a_shape(toy: Toy):
     np.testing.assert_allclose(found, exact, atol=0.4 * shape.cell)
     near = np.abs(exact) < shape.cell
     np.testing.assert_allclose(found[near], exact[near], atol=1e-4)
+
+
+def test_the_inside_of_sheets_that_overlap_has_no_seams():
+    left, right = (trimesh.creation.box([0.06, 0.05, 0.04]).apply_translation([x, 0.3, 0]) for x in (-0.02, 0.02))
+    fold = trimesh.creation.box([0.01, 0.01, 0.01]).apply_translation([0, 0.3, 0.04])
+    fold.invert()                                                         # bounds nothing: it winds the wrong way
+    mesh = trimesh.util.concatenate([left, right, fold])
+    origin, cell = np.array([-0.0613, 0.2617, -0.0311]), 0.0031           # off every face
+    distance = distance_grid(np.ascontiguousarray(mesh.vertices), np.ascontiguousarray(mesh.faces), origin, cell,
+                             np.array([40, 25, 27]))
+    nodes = origin + cell * np.stack(np.indices(distance.shape), axis=-1)
+    inside = (np.abs(nodes - [0, 0.3, 0]) < [0.05, 0.025, 0.02]).all(axis=-1)
+    np.testing.assert_array_equal(distance < 0, inside)
 
 
 def test_registration_finds_a_shift_and_a_turn():
