@@ -17,6 +17,7 @@ import numpy as np
 import open3d as o3d
 import trimesh
 
+from ..perception.raycasting import ray_scene
 from .gripper import FRANKA, ParallelGripper
 
 FRICTION = 0.5               # of the friction cones; a little less than rubber on most surfaces
@@ -126,9 +127,7 @@ def _antipodal_pairs(mesh: SceneMesh, gripper: ParallelGripper, generator: np.ra
     normals = body.face_normals[faces]
     inward = -normals + _CONE_SPREAD * generator.normal(size=normals.shape)
     inward /= np.linalg.norm(inward, axis=1, keepdims=True)
-    scene = o3d.t.geometry.RaycastingScene(nthreads=1)
-    scene.add_triangles(o3d.core.Tensor(np.asarray(mesh.vertices, np.float32)),
-                        o3d.core.Tensor(np.ascontiguousarray(mesh.triangles, np.uint32)))
+    scene = ray_scene([(mesh.vertices, mesh.triangles)])
     widest = gripper.max_opening - CLEARANCE
     # The near wall behind the point, and the far side of the whole object, which is met from outside.
     near, near_faces = _cast(scene, points + 1e-4 * inward, inward)

@@ -4,9 +4,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import nn
 
+from ..runtime.graph import unfolded_constants
 from .student import Student, StudentConfig
 
 Weights = dict[str, tuple[np.ndarray, "np.ndarray | None"]]
@@ -15,9 +15,7 @@ Weights = dict[str, tuple[np.ndarray, "np.ndarray | None"]]
 def layer_weights(model: bytes) -> Weights:
     """Weight and bias, float32, of every convolution and linear layer of an exported student, by its name there."""
     graph = onnx.load_model_from_string(model).graph
-    arrays = {item.name: numpy_helper.to_array(item).astype(np.float32) for item in graph.initializer}
-    arrays |= {node.output[0]: arrays[node.input[0]] for node in graph.node
-               if node.op_type == "Cast" and node.input[0] in arrays}
+    arrays = {name: array.astype(np.float32) for name, array in unfolded_constants(graph).items()}
     return {_module_name(node.name): (arrays[node.input[1]], arrays[node.input[2]] if len(node.input) > 2 else None)
             for node in graph.node if node.op_type in ("Conv", "Gemm") and node.input[1] in arrays}
 

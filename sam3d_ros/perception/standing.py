@@ -15,6 +15,7 @@ import open3d as o3d
 
 from .frame import Frame
 from .objects import Mesh
+from .raycasting import ray_scene
 from .surface import Surface
 
 TOUCH = 0.004          # metres over the support: nearer than this a surface stands on it
@@ -62,7 +63,7 @@ def _way_down(lower: np.ndarray, height: float, plane: np.ndarray, label: int, f
     points = lower[None] - steps[:, None, None] * plane[:3]
     above = points @ plane[:3] + plane[3] > 0
     is_open, is_hidden = (mask.reshape(above.shape) & above for mask in _seen(points.reshape(-1, 3), label, frame))
-    scenes = [_scene(mesh) for mesh in neighbours if _overlap(mesh[0], points)]
+    scenes = [ray_scene([mesh]) for mesh in neighbours if _overlap(mesh[0], points)]
     rest = len(steps)
     for index in range(len(steps)):
         query = o3d.core.Tensor(points[index].astype(np.float32))
@@ -94,10 +95,3 @@ def _seen(points: np.ndarray, label: int, frame: Frame) -> tuple[np.ndarray, np.
 def _overlap(vertices: np.ndarray, points: np.ndarray) -> bool:
     flat = points.reshape(-1, 3)
     return bool(((vertices.min(axis=0) < flat.max(axis=0)) & (vertices.max(axis=0) > flat.min(axis=0))).all())
-
-
-def _scene(mesh: Mesh) -> o3d.t.geometry.RaycastingScene:
-    scene = o3d.t.geometry.RaycastingScene(nthreads=1)
-    scene.add_triangles(o3d.core.Tensor(np.ascontiguousarray(mesh[0], np.float32)),
-                        o3d.core.Tensor(np.ascontiguousarray(mesh[1], np.uint32)))
-    return scene

@@ -6,6 +6,8 @@ import numpy as np
 import open3d as o3d
 import trimesh
 
+from ..perception.raycasting import ray_scene
+
 GRID = 64
 _CLEARLY = 0.25            # distance of a winding number from 1/2 beyond which it is clear
 _NEAR = 0.02               # largest extents; nearer to the surface any winding number may occur
@@ -22,11 +24,7 @@ def normalised(mesh: trimesh.Trimesh) -> tuple[trimesh.Trimesh, float]:
 
 def raycasting_scene(*meshes: trimesh.Trimesh) -> o3d.t.geometry.RaycastingScene:
     """Open3D ray-casting scene (one thread) with one geometry id per mesh, in order."""
-    scene = o3d.t.geometry.RaycastingScene(nthreads=1)
-    for mesh in meshes:
-        scene.add_triangles(o3d.core.Tensor(np.ascontiguousarray(mesh.vertices, np.float32)),
-                            o3d.core.Tensor(np.ascontiguousarray(mesh.faces, np.uint32)))
-    return scene
+    return ray_scene((mesh.vertices, mesh.faces) for mesh in meshes)
 
 
 def signed_distance_grid(mesh: trimesh.Trimesh) -> np.ndarray | None:
