@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..runtime.processor import instructions
+from ..runtime.processor import cpu_model, instructions
 
 PACKAGES = ("sam3d_ros", "numpy", "numba", "open3d", "openvino", "onnxruntime", "scikit-image", "trimesh",
             "ros-jazzy-rclpy", "ros-jazzy-rmw-fastrtps-cpp")
@@ -34,15 +34,6 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": package_versions(PACKAGES),
     }
-
-
-def cpu_model() -> str:
-    """Model name of the processor, as Linux reports it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return value.strip()
-    return platform.machine()          # /proc/cpuinfo has no model name on some ARM boards
 
 
 def git_commit(folder: Path) -> str | None:

@@ -1,13 +1,23 @@
-"""What this machine's processor can compute in its own instructions, and not by way of others."""
+"""This machine's processor, and what it can compute in its own instructions, not by way of others."""
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 from llvmlite.binding import get_host_cpu_features
 
 # Those that decide how fast a network is, as LLVM names them: x86, then ARM.
 _INSTRUCTIONS = ("avx2", "avx512f", "avxvnni", "avx512vnni", "avx512bf16", "amx-int8", "amx-bf16",
                  "dotprod", "i8mm", "bf16", "sve")
+
+
+def cpu_model() -> str:
+    """Model name of the processor, as Linux reports it."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.machine()          # /proc/cpuinfo has no model name on some ARM boards
 
 
 def instructions() -> list[str]:

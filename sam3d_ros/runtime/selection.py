@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.environment import cpu_model
 from . import cuda, golden
 from .engine import (
     CPU_ENGINES,
@@ -25,6 +24,7 @@ from .engine import (
     load_named,
 )
 from .engine_cache import EngineCache
+from .processor import cpu_model, instructions
 from .signature import Signature
 
 # Engine and precision, in the order in which they were the fastest on most machines.
@@ -32,6 +32,7 @@ _CANDIDATES = (("openvino", "int8"), ("openvino", "bf16"), ("openvino", "fp32"),
 _ROUNDS = 7                  # runs of each engine that are timed
 _SECONDS = 6.0               # for all of them together, after which the present round is the last
 _NOTE = "cpu.json"
+_VERSION = 2                 # of the engines here: what was noted of others does not count
 # A GPU engine that fails so is passed over; any other fault is for the user to mend.
 _PASSED_OVER = frozenset({"ENGINE_UNAVAILABLE", "ENGINE_NOT_BUILT", "ENGINE_BUILD_FAILED", "ENGINE_OUT_OF_MEMORY",
                           "ENGINE_INACCURATE"})
@@ -135,7 +136,8 @@ def _agree(file: ModelFile, engine: Engine, exact: Engine) -> bool:
 def _situation(file: ModelFile, threads: int, wanted: list[tuple[str, str]]) -> str:
     """What the measurement depends on, as one digest."""
     versions = [importlib.metadata.version(name) for name in available_engines()]
-    facts = [file.sha256, threads, wanted, versions, cpu_model(), len(os.sched_getaffinity(0))]
+    facts = [_VERSION, file.sha256, threads, wanted, versions, cpu_model(), instructions(),
+             len(os.sched_getaffinity(0))]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
