@@ -7,9 +7,12 @@ import time
 import numpy as np
 import pytest
 import trimesh
+from numba.core.dispatcher import Dispatcher
 from scipy.spatial import ConvexHull
 
 from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
+from sam3d_ros.scene import distance_grid, physics, rebuild, solid
+from sam3d_ros.scene import yielding as giving
 from sam3d_ros.scene.convex import convex_pieces
 from sam3d_ros.scene.physics import TOUCH, Body, Outcome, rigid_covariance, settle
 from sam3d_ros.scene.solid import solid_from_mesh
@@ -165,6 +168,21 @@ def test_an_unsure_face_is_dented_by_a_rod_that_none_of_its_vertices_is_in():
     corners = np.abs(block.vertices[:, 1:]).min(axis=1) > 0.049
     moved = np.linalg.norm(mesh.vertices - (block.vertices + [0.05, 0, 0.05]), axis=1)
     assert moved[corners].max() < 0.003 and moved[block.vertices[:, 0] > 0].max() < 1e-3
+
+
+def test_warm_up_compiles_all_that_objects_need():
+    def compiled() -> dict[str, list]:
+        modules = (distance_grid, physics, solid, giving)
+        return {f"{module.__name__}.{name}": list(kernel.signatures) for module in modules
+                for name, kernel in vars(module).items() if isinstance(kernel, Dispatcher)}
+
+    rebuild.warm_up()
+    before = compiled()
+    assert len(before) > 10
+    ball = trimesh.creation.icosphere(3, 0.02)
+    objects = yielding([rebuilt(ball, [0, 0, 0.05], 0.0005), rebuilt(BLOCK, [0.03, 0, 0.05], 0.01)], FLOOR)
+    settle([physics.body_from_object(item) for item in objects], FLOOR)
+    assert compiled() == before
 
 
 def test_what_was_seen_holds_the_mesh():

@@ -97,6 +97,8 @@ def load_pipeline(settings: Settings, on_progress: Callable[[int, str], None] = 
     from sam3d_ros.perception.pipeline import Pipeline
     pipeline = Pipeline.from_config(pipeline_config(settings), on_progress)
     pipeline.warm_up()
+    if settings.physics:
+        rebuild.warm_up()
     return pipeline
 
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from trimesh import transform_points
+from trimesh.creation import box
 
-from ..perception.objects import ReconstructedObject, Status
+from ..perception.objects import ReconstructedObject, ScaleSource, Status
 from ..perception.support import support_plane
 from .fusion import NEW_SIDE, angles, direction_of, make_view, observations
 from .parallel import in_parallel
+from .physics import body_from_object, settle
 from .shape import make_shape
 from .track import Presence, Rebuilt, Request, Track, moved_mesh
 from .tracker import Tracker
@@ -76,6 +78,24 @@ def run(pipeline: Pipeline, asked: Request, on_stage: Callable[[str], None] | No
     result = pipeline.run(asked.frame, asked.earlier, on_stage, asked.others if physics else None)
     plane = support_plane(asked.frame) if physics and result.objects else None
     return result if plane is None else replace(result, objects=yielding(result.objects, plane))
+
+
+def warm_up() -> None:
+    """Compile the physics of objects, so that the first is there as soon as the next; takes a third of a minute on a
+    slow machine the first time, after which Numba has it on disk."""
+    plane = np.array([0.0, 0.0, 1.0, 0.0])
+    settle([body_from_object(item) for item in yielding([_block(1, 0.0), _block(2, 0.08)], plane)], plane)
+
+
+def _block(label: int, x: float) -> ReconstructedObject:
+    """A decimetre cube that reaches 1 cm below the plane z = 0 at x metres."""
+    cube, pose, nothing = box([0.1, 0.1, 0.1]), np.eye(4), np.empty((0, 3), np.float32)
+    pose[:3, 3] = x, 0.0, 0.04
+    return ReconstructedObject(
+        label, "", 1.0, "", pose, 1e-6 * np.eye(6), cube.extents, cube.vertices.astype(np.float32),
+        cube.faces.astype(np.uint32), np.zeros((len(cube.vertices), 4), np.uint8),
+        np.full(len(cube.vertices), 0.01, np.float32), ScaleSource.DEPTH, 0.01, 0.5, True, Status.OK, nothing,
+        nothing.astype(np.uint8))
 
 
 def prepare(asked: Request, objects: Sequence[ReconstructedObject]) -> list[Rebuilt]:
