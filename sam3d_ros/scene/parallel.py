@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 Answer = TypeVar("Answer")
+_WORKERS = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "scene")     # has no thread before there is work
 
 
 def in_parallel(function: Callable[..., Answer], *arguments: Iterable) -> list[Answer]:
     """As list(map(function, *arguments)), on all cores; for functions that are compiled code for nearly all their time,
-    which runs without Python's lock."""
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:
-        return list(workers.map(function, *arguments))
+    which runs without Python's lock, and that do not call this one."""
+    return list(_WORKERS.map(function, *arguments))
