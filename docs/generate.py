@@ -173,7 +173,7 @@ def bytes_to_mesh() -> str:
         parts.append(f"From image bytes ({report['image']}) to mesh bytes in one process ({environment['cpu']}, "
                      f"{environment['cores']} cores, {instructions}):\n\n"
                      + table(("engine", "objects", "median ms", "95th percentile ms"), rows))
-    return "\n\n".join(parts)
+    return "\n".join(parts)
 
 
 def training_run() -> str:
@@ -291,7 +291,10 @@ def physics() -> str:
                    for row in (figures[name] for name in ("penetration_mm", "gap_mm", "chamfer_mm"))]
         rows.append((kind, f"{figures['objects']} in {report['scenes']} scenes", *changes, str(figures["refused"]),
                      f"{figures['settle_ms_median']:.1f}"))
-    return table(("scenes", "objects", "penetration mm", "gap mm", "CD mm", "refused", "settle ms"), rows)
+    environment = report["environment"]
+    return (f"{report['engine']}, on {environment['cpu']}, {environment['cores']} cores "
+            f"({', '.join(environment.get('cpu_instructions', ['instructions not noted']))}):\n\n"
+            + table(("scenes", "objects", "penetration mm", "gap mm", "CD mm", "refused", "settle ms"), rows))
 
 
 def grasping() -> str:
