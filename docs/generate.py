@@ -293,7 +293,7 @@ def physics() -> str:
                      f"{figures['settle_ms_median']:.1f}"))
     environment = report["environment"]
     return (f"{report['engine']}, on {environment['cpu']}, {environment['cores']} cores "
-            f"({', '.join(environment.get('cpu_instructions', ['instructions not noted']))}):\n\n"
+            f"({', '.join(environment['cpu_instructions'])}):\n\n"
             + table(("scenes", "objects", "penetration mm", "gap mm", "CD mm", "refused", "settle ms"), rows))
 
 

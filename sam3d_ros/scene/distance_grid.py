@@ -26,6 +26,13 @@ def distance_grid(vertices: np.ndarray, triangles: np.ndarray, origin: np.ndarra
 
 
 @numba.njit(cache=True, nogil=True)
+def _span(a, b, c, margin, origin, cell, count):  # pragma: no cover (compiled)
+    """First and last of a grid's nodes along one axis between three coordinates, and as far as `margin` beside them."""
+    return (max(0, int(np.ceil((min(a, b, c) - margin - origin) / cell))),
+            min(count - 1, int(np.floor((max(a, b, c) + margin - origin) / cell))))
+
+
+@numba.njit(cache=True, nogil=True)
 def _vote(vertices, triangles, origin, cell, axis, votes):  # pragma: no cover (compiled)
     """Add 1 at the nodes that the mesh winds around, as the grid's lines along one axis tell: it is entered once more
     than left on the way there.  A line that meets an edge can be wrong, hence three axes."""
@@ -38,10 +45,8 @@ def _vote(vertices, triangles, origin, cell, axis, votes):  # pragma: no cover (
         area = (b[u] - a[u]) * (c[v] - a[v]) - (b[v] - a[v]) * (c[u] - a[u])
         if area == 0:
             continue
-        first_u = max(0, int(np.ceil((min(a[u], b[u], c[u]) - shift - origin[u]) / cell)))
-        last_u = min(votes.shape[u] - 1, int(np.floor((max(a[u], b[u], c[u]) - shift - origin[u]) / cell)))
-        first_v = max(0, int(np.ceil((min(a[v], b[v], c[v]) - shift - origin[v]) / cell)))
-        last_v = min(votes.shape[v] - 1, int(np.floor((max(a[v], b[v], c[v]) - shift - origin[v]) / cell)))
+        first_u, last_u = _span(a[u], b[u], c[u], 0.0, origin[u] + shift, cell, votes.shape[u])
+        first_v, last_v = _span(a[v], b[v], c[v], 0.0, origin[v] + shift, cell, votes.shape[v])
         for i in range(first_u, last_u + 1):
             x = origin[u] + i * cell + shift
             for j in range(first_v, last_v + 1):
@@ -120,8 +125,7 @@ def _fill_squares(vertices, triangles, origin, cell, squares):  # pragma: no cov
     for t in range(len(triangles)):
         a, b, c = vertices[triangles[t, 0]], vertices[triangles[t, 1]], vertices[triangles[t, 2]]
         for k in range(3):
-            low[k] = max(0, int(np.ceil((min(a[k], b[k], c[k]) - band - origin[k]) / cell)))
-            high[k] = min(squares.shape[k] - 1, int(np.floor((max(a[k], b[k], c[k]) + band - origin[k]) / cell)))
+            low[k], high[k] = _span(a[k], b[k], c[k], band, origin[k], cell, squares.shape[k])
         for i in range(low[0], high[0] + 1):
             p[0] = origin[0] + i * cell
             beside_x = max(min(a[0], b[0], c[0]) - p[0], p[0] - max(a[0], b[0], c[0]), 0.0)
