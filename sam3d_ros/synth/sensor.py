@@ -85,12 +85,18 @@ def misregistered(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.roll(depth, tuple(rng.integers(-2, 3, 2)), (0, 1))
 
 
-def unseen_surfaces(depth: np.ndarray, facing: np.ndarray, colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """No reading, but for some pixels, on surfaces seen at a glancing angle or too dark to return light.
+def unseen_surfaces(depth: np.ndarray, facing: np.ndarray, colour: np.ndarray, mask: np.ndarray,
+                    rng: np.random.Generator) -> np.ndarray:
+    """No reading, but for some pixels, on surfaces seen at a glancing angle, too dark to return light, or polished.
 
-    facing: (H, W) cosine between surface normal and ray; colour: (H, W, 3) uint8
+    A polished lid or label throws the projector's light past the camera where it is turned a certain way: often a whole
+    face of the object, in the middle of its mask.
+    facing: (H, W) cosine between surface normal and ray; colour: (H, W, 3) uint8; mask: (H, W) bool, the object
     """
     lost = np.zeros(depth.shape, bool)
+    if rng.random() < 0.25:
+        turned = rng.uniform(0.1, 0.9)
+        lost |= mask & (np.abs(facing - turned) < rng.uniform(0.05, 0.3))
     if rng.random() < 0.4:
         lost |= facing < rng.uniform(0.08, 0.35)
     if rng.random() < 0.15:

@@ -283,6 +283,18 @@ def _print_label(rng: np.random.Generator, texture: Texture, low: float, high: f
             texture.paint(_sector(base, base + 0.045 * height, front, rng.uniform(0.5, 1.2)), ink)
 
 
+def _stamp_lid(rng: np.random.Generator, texture: Texture, radius: float, height: float) -> None:
+    """A tin's lid: stamped rings, which look darker or brighter than the sheet, and sometimes a ring pull."""
+    def ring(middle: float, width: float, offset: float = 0.0) -> Region:
+        return lambda p: ((p[:, 2] > height - 1e-4)
+                          & (np.abs(np.hypot(p[:, 0] - offset, p[:, 1]) - middle) < width / 2))
+
+    for middle in rng.uniform(0.5, 0.95, rng.integers(1, 4)):
+        texture.paint(ring(middle * radius, rng.uniform(0.05, 0.1) * radius), _metal(rng) * rng.uniform(0.5, 1.2))
+    if rng.uniform() < 0.5:
+        texture.paint(ring(0.2 * radius, 0.12 * radius, rng.uniform(0.1, 0.4) * radius), _metal(rng))
+
+
 def _print_faces(rng: np.random.Generator, texture: Texture, size: np.ndarray) -> None:
     """A carton's print: per pair of opposite sides a panel, a title bar, a round emblem and lines of text."""
     half = np.asarray(size) / 2
@@ -352,6 +364,7 @@ def _build_can(rng: np.random.Generator) -> Built:
                (neck, height), (neck - 0.003, height), (neck - 0.004, height - rim), (0, height - rim)]
     texture = Texture(_metal(rng))
     _print_label(rng, texture, slope, height - slope)
+    _stamp_lid(rng, texture, neck, height - rim)
     return _loft(profile), texture
 
 

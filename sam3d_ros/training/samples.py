@@ -79,7 +79,7 @@ def _reported(view: View, rng: np.random.Generator, shares: Curriculum) -> Frame
     if rng.random() < shares.pasted and mask.any():
         depth, mask, colour = pasted_occluder(depth, mask, colour, rng)
     if rng.random() < shares.spoiled:
-        depth = corrupted_depth(unseen_surfaces(depth, view.facing, colour, rng), rng)
+        depth = corrupted_depth(unseen_surfaces(depth, view.facing, colour, mask, rng), rng)
         mask = corrupted_mask(mask, rng)
     return Frame(colour, depth, mask.astype(np.int32) * _LABEL, view.intrinsics)
 
