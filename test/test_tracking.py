@@ -266,6 +266,27 @@ def test_a_part_that_could_not_be_told_does_not_take_the_place_of_the_whole(shar
         assert np.linalg.norm(world.error(item, 1)[:3]) < 0.004
 
 
+def test_a_part_that_was_rebuilt_in_vain_is_not_asked_for_again_at_once():
+    world = World()
+    world.look(0.1, camera_at(0.3))
+    track = world.tracker.tracks[world.ids[1]]
+    # Lost: taken to be under the table, of another colour; and a quarter of what was seen of it is in view.
+    track.belief = replace(track.belief, scene_from_object=world.places[0] @ pose(0.01, 0, -0.05))
+    track.mesh = replace(track.mesh, vertex_rgba=np.full_like(track.mesh.vertex_rgba, [0, 255, 0, 255]))
+    track.used_area *= 4
+    world.look(0.2, camera_at(0.3))
+    asked = rebuild.request(world.tracker)
+    assert [i.label for i in asked.frame.instances] == [1]
+    beside = np.linalg.inv(world.camera) @ world.places[0]
+    world.tracker.absorb(asked, rebuild.prepare(asked, [reconstruction(Toy("box", BOX.size * [0.5, 1, 1]), beside, 1)]))
+    assert track.revision == 1
+    world.look(0.7, camera_at(0.3))
+    assert rebuild.request(world.tracker) is None
+    for seconds in (1.7, 2.7, 3.3):
+        world.look(seconds, camera_at(0.3))
+    assert [i.label for i in rebuild.request(world.tracker).frame.instances] == [1]
+
+
 def test_clearing_voids_a_reconstruction_under_way():
     world = World()
     world.look(0.1, camera_at(0.3))

@@ -35,6 +35,7 @@ class Track:
     seen_ns, masked_ns, updated_ns: stamps of the image that last showed it, of its last mask, and of the last update
     restless_until_ns: until then it counts as moving, with `velocity` (3,) m/s in the scene
     attempted_ns: when its reconstruction was last asked for
+    parts_refused_until_ns: until then nothing is rebuilt from a mask that shows little of it: that was tried in vain
     """
 
     id: str
@@ -58,6 +59,7 @@ class Track:
     used: list[np.ndarray] = field(default_factory=list)
     used_area: float = 0.0
     attempted_ns: int = 0
+    parts_refused_until_ns: int = 0
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ _SMOOTHING = 0.5          # weight of the newest velocity and misfit
 _SAME_PLACE = 0.5         # of the diagonal: a rebuilt object whose centre is farther from a known one is another
 _LEAST_PLACE = 0.03       # metres
 _LESS_IN_VIEW = 0.5       # of what its mesh was made from: a new mesh of less does not take its place
+_REFUSED_NS = 3_000_000_000   # so long after that, a mask of as little there is not asked for again
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ class Tracker:
             if track is None:
                 known = self._at(request, item)
                 if known and item.area < _LESS_IN_VIEW * known.used_area:
+                    known.parts_refused_until_ns = request.frame.stamp_ns + _REFUSED_NS
                     continue      # hidden but for a part, from which it could not be told: its mesh is the better one
                 track = known or self._add(request, item)
                 # Also where it is known from before: it could not be followed, so its pose is that of the new mesh.
@@ -175,7 +177,8 @@ class Tracker:
         taken |= self._find_again(taken, readings)
         self.areas = {instance.label: readings.area(index) for index, instance in enumerate(readings.instances)}
         self.unknown = tuple(instance for index, instance in enumerate(readings.instances)
-                             if index not in taken and not self._is_fragment(index, readings))
+                             if index not in taken and not self._is_fragment(index, readings)
+                             and not self._was_refused(index, readings))
 
     def _may_be_near(self, track: Track, now_ns: int) -> bool:
         """Whether what is not where it should be was seen a moment ago, and it or the camera may have moved."""
@@ -350,6 +353,17 @@ class Tracker:
         return len(points) > 0 and any(
             near_share(track.shape, points, self._camera_from(track, readings.frame), _ON_SURFACE) > _FRAGMENT
             for track in self.tracks.values() if track.presence is Presence.SEEN and track is not besides)
+
+    def _was_refused(self, index: int, readings: Readings) -> bool:
+        """Whether a mask lies where, a moment ago, as little was rebuilt of an object that is known better."""
+        points = readings.points[index]
+        return len(points) > 0 and any(
+            track.presence is Presence.HIDDEN and track.class_id == readings.instances[index].class_id
+            and readings.frame.stamp_ns < track.parts_refused_until_ns
+            and readings.area(index) < _LESS_IN_VIEW * track.used_area
+            and np.linalg.norm(points.mean(axis=0) - self._camera_from(track, readings.frame)[:3, 3])
+            < track.shape.diagonal / 2
+            for track in self.tracks.values())
 
     def _forget(self, now_ns: int) -> None:
         """Drop what was not seen for long, and what is seen but has had no mask for long: it is no object any more."""
