@@ -11,6 +11,7 @@ from ..runtime.signature import COARSE, VOLUME
 from .closing import is_closed, sheets_apart
 from .cube import NO_POINTS, Cube
 from .decimation import decimated
+from .following import follow_depth
 
 _OUTSIDE = 4.0         # voxels, where it is known to be outside
 _LEAST = 1e-2          # voxels; no distance nearer to zero, so that no vertex falls onto a grid point and meets others
@@ -20,10 +21,6 @@ _MISSED = 3.0          # voxels: observed points farther outside of the predicte
 _MISSED_SHARE = 0.3    # of the observed points, above which those that were missed get a shell
 _SHELL = 1.0           # voxels, half its thickness
 _MOST_FILLED = 4.0     # voxels by which the surface is moved to the mask's outline, at most
-_FOLLOWED = 6.0        # voxels: observed points farther from the predicted surface than this do not move it
-_SMOOTHING = 1.5       # voxels, sigma of the correction
-_KERNEL_REACH = 4      # voxels
-_FULL_COVER = 0.2      # share of a plane through the smoothing kernel that must be observed for the whole correction
 _MAX_TRIANGLES = 60_000  # before decimation; no object fills the volume with so much surface, noise does
 _LEFT_FOR_CLOSING = 0.98              # of the triangles: closing what decimation tore adds some
 _STD_RANGE = (0.1, 8.0)             # voxels
@@ -72,7 +69,7 @@ def with_what_was_seen(distance: np.ndarray, observed: np.ndarray) -> np.ndarray
     """Signed distance with a thin shell around observed points that the prediction is far from, if these are many.
 
     So the network may miss a part thinner than its voxels, but not one that was seen.  A few such points are readings
-    of something else; where it found nothing at all, nothing is added.
+    of something else.
 
     distance: (n, n, n) voxels; observed: (P, 3) points in the cube's frame, edges.
     """
@@ -80,7 +77,7 @@ def with_what_was_seen(distance: np.ndarray, observed: np.ndarray) -> np.ndarray
     voxels = np.floor((observed + 0.5) * n).astype(int)
     voxels = voxels[((voxels >= 0) & (voxels < n)).all(axis=1)]
     missed = distance[tuple(voxels.T)] > _MISSED
-    if missed.sum() <= _MISSED_SHARE * len(voxels) or (distance < 0).sum() < _MIN_VOXELS:
+    if missed.sum() <= _MISSED_SHARE * len(voxels):
         return distance
     away = np.ones(distance.shape, bool)
     away[tuple(voxels[missed].T)] = False
@@ -101,34 +98,6 @@ def filled_outline(distance: np.ndarray, cube: Cube, outline: np.ndarray) -> np.
     values = ndimage.map_coordinates(distance, ((along + 0.5) * n - 0.5).reshape(-1, 3).T, order=1, cval=_OUTSIDE)
     nearest = values.reshape(len(rays), n).min(axis=1)
     return distance - np.float32(np.clip(np.median(nearest), 0, _MOST_FILLED))
-
-
-def follow_depth(distance: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """Signed distance moved so that its surface passes through what was observed, and smoothly less around that.
-
-    The network is surest of the whole, the depth of what it saw.  distance: (n, n, n) voxels; observed: (P, 3) points
-    in the cube's frame, edges.  The correction is the local mean of the distance at the observed points.
-    """
-    n = len(distance)
-    points = (observed + 0.5) * n - 0.5
-    points = points[((points >= 0) & (points <= n - 1)).all(axis=1)]
-    error = ndimage.map_coordinates(distance, points.T, order=1)
-    near = np.abs(error) < _FOLLOWED
-    if not near.any():
-        return distance
-    cells = np.rint(points[near]).astype(int)
-    low = np.maximum(cells.min(axis=0) - _KERNEL_REACH, 0)
-    shape = np.minimum(cells.max(axis=0) + _KERNEL_REACH + 1, n) - low
-    cells = np.ravel_multi_index((cells - low).T, shape)
-    count = np.bincount(cells, minlength=shape.prod())
-    mean = np.bincount(cells, error[near], minlength=shape.prod()) / np.maximum(count, 1)
-    volumes = np.stack([mean, count > 0]).astype(np.float32).reshape(2, *shape)
-    total, cover = ndimage.gaussian_filter(volumes, (0, *(_SMOOTHING,) * 3), radius=_KERNEL_REACH, mode="constant")
-    plane = np.sqrt(2 * np.pi) * _SMOOTHING * cover               # 1 where a whole plane through here was observed
-    followed = distance.copy()
-    window = tuple(slice(a, a + length) for a, length in zip(low, shape, strict=True))
-    followed[window] -= total / np.maximum(cover, 1e-6) * np.minimum(plane / _FULL_COVER, 1)
-    return followed
 
 
 def _points_near(pieces: np.ndarray, count: int, points: np.ndarray) -> np.ndarray:
@@ -153,6 +122,8 @@ def extract_surface(distance: np.ndarray, log_std: np.ndarray, cube: Cube, max_f
     """
     if len(outline):
         distance = filled_outline(distance, cube, outline)
+    if (distance < 0).sum() < _MIN_VOXELS:
+        return None              # where nothing was found, what was seen does not make a solid
     seen = cube.from_camera(observed)
     solid = object_solid(follow_depth(with_what_was_seen(distance, seen), seen), seen)
     if solid is None:

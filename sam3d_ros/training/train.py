@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -158,6 +159,8 @@ def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers
             optimiser.load_state_dict(held)
     model, *optimisers = fabric.setup(network, *optimisers)
     average = average.to(fabric.device)
+    # Fused, the losses take a fifth of the time, and a step a sixth less; the first takes 20 s to compile.
+    measure = torch.compile(student_losses) if shutil.which("g++") else student_losses
 
     stage, batches = -1, None
     sums: dict[str, float] = {}
@@ -177,7 +180,7 @@ def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers
             group["lr"] = float(rate) + 1e-6     # NumPy scalars would need more than weights_only to load
         batch = {name: array.to(fabric.device, non_blocking=True) for name, array in next(batches).items()}
         outputs = model(batch["crops"], batch["views"], batch["support"])
-        losses = student_losses(tuple(o.float() for o in outputs), batch)
+        losses = measure(tuple(o.float() for o in outputs), batch)
         fabric.backward(sum(losses.values()))
         torch.nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
         for optimiser in optimisers:
