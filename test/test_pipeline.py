@@ -10,6 +10,7 @@ import trimesh
 from evidence_reference import TRUNCATION, evidence
 from scipy import ndimage
 
+from sam3d_ros.perception.appearance import vertex_colours
 from sam3d_ros.perception.evidence import Observation
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
@@ -92,6 +93,21 @@ def test_colours_come_from_the_image_on_all_sides(pipeline):
     item = pipeline(scene(BALLS))[1]
     np.testing.assert_allclose(item.vertex_rgba[:, :3], np.tile([200, 60, 40], (len(item.vertices), 1)), atol=2)
     assert (item.vertex_rgba[:, 3] == 255).all()
+
+
+def test_a_side_that_another_view_saw_has_the_colour_it_has_there():
+    """The same ball from the other side, where it is blue: the two cameras face each other, 1.2 m apart."""
+    front, back = scene([(0, 0, 0.6, 0.08)]), scene([(0, 0, 0.6, 0.08)])
+    back.colour[back.labels == 1] = (10, 20, 240)
+    opposite = np.diag([-1.0, 1.0, -1.0, 1.0])
+    opposite[2, 3] = 1.2
+    ball = trimesh.creation.icosphere(4, 0.08)
+    vertices = ball.vertices + [0, 0, 0.6]
+    views = [Observation(front, 1, np.eye(4)), Observation(back, 1, opposite)]
+    rgba = vertex_colours(vertices, ball.vertex_normals, views)
+    assert (rgba[vertices[:, 2] < 0.57, :3] == [200, 30, 40]).all()
+    assert (rgba[vertices[:, 2] > 0.63, :3] == [10, 20, 240]).all()
+    assert (rgba[:, 3] == 255).all()
 
 
 def test_up_is_given_or_the_support(pipeline):

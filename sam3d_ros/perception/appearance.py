@@ -1,9 +1,12 @@
-"""Colour of a mesh from the image it was built from."""
+"""Colour of a mesh from the images it was built from."""
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 from scipy.spatial import cKDTree
 
+from .evidence import Observation
 from .frame import Frame
 
 _DEPTH_TOLERANCE = 0.01    # metres by which a seen vertex may lie behind the depth reading
@@ -41,23 +44,29 @@ def seen_vertices(vertices: np.ndarray, normals: np.ndarray, frame: Frame,
     return seen, rows, columns
 
 
-def vertex_colours(vertices: np.ndarray, seen: np.ndarray, rows: np.ndarray, columns: np.ndarray,
-                   frame: Frame) -> np.ndarray:
-    """Colours (N, 4) uint8 RGBA: from the image where `seen`, elsewhere half the mean colour of what is seen, half a
-    blend of the nearest seen vertices.
+def vertex_colours(vertices: np.ndarray, normals: np.ndarray, views: Iterable[Observation]) -> np.ndarray:
+    """Colours (N, 4) uint8 RGBA of vertices and outward normals (N, 3), present camera frame, metres.
+
+    From the first of `views` that shows the vertex; where none does, half the mean colour of what is seen, half a blend
+    of the nearest seen vertices.
 
     The network's own colour volume is not used: `sam3d bench shape --sections colour` found it farther from the truth
     on unseen sides than that mean.
     """
-    rgba = np.full((len(vertices), 4), 255, np.uint8)
-    if not seen.any():
-        rgba[:, :3] = 128
-        return rgba
-    colours = frame.colour[rows[seen], columns[seen]].astype(np.float64)
-    rgba[seen, :3] = colours
-    count = min(_NEIGHBOURS, len(colours))
-    distance, nearest = cKDTree(vertices[seen]).query(vertices[~seen], k=count)
-    weight = 1 / (distance.reshape(-1, count) + 1e-4)
-    blended = (colours[nearest.reshape(-1, count)] * weight[..., None]).sum(axis=1) / weight.sum(axis=1, keepdims=True)
-    rgba[~seen, :3] = np.round((blended + colours.mean(axis=0)) / 2)
-    return rgba
+    seen, rgb = np.zeros(len(vertices), bool), np.full((len(vertices), 3), 128.0)
+    for view in views:
+        observer_from_camera = np.linalg.inv(view.camera_from_observer)
+        rotation = observer_from_camera[:3, :3].T
+        shown, rows, columns = seen_vertices(vertices @ rotation + observer_from_camera[:3, 3], normals @ rotation,
+                                             view.frame, view.label)
+        shown &= ~seen
+        rgb[shown] = view.frame.colour[rows[shown], columns[shown]]
+        seen |= shown
+    if seen.any():
+        count = min(_NEIGHBOURS, int(seen.sum()))
+        distance, nearest = cKDTree(vertices[seen]).query(vertices[~seen], k=count)
+        weight = 1 / (distance.reshape(-1, count) + 1e-4)
+        colours = rgb[seen][nearest.reshape(-1, count)]
+        blended = (colours * weight[..., None]).sum(axis=1) / weight.sum(axis=1, keepdims=True)
+        rgb[~seen] = (blended + rgb[seen].mean(axis=0)) / 2
+    return np.column_stack([np.round(rgb), np.full(len(vertices), 255)]).astype(np.uint8)

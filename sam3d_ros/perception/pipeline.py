@@ -181,7 +181,8 @@ class Pipeline:
                 surfaces = standing(surfaces, labels, frame, plane, others)
         with clock("colour"):
             objects = list(self._workers.map(
-                lambda index, surface: _object(frame, candidates[index], surface, outputs["layout"][index], up),
+                lambda index, surface: _object(frame, candidates[index], surface, outputs["layout"][index], up,
+                                               earlier.get(candidates[index].instance.label, ())),
                 found, surfaces))
         report("DONE")
         return PipelineResult(objects, tuple(rejections), clock.milliseconds)
@@ -370,12 +371,13 @@ def _sized(frame: Frame, candidate: _Candidate, surface: Surface,
                    vertex_std=(surface.vertex_std * factor).astype(np.float32)), source, sigma
 
 
-def _object(frame: Frame, candidate: _Candidate, surface: Surface, layout: np.ndarray,
-            up: np.ndarray) -> ReconstructedObject:
+def _object(frame: Frame, candidate: _Candidate, surface: Surface, layout: np.ndarray, up: np.ndarray,
+            earlier: Sequence[Observation]) -> ReconstructedObject:
     surface, source, sigma = _sized(frame, candidate, surface, layout)
     camera_from_object, size = object_frame(surface.vertices, up)
     normals, areas = vertex_normals(surface.vertices, surface.triangles)
-    seen, rows, columns = seen_vertices(surface.vertices, normals, frame, candidate.instance.label)
+    seen, _, _ = seen_vertices(surface.vertices, normals, frame, candidate.instance.label)
+    views = [Observation(frame, candidate.instance.label, np.eye(4)), *earlier]
     vertices = (surface.vertices - camera_from_object[:3, 3]) @ camera_from_object[:3, :3]
     covariance, scale_std = pose_uncertainty(vertices, surface.vertex_std, size, camera_from_object)
     if sigma is not None:
@@ -385,7 +387,7 @@ def _object(frame: Frame, candidate: _Candidate, surface: Surface, layout: np.nd
         label=candidate.instance.label, class_id=candidate.instance.class_id, score=candidate.instance.score,
         detector_id=candidate.instance.detector_id, camera_from_object=camera_from_object, pose_covariance=covariance,
         size=size, vertices=vertices.astype(np.float32), triangles=surface.triangles,
-        vertex_rgba=vertex_colours(surface.vertices, seen, rows, columns, frame), vertex_std=surface.vertex_std,
+        vertex_rgba=vertex_colours(surface.vertices, normals, views), vertex_std=surface.vertex_std,
         scale_source=source, scale_std=scale_std,
         visible_fraction=float(areas[seen].sum() / areas.sum()), watertight=surface.watertight, status=candidate.status,
         observed_points=candidate.points.astype(np.float32),
