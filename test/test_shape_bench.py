@@ -315,7 +315,10 @@ def test_a_change_is_judged_on_the_objects_found_both_times(bench):
     before = [2.0, np.nan, 4.0]
     told = shape.ratio_report(before, [pairs[0], pairs[1], replace(pairs[2], item=None)])
     assert (told["objects"], told["found"], told["compared"]) == (3, 2, 1)
-    assert told["ratio"] == pytest.approx(shape.chamfer_mm(pairs[0]) / 2.0)
+    assert told["ratio"] == told["sound_ratio"] == pytest.approx(shape.chamfer_mm(pairs[0]) / 2.0)
+    chain = replace(pairs[0], true=replace(pairs[0].true, name="chain"))
+    both = shape.ratio_report([2.0, 1.0], [pairs[0], chain])
+    assert both["sound_ratio"] == told["ratio"] and both["ratio"] == pytest.approx(told["ratio"] * 4 / 3)
 
 
 def test_vertex_errors_are_distances_to_the_true_surface():

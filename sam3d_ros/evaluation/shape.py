@@ -29,6 +29,7 @@ from sam3d_ros.evaluation.calibration import reliability, vertex_errors
 from sam3d_ros.evaluation.colour import colour_errors
 from sam3d_ros.evaluation.frames import (
     BASELINES,
+    UNSOUND,
     Score,
     TrueFrame,
     TrueObject,
@@ -203,18 +204,20 @@ def robustness(bench: Bench) -> dict[str, Any]:
 
 
 def ratio_report(before: Sequence[float], after: Sequence[Pair]) -> dict[str, Any]:
-    """Mean chamfer distances before and after a change, over the objects found both times; their ratio, and the median
-    of the objects' own ratios.
+    """Mean chamfer distances before and after a change, over the objects found both times; their ratio, that without
+    the unsound objects (frames.UNSOUND), and the median of the objects' own ratios.
 
     before: mm per object, NaN where it was not found
     """
-    both = [(old, chamfer_mm(pair)) for old, pair in zip(before, after, strict=True)
-            if pair.item and not np.isnan(old)]
-    means = np.mean(both, axis=0) if both else [np.nan, np.nan]
-    median = np.median([after / before for before, after in both]) if both else np.nan
+    found = [(old, chamfer_mm(pair), pair.true.name) for old, pair in zip(before, after, strict=True)
+             if pair.item and not np.isnan(old)]
+    both, sound = (np.array([(old, new) for old, new, name in found if name not in left_out]).reshape(-1, 2)
+                   for left_out in ((), UNSOUND))
+    means, sound_means = (pairs.mean(axis=0) if len(pairs) else np.full(2, np.nan) for pairs in (both, sound))
+    median = np.median(both[:, 1] / both[:, 0]) if len(both) else np.nan
     return {"objects": len(after), "found": sum(pair.item is not None for pair in after), "compared": len(both),
             "before_mm": float(means[0]), "after_mm": float(means[1]), "ratio": float(means[1] / means[0]),
-            "median_ratio": float(median)}
+            "sound_ratio": float(sound_means[1] / sound_means[0]), "median_ratio": float(median)}
 
 
 def no_depth(bench: Bench) -> dict[str, Any]:

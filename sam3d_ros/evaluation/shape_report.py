@@ -110,9 +110,10 @@ def protocol(section: Section) -> str:
 
 def ratios(section: Section) -> str:
     """Chamfer distance before and after a change of the input."""
-    return markdown_table(("input", "rebuilt", "CD mm as it is", "CD mm changed", "change", "median object"), [
+    head = ("input", "rebuilt", "CD mm as it is", "CD mm changed", "change", "without chain and lid", "median object")
+    return markdown_table(head, [
         (name, f"{r['found']} of {r['objects']}", f"{r['before_mm']:.2f}", f"{r['after_mm']:.2f}",
-         f"{r['ratio'] - 1:+.0%}", f"{r['median_ratio'] - 1:+.0%}") for name, r in section.items()])
+         *(f"{r[key] - 1:+.0%}" for key in ("ratio", "sound_ratio", "median_ratio"))) for name, r in section.items()])
 
 
 def no_depth(section: Section) -> str:
