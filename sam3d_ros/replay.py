@@ -217,7 +217,7 @@ class Replay:
         faults = [*segmentation.warnings]
         if asked := rebuild.request(self._tracker):
             result = rebuild.run(self.pipeline, asked)
-            self._tracker.absorb(asked, rebuild.prepare(asked, result.objects))
+            self._tracker.absorb(asked, rebuild.prepare(asked, result.objects), result.plane)
             faults += [rejection.fault for rejection in result.rejections]
         for fault in faults:
             self._note(fault)

@@ -10,6 +10,7 @@ from tabletop_toys import BOX, CAN, EGG, Toy, camera_at, picture, pose, reconstr
 
 from sam3d_ros.perception.frame import back_project
 from sam3d_ros.perception.objects import Status
+from sam3d_ros.perception.support import support_plane
 from sam3d_ros.scene import rebuild
 from sam3d_ros.scene.distance_grid import distance_grid
 from sam3d_ros.scene.fusion import View, observations, with_view
@@ -59,7 +60,7 @@ class World:
             inverse = np.linalg.inv(self.camera)
             made = [reconstruction(self.toys[i.label - 1], inverse @ self.places[i.label - 1], i.label, seed=i.label)
                     for i in asked.frame.instances]
-            self.tracker.absorb(asked, rebuild.prepare(asked, made))
+            self.tracker.absorb(asked, rebuild.prepare(asked, made), support_plane(asked.frame))
 
     def error(self, item, label: int, place: np.ndarray | None = None) -> np.ndarray:
         """(6,) of a pose from the truth."""

@@ -375,7 +375,7 @@ class Sam3dNode(LifecycleNode):
         rebuilt = rebuild.prepare(asked, result.objects)
         with self._lock:
             self._check(job)
-            self._tracker.absorb(asked, rebuilt)
+            self._tracker.absorb(asked, rebuilt, result.plane)
             self._rebuilt_once = True
         self._reconstructions += 1
         self._figures |= {f"{stage}_ms": f"{value:.1f}" for stage, value in result.stage_ms.items()}

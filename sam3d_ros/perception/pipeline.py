@@ -70,11 +70,15 @@ class Rejection:
 
 @dataclass(frozen=True)
 class PipelineResult:
-    """Objects of one frame, rejected instances, and milliseconds per stage: evidence, inference, surface, colour."""
+    """Objects of one frame, rejected instances, and milliseconds per stage: evidence, inference, surface, colour.
+
+    plane: (4,) that the objects stand on, unit normal, up, and offset in metres, camera frame; None if unknown
+    """
 
     objects: list[ReconstructedObject]
     rejections: tuple[Rejection, ...]
     stage_ms: dict[str, float]
+    plane: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,7 @@ class Pipeline:
                                                earlier.get(candidates[index].instance.label, ())),
                 found, surfaces))
         report("DONE")
-        return PipelineResult(objects, tuple(rejections), clock.milliseconds)
+        return PipelineResult(objects, tuple(rejections), clock.milliseconds, plane)
 
     def close(self) -> None:
         """Free the engine."""

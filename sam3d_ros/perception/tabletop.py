@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 from scipy import ndimage
 from scipy.sparse import coo_array
@@ -100,7 +101,7 @@ def fit_support_plane(points: np.ndarray, tolerance: float) -> np.ndarray:
     normals = normals[proper] / lengths[proper, None]
     offsets = -np.einsum("ij,ij->i", normals, corners[proper, 0])
     weights = 1 / np.maximum(sample[:, 2], 0.1) ** 2
-    votes = (np.abs(normals @ sample.T + offsets[:, None]) < allowed) @ (weights / weights.sum())
+    votes = _votes(normals, offsets, np.ascontiguousarray(sample.T), allowed, weights / weights.sum())
     if not len(votes) or votes.max() < MIN_PLANE_SHARE:
         raise Fault(FaultCode.SUPPORT_PLANE_NOT_FOUND)
     best = votes.argmax()
@@ -112,6 +113,19 @@ def fit_support_plane(points: np.ndarray, tolerance: float) -> np.ndarray:
         offset = -normal @ centre
     plane = np.append(normal, offset).astype(np.float32)
     return plane if offset > 0 else -plane
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})     # else the sum is not vectorised
+def _votes(normals, offsets, points, allowed, weights):
+    """(H,) sum of the weights (N,) of the points (3, N) that lie within `allowed` (N,) of each plane, (H, 3), (H,)."""
+    votes = np.empty(len(normals))
+    x, y, z = points[0], points[1], points[2]
+    for plane in range(len(normals)):
+        a, b, c, offset, total = normals[plane, 0], normals[plane, 1], normals[plane, 2], offsets[plane], 0.0
+        for i in range(len(x)):
+            total += weights[i] * (abs(a * x[i] + b * y[i] + c * z[i] + offset) < allowed[i])
+        votes[plane] = total
+    return votes
 
 
 def _points(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:

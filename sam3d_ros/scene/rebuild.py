@@ -10,7 +10,6 @@ from trimesh import transform_points
 from trimesh.creation import box
 
 from ..perception.objects import ReconstructedObject, ScaleSource, Status
-from ..perception.support import support_plane
 from .fusion import NEW_SIDE, angles, direction_of, make_view, observations
 from .parallel import in_parallel
 from .physics import body_from_object, settle
@@ -76,8 +75,9 @@ def run(pipeline: Pipeline, asked: Request, on_stage: Callable[[str], None] | No
     physics: what floats is drawn down, and surfaces that are unsure give way to each other and to the support
     """
     result = pipeline.run(asked.frame, asked.earlier, on_stage, asked.others if physics else None)
-    plane = support_plane(asked.frame) if physics and result.objects else None
-    return result if plane is None else replace(result, objects=yielding(result.objects, plane))
+    if not physics or not result.objects or result.plane is None:
+        return result
+    return replace(result, objects=yielding(result.objects, result.plane))
 
 
 def warm_up() -> None:

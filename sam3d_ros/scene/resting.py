@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..perception.frame import Frame
-from ..perception.support import support_plane
 from .motion import difference
 from .physics import Body, Outcome, settle
 from .solid import Solid, solid_from_mesh
@@ -54,13 +52,16 @@ class Resting:
         self._plane: np.ndarray | None = None
         self._corrected: dict[str, tuple[int, np.ndarray, np.ndarray]] = {}
 
-    def update(self, tracks: Sequence[Track], frame: Frame, scene_from_camera: np.ndarray) -> None:
-        """Settle the objects that an image shows anew; takes milliseconds, to be called after a reconstruction."""
-        plane = support_plane(frame)
+    def update(self, tracks: Sequence[Track], stamp_ns: int, scene_from_camera: np.ndarray,
+               plane: np.ndarray | None) -> None:
+        """Settle the objects that an image shows anew; takes milliseconds, to be called after a reconstruction.
+
+        stamp_ns, scene_from_camera (4, 4): of the image; plane: (4,) that they stand on, camera frame; None: as before
+        """
         if plane is not None:
             normal = scene_from_camera[:3, :3] @ plane[:3]
             self._plane = np.append(normal, plane[3] - normal @ scene_from_camera[:3, 3])
-        present = [t for t in tracks if t.presence is Presence.SEEN and t.restless_until_ns <= frame.stamp_ns]
+        present = [t for t in tracks if t.presence is Presence.SEEN and t.restless_until_ns <= stamp_ns]
         self._corrected = {}
         if self._plane is None or not present:
             return

@@ -123,8 +123,11 @@ class Tracker:
                  for track in self._present()}
         return [_tracked(track, camera_from_scene, poses[track.id]) for track in self._present()]
 
-    def absorb(self, request: Request, rebuilt: Sequence[Rebuilt]) -> None:
-        """Take in new meshes.  They were made from an older image; a known object has moved on with its frame since."""
+    def absorb(self, request: Request, rebuilt: Sequence[Rebuilt], plane: np.ndarray | None = None) -> None:
+        """Take in new meshes.  They were made from an older image; a known object has moved on with its frame since.
+
+        plane: (4,) that the objects stand on, in that image's camera frame; None: where it was before
+        """
         if request.generation != self.generation:
             return
         for identity in request.tracks.values():
@@ -152,7 +155,7 @@ class Tracker:
             track.visible_fraction = item.mesh.visible_fraction
         self.unknown = ()  # until the next image
         if self._resting:
-            self._resting.update([*self.tracks.values()], request.frame, request.scene_from_camera)
+            self._resting.update([*self.tracks.values()], request.frame.stamp_ns, request.scene_from_camera, plane)
 
     # One image
 
