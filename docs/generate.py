@@ -289,7 +289,8 @@ def physics() -> str:
     for kind, figures in report["kinds"].items():
         changes = [f"{row['before']:.2f} → {row['after']:.2f} ({100 * row['change']:+.0f} %)"
                    for row in (figures[name] for name in ("penetration_mm", "gap_mm", "chamfer_mm"))]
-        rows.append((kind, f"{figures['objects']} in {report['scenes']} scenes", *changes, str(figures["refused"]),
+        scenes = report["scenes"] * (len(report["kinds"]) - 1 if kind == "all" else 1)
+        rows.append((kind, f"{figures['objects']} in {scenes} scenes", *changes, str(figures["refused"]),
                      f"{figures['settle_ms_median']:.1f}"))
     environment = report["environment"]
     return (f"{report['engine']}, on {environment['cpu']}, {environment['cores']} cores "

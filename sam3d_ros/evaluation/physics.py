@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -89,7 +89,7 @@ def report(objects: Sequence[SettledObject], milliseconds: Sequence[float]) -> d
     }.items():
         before, after = np.mean(values, axis=0)
         figures[name] = {"before": before, "after": after, "change": float(after / before - 1)}
-    return figures | {"each": [asdict(item) for item in objects]}
+    return figures
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:

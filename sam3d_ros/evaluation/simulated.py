@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
@@ -52,18 +53,21 @@ def run_physics(args: argparse.Namespace) -> int:
     environment = describe_environment()
     models = graspable_models(args.data)
     pipeline = Pipeline.from_config(pipeline_config(args))
-    results: dict[str, Any] = {}
+    measured: dict[str, tuple[list[physics.SettledObject], list[float]]] = {}
     try:
         pipeline.warm_up()
         for kind in args.kinds:
-            objects, milliseconds = [], []
+            objects, milliseconds = measured[kind] = [], []
             for seed in tqdm(range(args.seed, args.seed + args.scenes), desc=kind, unit="scene"):
                 found, duration = physics.measure(kind, models, seed, pipeline)
                 objects += found
                 milliseconds.append(duration)
-            results[kind] = physics.report(objects, milliseconds)
     finally:
         pipeline.close()
+    results = {kind: physics.report(*found) | {"each": [asdict(item) for item in found[0]]}
+               for kind, found in measured.items()}
+    objects, milliseconds = (list(chain.from_iterable(parts)) for parts in zip(*measured.values(), strict=True))
+    results["all"] = physics.report(objects, milliseconds)
     print(physics.table(results))
     write_report(args.out, environment, {"benchmark": "physics", "engine": pipeline.engine_name,
                                          "scenes": args.scenes, "kinds": results})
