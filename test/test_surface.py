@@ -63,14 +63,15 @@ def test_the_surface_follows_the_depth_where_there_is_some():
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     front = 0.3 * directions[directions[:, 2] < 0] + rng.normal(size=(np.sum(directions[:, 2] < 0), 3)) * 0.004
     outliers = rng.uniform(0.42, 0.49, (50, 3))
-    followed = follow_depth(ball([0, 0, 0], 0.3 + 1.5 / 64), np.r_[front, outliers])
+    followed, share = follow_depth(ball([0, 0, 0], 0.3 + 1.5 / 64), np.r_[front, outliers])
     radius = np.linalg.norm(GRID, axis=-1)
     at_surface = np.abs(radius - 0.3) < 0.5 / 64
     ahead, behind = at_surface & (GRID[..., 2] < -0.1), at_surface & (GRID[..., 2] > 0.1)
     assert np.abs(np.median(followed[ahead])) < 0.15
     np.testing.assert_allclose(np.median(followed[behind]), -1.5, atol=0.1)
+    assert np.median(share[ahead]) == 1 and np.median(share[behind]) == 0
     unseen = ball([0, 0, 0], 0.3)
-    np.testing.assert_array_equal(follow_depth(unseen, UNSEEN), unseen)
+    np.testing.assert_array_equal(follow_depth(unseen, UNSEEN)[0], unseen)
 
 
 def test_edges_that_were_seen_stay_sharp():
@@ -84,7 +85,7 @@ def test_edges_that_were_seen_stay_sharp():
         side = rng.uniform(-half, half, (4000, 3))
         side[:, axis] = half
         seen.append(side + rng.normal(size=side.shape) * 0.2 / 64)
-    followed = follow_depth(blurred, np.concatenate(seen))
+    followed, _ = follow_depth(blurred, np.concatenate(seen))
     edge = np.array([[half, half, t] for t in np.linspace(-0.2, 0.2, 30)])
     before, after = (np.abs(ndimage.map_coordinates(d, ((edge + 0.5) * 64 - 0.5).T, order=1)).mean()
                      for d in (blurred, followed))

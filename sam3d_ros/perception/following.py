@@ -12,36 +12,39 @@ _REACH = 2.7           # sigmas
 _FULL_COVER = 0.2      # share of a plane through the smoothing kernel that must be observed for the whole correction
 
 
-def follow_depth(distance: np.ndarray, observed: np.ndarray) -> np.ndarray:
+def follow_depth(distance: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Signed distance moved so that its surface passes through what was observed, and smoothly less around that.
 
     The network is surest of the whole, the depth of what it saw.  distance: (n, n, n) float32, voxels; observed: (P, 3)
     points in the cube's frame, edges.  A correction is the local mean of the distance at the observed points.
+    Returns the distance, and how far the surface was observed at each voxel, 0 to 1, both (n, n, n) float32.
     """
     n = len(distance)
     points = (observed + 0.5) * n - 0.5
     points = points[((points >= 0) & (points <= n - 1)).all(axis=1)]
+    share = np.zeros(distance.shape, np.float32)
     if not len(points):
-        return distance
+        return distance, share
     margin = round(_REACH * max(_SMOOTHING)) + 1
     low = np.maximum(points.min(axis=0).astype(int) - margin, 0)
     high = np.minimum(points.max(axis=0).astype(int) + margin + 2, n)
     followed = distance.copy()
-    window = followed[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     for sigma in _SMOOTHING:
         offsets = np.arange(-round(_REACH * sigma), round(_REACH * sigma) + 1)
         kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
-        _correct(window, points - low, (kernel / kernel.sum()).astype(np.float32),
-                 np.float32(_FULL_COVER / (np.sqrt(2 * np.pi) * sigma)))
-    return followed
+        _correct(followed[window], points - low, (kernel / kernel.sum()).astype(np.float32),
+                 np.float32(_FULL_COVER / (np.sqrt(2 * np.pi) * sigma)), share[window])
+    return followed, share
 
 
 @numba.njit(nogil=True, cache=True)
-def _correct(distance, points, kernel, full_cover):
+def _correct(distance, points, kernel, full_cover, share):
     """Take from `distance`, (a, b, c) float32, its mean at the `points` near each voxel, as far as these cover a plane.
 
     points: (P, 3) float64, voxels; kernel: (2 r + 1,) float32, weights along each axis; full_cover: float32, the
-    weight of observed voxels near one from which on the whole mean counts
+    weight of observed voxels near one from which on the whole mean counts; share: (a, b, c), filled with how
+    much of it counts
     """
     (a, b, c), reach = distance.shape, len(kernel) // 2
     error, count = np.zeros(distance.shape, np.float32), np.zeros(distance.shape, np.int32)
@@ -69,6 +72,7 @@ def _correct(distance, points, kernel, full_cover):
         for v in range(b):
             for w in range(c):
                 distance[u, v, w] -= total[u, v, w] / max(cover[u, v, w], full_cover)
+                share[u, v, w] = min(cover[u, v, w] / full_cover, 1)
 
 
 @numba.njit(nogil=True, cache=True)

@@ -24,6 +24,8 @@ _MOST_FILLED = 4.0     # voxels by which the surface is moved to the mask's outl
 _MAX_TRIANGLES = 60_000  # before decimation; no object fills the volume with so much surface, noise does
 _LEFT_FOR_CLOSING = 0.98              # of the triangles: closing what decimation tore adds some
 _STD_RANGE = (0.1, 8.0)             # voxels
+# 1 sigma of a surface that was observed: by the grid, voxels, and by the depth camera's own error, shares of the depth.
+_SEEN_STD, _DEPTH_STD = 0.25, 0.002
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ def extract_surface(distance: np.ndarray, log_std: np.ndarray, cube: Cube, max_f
     if (distance < 0).sum() < _MIN_VOXELS:
         return None              # where nothing was found, what was seen does not make a solid
     seen = cube.from_camera(observed)
-    solid = object_solid(follow_depth(with_what_was_seen(distance, seen), seen), seen)
+    followed, observed_share = follow_depth(with_what_was_seen(distance, seen), seen)
+    solid = object_solid(followed, seen)
     if solid is None:
         return None
     low, high = _bounds(solid < 0)
@@ -134,9 +137,14 @@ def extract_surface(distance: np.ndarray, log_std: np.ndarray, cube: Cube, max_f
     if len(triangles) > _MAX_TRIANGLES:
         return None
     vertices, triangles = _closed_with(vertices, triangles, max_faces)
-    in_cube = (vertices - 1 + low + 0.5) / VOLUME - 0.5
+    in_voxels = vertices - 1 + low
+    in_cube = (in_voxels + 0.5) / VOLUME - 0.5
     std = np.clip(np.exp(sampled(log_std[None], in_cube)[:, 0]), *_STD_RANGE) * cube.voxel
-    return Surface(cube.to_camera(in_cube), triangles.astype(np.uint32), std.astype(np.float32), is_closed(triangles))
+    points = cube.to_camera(in_cube)
+    std_if_seen = np.minimum(std, np.hypot(_SEEN_STD * cube.voxel, _DEPTH_STD * points[:, 2]))
+    share = ndimage.map_coordinates(observed_share, in_voxels.T, order=1)
+    std += share * (std_if_seen - std)
+    return Surface(points, triangles.astype(np.uint32), std.astype(np.float32), is_closed(triangles))
 
 
 def sampled(volume: np.ndarray, points: np.ndarray) -> np.ndarray:
