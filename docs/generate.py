@@ -163,7 +163,7 @@ def speed() -> str:
 def bytes_to_mesh() -> str:
     """Time of the pipeline alone on each kind of processor that it was measured on."""
     parts = []
-    for name, instructions in {"bytes_to_mesh": "AVX-512 with VNNI and bfloat16", "bytes_to_mesh_avx2": "AVX2"}.items():
+    for name in ("bytes_to_mesh", "bytes_to_mesh_avx2"):
         report = read_result(name)
         if report is None:
             continue
@@ -171,7 +171,7 @@ def bytes_to_mesh() -> str:
         rows = [(engine, objects, f"{run['ms']['p50']:.0f}", f"{run['ms']['p95']:.0f}")
                 for engine, result in report["engines"].items() for objects, run in result.get("objects", {}).items()]
         parts.append(f"From image bytes ({report['image']}) to mesh bytes in one process ({environment['cpu']}, "
-                     f"{environment['cores']} cores, {instructions}):\n\n"
+                     f"{environment['cores']} cores, {', '.join(environment['cpu_instructions'])}):\n\n"
                      + table(("engine", "objects", "median ms", "95th percentile ms"), rows))
     return "\n".join(parts)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from .motion import difference
 from .physics import Body, Outcome, settle
-from .solid import Solid, solid_from_mesh
+from .solid import Solid
 from .track import Presence, Track
 
 # An object has moved, and its correction is void, beyond this from where it was corrected.
@@ -24,14 +24,13 @@ _MOVED = (0.004, 0.03)    # metres, radians
 class Seen:
     """An object as it was seen, for the solver.
 
-    vertices: (N, 3), triangles: (M, 3), object frame, metres; revision: of this mesh
+    solid: its mesh for contacts; revision: of that mesh
     scene_from_object: (4, 4); covariance: (6, 6), x, y, z (m) and rotation (rad) about the scene's axes
     """
 
     id: str
     revision: int
-    vertices: np.ndarray
-    triangles: np.ndarray
+    solid: Solid
     scene_from_object: np.ndarray
     covariance: np.ndarray
 
@@ -65,8 +64,7 @@ class Resting:
         self._corrected = {}
         if self._plane is None or not present:
             return
-        seen = [Seen(t.id, t.revision, t.mesh.vertices, t.mesh.triangles, t.belief.scene_from_object,
-                     t.belief.covariance) for t in present]
+        seen = [Seen(t.id, t.revision, t.solid, t.belief.scene_from_object, t.belief.covariance) for t in present]
         for item, pose in zip(seen, self._settle(seen, self._plane), strict=True):
             self._corrected[item.id] = item.revision, item.scene_from_object, pose
 
@@ -82,26 +80,17 @@ class Resting:
 
 
 class ContactSolver:
-    """The `Settle` of scene/physics.py, which keeps what it has prepared of each mesh.
+    """The `Settle` of scene/physics.py.
 
     refused: ids of the objects of the last call that would have had to move farther than their covariance allows
     """
 
     def __init__(self) -> None:
-        self._solids: dict[str, tuple[int, Solid]] = {}
         self.refused: tuple[str, ...] = ()
 
     def __call__(self, objects: Sequence[Seen], plane: np.ndarray) -> list[np.ndarray]:
         """See `Settle`."""
-        self._solids = {item.id: self._prepared(item) for item in objects}
-        bodies = [Body(self._solids[item.id][1], item.scene_from_object, item.covariance) for item in objects]
-        settled = settle(bodies, plane)
+        settled = settle([Body(item.solid, item.scene_from_object, item.covariance) for item in objects], plane)
         self.refused = tuple(item.id for item, report in zip(objects, settled.report, strict=True)
                              if report.outcome is Outcome.REFUSED)
         return list(settled.poses)
-
-    def _prepared(self, item: Seen) -> tuple[int, Solid]:
-        revision, solid = self._solids.get(item.id, (0, None))
-        if solid is not None and revision == item.revision:
-            return revision, solid
-        return item.revision, solid_from_mesh(item.vertices, item.triangles)

@@ -12,6 +12,7 @@ from ..perception.objects import Mesh, ReconstructedObject
 from .fusion import Observation, View
 from .motion import Belief
 from .shape import Shape
+from .solid import Solid
 
 
 class Presence(Enum):
@@ -27,7 +28,7 @@ class Presence(Enum):
 class Track:
     """An object over time.
 
-    mesh: as last reconstructed, in the track's own frame (pose and views are those of then); shape: made of it
+    mesh: as last reconstructed, in the track's own frame (pose and views are those of then); shape, solid: made of it
     revision: rises with every new mesh; views: kept for the next reconstruction
     used: unit vectors from the object to the cameras that the mesh was made from; used_area: what the newest of these
     saw of it, m^2
@@ -41,6 +42,7 @@ class Track:
     id: str
     mesh: ReconstructedObject
     shape: Shape
+    solid: Solid
     belief: Belief
     class_id: str
     seen_ns: int
@@ -101,13 +103,14 @@ class Request:
 class Rebuilt:
     """An object of a request's result, ready for the tracker.
 
-    mesh: in the frame of its track where it has one; shape: made of it; scene_from_object: (4, 4), where it was
+    mesh: in the frame of its track where it has one; shape, solid: made of it; scene_from_object: (4, 4), where it was
     view: of the request's image; area: m^2, what that shows of it
     """
 
     label: int
     mesh: ReconstructedObject
     shape: Shape
+    solid: Solid
     scene_from_object: np.ndarray
     view: View
     area: float

@@ -146,7 +146,7 @@ class Tracker:
                 track.presence, track.label, track.views = Presence.SEEN, item.label, ()
                 track.seen_ns = track.masked_ns = max(track.seen_ns, request.frame.stamp_ns)
             if track.mesh is not item.mesh:
-                track.mesh, track.shape = item.mesh, item.shape
+                track.mesh, track.shape, track.solid = item.mesh, item.shape, item.solid
                 track.revision += 1
             fused = track.views if request.earlier.get(item.label) else ()
             track.used = [item.view.direction, *(view.direction for view in fused)]
@@ -381,9 +381,9 @@ class Tracker:
         self._count += 1
         stamp_ns = request.frame.stamp_ns
         mesh = item.mesh
-        track = Track(f"object_{self._count}", mesh, item.shape, motion.first_belief(item.scene_from_object),
-                      mesh.class_id, stamp_ns, stamp_ns, stamp_ns, label=item.label, score=mesh.score,
-                      detector_id=mesh.detector_id, attempted_ns=stamp_ns)
+        track = Track(f"object_{self._count}", mesh, item.shape, item.solid,
+                      motion.first_belief(item.scene_from_object), mesh.class_id, stamp_ns, stamp_ns, stamp_ns,
+                      label=item.label, score=mesh.score, detector_id=mesh.detector_id, attempted_ns=stamp_ns)
         self.tracks[track.id] = track
         return track
 
