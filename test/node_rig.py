@@ -20,6 +20,7 @@ from sam3d_ros.nodes.sam3d_node import SUCCESS, Sam3dNode
 from sam3d_ros.perception.frame import Frame, Instance, back_project
 from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
 from sam3d_ros.perception.pipeline import PipelineResult, check_frame
+from sam3d_ros.perception.support import support_plane
 from sam3d_ros.ros.images import encode_image, stamp_message
 
 WIDTH, HEIGHT, FOCAL = 64, 48, 60.0
@@ -70,7 +71,7 @@ class BlockPipeline:
         for stage in ("EVIDENCE", "INFERENCE", "SURFACE", "DONE"):
             on_stage(stage)
             time.sleep(self.delay if stage == "INFERENCE" else 0.0)
-        return PipelineResult([block(frame, i) for i in frame.instances], (), {})
+        return PipelineResult([block(frame, i) for i in frame.instances], (), {}, support_plane(frame))
 
     def close(self) -> None:
         self.closed = True
