@@ -46,7 +46,7 @@ def block(frame: Frame, instance: Instance) -> ReconstructedObject:
         camera_from_object=camera_from_object, pose_covariance=np.diag([1e-4, 4e-4, 9e-4, 0.01, 0.02, 0.03]),
         size=SIZE, vertices=(CORNERS * SIZE + [0, 0, SIZE[2] / 2]).astype(np.float32), triangles=SIDES,
         vertex_rgba=np.full((8, 4), 255, np.uint8), vertex_std=np.full(8, 0.002, np.float32),
-        scale_source=ScaleSource.DEPTH, scale_std=0.02, visible_fraction=0.4, watertight=True,
+        scale_source=ScaleSource.DEPTH, scale_std=0.02, visible_fraction=0.4,
         status=Status.LOW_QUALITY if instance.is_box else Status.OK,
         observed_points=points.astype(np.float32), observed_rgb=frame.colour[rows, columns])
 

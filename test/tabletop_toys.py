@@ -105,5 +105,5 @@ def reconstruction(toy: Toy, camera_from_object: np.ndarray, label: int, error: 
         pose_covariance=np.diag([1e-6] * 3 + [1e-4] * 3), size=toy.size.copy(),
         vertices=mesh.vertices.astype(np.float32), triangles=mesh.faces.astype(np.uint32),
         vertex_rgba=np.full((count, 4), 255, np.uint8), vertex_std=np.full(count, 0.002, np.float32),
-        scale_source=ScaleSource.DEPTH, scale_std=0.01, visible_fraction=0.4, watertight=True, status=Status.OK,
+        scale_source=ScaleSource.DEPTH, scale_std=0.01, visible_fraction=0.4, status=Status.OK,
         observed_points=np.zeros((0, 3), np.float32), observed_rgb=np.zeros((0, 3), np.uint8))

@@ -192,7 +192,7 @@ class PipelineOfBoxes:
             label=1, class_id="box", score=1.0, detector_id="", camera_from_object=pose, pose_covariance=np.eye(6),
             size=box.extents, vertices=box.vertices.astype(np.float32), triangles=box.faces.astype(np.uint32),
             vertex_rgba=np.zeros((vertices, 4), np.uint8), vertex_std=np.zeros(vertices, np.float32),
-            scale_source=ScaleSource.DEPTH, scale_std=0.0, visible_fraction=0.5, watertight=True, status=Status.OK,
+            scale_source=ScaleSource.DEPTH, scale_std=0.0, visible_fraction=0.5, status=Status.OK,
             observed_points=none, observed_rgb=none.astype(np.uint8))
         return PipelineResult([item], (Rejection(2, Fault(FaultCode.SHAPE_NOT_FOUND)),), {})
 

@@ -52,7 +52,7 @@ def box(instance: Instance) -> ReconstructedObject:
         pose_covariance=np.eye(6), size=np.array([0.1, 0.2, 0.3]), vertices=mesh.vertices.astype(np.float32),
         triangles=mesh.faces.astype(np.uint32), vertex_rgba=np.full((8, 4), 255, np.uint8),
         vertex_std=np.zeros(8, np.float32), scale_source=ScaleSource.DEPTH, scale_std=0.02, visible_fraction=0.4,
-        watertight=True, status=Status.OK, observed_points=np.zeros((0, 3), np.float32),
+        status=Status.OK, observed_points=np.zeros((0, 3), np.float32),
         observed_rgb=np.zeros((0, 3), np.uint8))
 
 

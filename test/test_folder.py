@@ -39,7 +39,7 @@ def make_object(label: int = 3) -> ReconstructedObject:
         pose_covariance=np.eye(6), size=np.array([0.1, 0.2, 0.3]), vertices=box.vertices.astype(np.float32),
         triangles=box.faces.astype(np.uint32), vertex_rgba=np.full((8, 4), (10, 20, 30, 255), np.uint8),
         vertex_std=np.zeros(8, np.float32), scale_source=ScaleSource.DEPTH, scale_std=0.02, visible_fraction=0.4,
-        watertight=True, status=Status.OK, observed_points=np.zeros((0, 3), np.float32),
+        status=Status.OK, observed_points=np.zeros((0, 3), np.float32),
         observed_rgb=np.zeros((0, 3), np.uint8))
 
 

@@ -51,7 +51,7 @@ def tetrahedron(**fields: Any) -> ReconstructedObject:
         pose_covariance=np.diag([1.0, 2, 3, 4, 5, 6]), size=np.array([0.3, 0.2, 0.1]), vertices=VERTICES,
         triangles=TRIANGLES, vertex_rgba=np.tile(np.uint8([255, 128, 0, 255]), (4, 1)),
         vertex_std=np.float32([0.001, 0.002, 0.003, 0.004]), scale_source=ScaleSource.DEPTH, scale_std=0.02,
-        visible_fraction=0.5, watertight=True, status=Status.LOW_QUALITY,
+        visible_fraction=0.5, status=Status.LOW_QUALITY,
         observed_points=np.float32([[0.1, 0.2, 0.8], [0.0, 0.0, 1.0]]), observed_rgb=np.uint8([[255, 0, 0], [1, 2, 3]]))
     return replace(obj, **fields)
 

@@ -20,7 +20,7 @@ SOURCES = sorted((ROOT / "sam3d_ros").rglob("*.py"))
 EXECUTABLES = ("sam3d", "sam3d_node", "simulated_camera", "tabletop_segmenter")
 ROS_PACKAGES = {"ament_index_python", "cv_bridge", "launch", "launch_ros", "rclpy"}
 # Module -> distribution, where the names differ.
-DISTRIBUTIONS = {"PIL": "pillow", "fast_simplification": "fast-simplification", "skimage": "scikit-image",
+DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image",
                  "yaml": "pyyaml", "igl": "libigl",
                  "lightning_fabric": "lightning-fabric"}
 

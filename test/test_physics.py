@@ -104,7 +104,7 @@ def rebuilt(mesh: trimesh.Trimesh, position, std: float) -> ReconstructedObject:
         size=mesh.extents, vertices=mesh.vertices.astype(np.float32), triangles=mesh.faces.astype(np.uint32),
         vertex_rgba=np.zeros((len(mesh.vertices), 4), np.uint8),
         vertex_std=np.full(len(mesh.vertices), std, np.float32),
-        scale_source=ScaleSource.DEPTH, scale_std=0.01, visible_fraction=0.4, watertight=True, status=Status.OK,
+        scale_source=ScaleSource.DEPTH, scale_std=0.01, visible_fraction=0.4, status=Status.OK,
         observed_points=np.empty((0, 3), np.float32), observed_rgb=np.empty((0, 3), np.uint8))
 
 

@@ -115,7 +115,7 @@ def tetrahedron(frame: Frame, label: int) -> ReconstructedObject:
         label=label, class_id="", score=1.0, detector_id="", camera_from_object=pose, pose_covariance=np.eye(6) * 1e-4,
         size=np.array([0.1, 0.2, 0.3]), vertices=VERTICES, triangles=TRIANGLES,
         vertex_rgba=np.full((4, 4), 255, np.uint8), vertex_std=np.full(4, 0.001, np.float32),
-        scale_source=ScaleSource.DEPTH, scale_std=0.01, visible_fraction=0.5, watertight=True, status=Status.OK,
+        scale_source=ScaleSource.DEPTH, scale_std=0.01, visible_fraction=0.5, status=Status.OK,
         observed_points=np.zeros((0, 3), np.float32), observed_rgb=np.zeros((0, 3), np.uint8))
 
 

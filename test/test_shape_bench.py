@@ -232,7 +232,7 @@ def as_object(label: int, mesh: trimesh.Trimesh, camera_from_object: np.ndarray,
         pose_covariance=np.eye(6), size=mesh.extents, vertices=mesh.vertices.astype(np.float32),
         triangles=mesh.faces.astype(np.uint32), vertex_rgba=np.tile(np.array([*rgb, 255], np.uint8), (count, 1)),
         vertex_std=np.full(count, std, np.float32), scale_source=ScaleSource.DEPTH, scale_std=0.0,
-        visible_fraction=0.5, watertight=True, status=Status.OK, observed_points=none,
+        visible_fraction=0.5, status=Status.OK, observed_points=none,
         observed_rgb=none.astype(np.uint8))
 
 

@@ -1,15 +1,10 @@
 """From signed distance to closed, metric, outward-oriented meshes."""
-import sys
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 import trimesh
 from scipy import ndimage
 
-from sam3d_ros.perception.closing import is_closed, sheets_apart
 from sam3d_ros.perception.cube import Cube
-from sam3d_ros.perception.decimation import decimated
 from sam3d_ros.perception.following import follow_depth
 from sam3d_ros.perception.object_frame import object_frame
 from sam3d_ros.perception.surface import extract_surface
@@ -41,7 +36,7 @@ def test_an_off_centre_ball_comes_out_where_it_is():
     surface = surface_of(ball([0.1, -0.05, 0.2], 0.2), cube, log_std=spread)
     mesh = trimesh.Trimesh(surface.vertices, surface.triangles)
     expected = (np.array([0.1, -0.05, 0.2]) * 0.3 + [0, 0, 0.8]) @ rotation   # virtual -> camera
-    assert surface.watertight and mesh.is_watertight and len(mesh.faces) <= 5000
+    assert mesh.is_watertight and len(mesh.faces) <= 5000
     np.testing.assert_allclose(mesh.center_mass, expected, atol=2e-4)
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.06 ** 3, rel=0.02)  # positive: oriented outward
     left = cube.from_camera(surface.vertices)[:, 0] < 0.1         # two voxels of deviation there, one elsewhere
@@ -145,43 +140,7 @@ def test_thin_walls_stay_closed_when_decimated():
     shell = np.maximum(ball([0, 0, 0], 0.4), np.abs(ball([0, 0, 0], 0.39)) - 1.5 * 0.6)
     opened = np.where(GRID[..., 2] > 0.1, 3, shell).astype(np.float32)
     surface = surface_of(opened, max_faces=3000)
-    assert surface.watertight and trimesh.Trimesh(surface.vertices, surface.triangles).is_watertight
-
-
-def test_meshes_decimated_at_the_same_time_are_not_exchanged():
-    balls = [trimesh.creation.icosphere(4, radius) for radius in (1.0, 2.0, 3.0, 4.0)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(4) as workers:
-            found = list(workers.map(lambda ball: decimated(ball.vertices, ball.faces, 500), balls * 10))
-    finally:
-        sys.setswitchinterval(interval)
-    for ball, (vertices, triangles) in zip(balls * 10, found, strict=True):
-        assert 400 < len(triangles) <= 500
-        assert np.linalg.norm(vertices, axis=1) == pytest.approx(ball.extents[0] / 2, rel=0.05)
-
-
-def test_is_closed():
-    box = trimesh.creation.box()
-    assert is_closed(box.faces)
-    assert not is_closed(box.faces[1:])
-    flipped = box.faces.copy()
-    flipped[0] = flipped[0, ::-1]
-    assert not is_closed(flipped)
-
-
-def test_boxes_that_share_edges_and_a_flap_become_one_closed_mesh():
-    """Three boxes in a row, each meeting the next along an edge, and two triangles back to back."""
-    boxes = [trimesh.creation.box(transform=trimesh.transformations.translation_matrix([k, k, 0])) for k in range(3)]
-    joined = trimesh.util.concatenate(boxes)
-    joined.merge_vertices()
-    flap = [[0, 7, 13], [13, 7, 0], joined.faces[5], joined.faces[5][::-1]]         # and two on a third
-    vertices, faces = np.asarray(joined.vertices), np.concatenate([joined.faces, flap])
-    assert len(vertices) == 20 and not is_closed(faces)
-    apart = trimesh.Trimesh(*sheets_apart(vertices, faces))       # merges vertices
-    assert apart.is_watertight and is_closed(apart.faces) and apart.body_count == 1
-    assert apart.volume == pytest.approx(3, abs=0.03)
+    assert trimesh.Trimesh(surface.vertices, surface.triangles).is_watertight
 
 
 def test_object_frame_of_a_turned_box():

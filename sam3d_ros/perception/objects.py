@@ -59,7 +59,6 @@ class ReconstructedObject:
     scale_source: ScaleSource
     scale_std: float
     visible_fraction: float
-    watertight: bool
     status: Status
     observed_points: np.ndarray
     observed_rgb: np.ndarray

@@ -105,8 +105,6 @@ class Pipeline:
     def __init__(self, engine: Engine, config: PipelineConfig):
         self.config = config
         self._engine = engine
-        # NumPy, SciPy and Numba let other threads run, marching cubes and decimation do not: a sixth of the time of
-        # eight objects is won.
         self._workers = ThreadPoolExecutor(config.threads or len(os.sched_getaffinity(0)), "surface")
 
     @classmethod
@@ -392,8 +390,8 @@ def _object(frame: Frame, candidate: _Candidate, surface: Surface, layout: np.nd
         detector_id=candidate.instance.detector_id, camera_from_object=camera_from_object, pose_covariance=covariance,
         size=size, vertices=vertices.astype(np.float32), triangles=surface.triangles,
         vertex_rgba=vertex_colours(surface.vertices, normals, views), vertex_std=surface.vertex_std,
-        scale_source=source, scale_std=scale_std,
-        visible_fraction=float(areas[seen].sum() / areas.sum()), watertight=surface.watertight, status=candidate.status,
+        scale_source=source, scale_std=scale_std, visible_fraction=float(areas[seen].sum() / areas.sum()),
+        status=candidate.status,
         observed_points=candidate.points.astype(np.float32),
         observed_rgb=frame.colour[candidate.rows, candidate.columns] if len(candidate.points) else
         np.empty((0, 3), np.uint8))

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
-from skimage.measure import marching_cubes
 
 from ..runtime.signature import COARSE, VOLUME
-from .closing import is_closed, sheets_apart
 from .cube import NO_POINTS, Cube
 from .decimation import decimated
 from .following import follow_depth
+from .isosurface import zero_surface
 
 _OUTSIDE = 4.0         # voxels, where it is known to be outside
 _LEAST = 1e-2          # voxels; no distance nearer to zero, so that no vertex falls onto a grid point and meets others
@@ -22,8 +21,7 @@ _MISSED_SHARE = 0.3    # of the observed points, above which those that were mis
 _SHELL = 1.0           # voxels, half its thickness
 _MOST_FILLED = 4.0     # voxels by which the surface is moved to the mask's outline, at most
 _MAX_TRIANGLES = 60_000  # before decimation; no object fills the volume with so much surface, noise does
-_LEFT_FOR_CLOSING = 0.98              # of the triangles: closing what decimation tore adds some
-_STD_RANGE = (0.1, 8.0)             # voxels
+_STD_RANGE = (0.1, 8.0)  # voxels
 # 1 sigma of a surface that was observed: by the grid, voxels, and by the depth camera's own error, shares of the depth.
 _SEEN_STD, _DEPTH_STD = 0.25, 0.002
 
@@ -39,32 +37,34 @@ class Surface:
     vertices: np.ndarray
     triangles: np.ndarray
     vertex_std: np.ndarray
-    watertight: bool
 
 
-def object_solid(distance: np.ndarray, observed: np.ndarray) -> np.ndarray | None:
-    """Signed distance (n, n, n), negative inside, in which only the object is left and its closed cavities are filled.
+def object_solid(distance: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Signed distance, negative inside, in which only the object is left and its closed cavities are filled.
 
     The object is the largest connected inside, and whatever other pieces the camera saw: thin links between them may be
-    lost between voxels.  observed: (P, 3) observed points in the cube's frame, edges.
-    Returns float32 of the same shape, or None if nothing is inside or everything is.
+    lost between voxels.  distance: (n, n, n); observed: (P, 3) observed points in the cube's frame, edges.
+    Returns the part of the volume, float32, that the object reaches into, within positive values on all sides, and the
+    index in `distance` at which that part begins, (3,), -1 where the object reaches the volume's border; or None if
+    nothing is inside or everything is.
     """
-    pieces, _ = ndimage.label(distance < 0)
+    inside = distance < 0
+    if not inside.any():
+        return None
+    low, window = _window(inside)
+    pieces, _ = ndimage.label(np.pad(inside[window], 1))
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     if not _MIN_VOXELS <= sizes.max() < distance.size:
         return None
-    kept = (sizes >= _MIN_VOXELS) & (_points_near(pieces, len(sizes), observed) > _OWNED_SHARE * len(observed))
+    voxels = np.floor((observed + 0.5) * len(distance)).astype(int) - low
+    kept = (sizes >= _MIN_VOXELS) & (_points_near(pieces, len(sizes), voxels) > _OWNED_SHARE * len(observed))
     kept[sizes.argmax()] = True
     kept[0] = False
-    solid = kept[pieces]
-    low, high = _bounds(solid)
-    window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    voids, _ = ndimage.label(np.pad(~solid[window], 1, constant_values=True))
-    inside = np.zeros(distance.shape, bool)
-    inside[window] = (voids != voids[0, 0, 0])[1:-1, 1:-1, 1:-1]  # all but the void around it
-    magnitude = np.maximum(np.abs(distance), _LEAST)
-    return np.where(inside, -magnitude, magnitude).astype(np.float32)
+    voids, _ = ndimage.label(~kept[pieces])
+    solid = voids != voids[0, 0, 0]           # all but the void around it
+    magnitude = np.pad(np.maximum(np.abs(distance[window]), _LEAST), 1, constant_values=_OUTSIDE)
+    return np.where(solid, -magnitude, magnitude).astype(np.float32), low
 
 
 def with_what_was_seen(distance: np.ndarray, observed: np.ndarray) -> np.ndarray:
@@ -102,15 +102,14 @@ def filled_outline(distance: np.ndarray, cube: Cube, outline: np.ndarray) -> np.
     return distance - np.float32(np.clip(np.median(nearest), 0, _MOST_FILLED))
 
 
-def _points_near(pieces: np.ndarray, count: int, points: np.ndarray) -> np.ndarray:
-    """(count,) how many points, (P, 3) in edges, lie in or next to each of the numbered `pieces`, (n, n, n)."""
-    n = len(pieces)
-    voxels = np.floor((points + 0.5) * n).astype(int)
-    voxels = voxels[((voxels >= 0) & (voxels < n)).all(axis=1)] + 1
-    padded = np.pad(pieces, 1).ravel()
-    own = np.ravel_multi_index(voxels.T, (n + 2,) * 3)
-    around = (np.indices((3, 3, 3)).reshape(3, -1).T - 1) @ [(n + 2) ** 2, n + 2, 1]
-    return np.bincount(padded[own[:, None] + around].max(axis=1, initial=0), minlength=count)
+def _points_near(pieces: np.ndarray, count: int, voxels: np.ndarray) -> np.ndarray:
+    """(count,) how many of the `voxels` (P, 3) are in or next to each of the numbered `pieces`, (a, b, c), of which
+    none reaches the border.
+    """
+    voxels = voxels[((voxels > 0) & (voxels < np.array(pieces.shape) - 1)).all(axis=1)]
+    own = np.ravel_multi_index(voxels.T, pieces.shape)
+    around = (np.indices((3, 3, 3)).reshape(3, -1).T - 1) @ [pieces.shape[1] * pieces.shape[2], pieces.shape[2], 1]
+    return np.bincount(pieces.ravel()[own[:, None] + around].max(axis=1, initial=0), minlength=count)
 
 
 def extract_surface(distance: np.ndarray, log_std: np.ndarray, cube: Cube, max_faces: int,
@@ -128,23 +127,22 @@ def extract_surface(distance: np.ndarray, log_std: np.ndarray, cube: Cube, max_f
         return None              # where nothing was found, what was seen does not make a solid
     seen = cube.from_camera(observed)
     followed, observed_share = follow_depth(with_what_was_seen(distance, seen), seen)
-    solid = object_solid(followed, seen)
-    if solid is None:
+    found = object_solid(followed, seen)
+    if found is None:
         return None
-    low, high = _bounds(solid < 0)
-    padded = np.pad(solid[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], 1, constant_values=_OUTSIDE)
-    vertices, triangles, _, _ = marching_cubes(padded, 0.0, gradient_direction="descent")
+    solid, low = found
+    vertices, triangles = zero_surface(solid)
     if len(triangles) > _MAX_TRIANGLES:
         return None
-    vertices, triangles = _closed_with(vertices, triangles, max_faces)
-    in_voxels = vertices - 1 + low
+    vertices, triangles = decimated(vertices, triangles, max_faces)
+    in_voxels = vertices + low
     in_cube = (in_voxels + 0.5) / VOLUME - 0.5
     std = np.clip(np.exp(sampled(log_std[None], in_cube)[:, 0]), *_STD_RANGE) * cube.voxel
     points = cube.to_camera(in_cube)
     std_if_seen = np.minimum(std, np.hypot(_SEEN_STD * cube.voxel, _DEPTH_STD * points[:, 2]))
     share = ndimage.map_coordinates(observed_share, in_voxels.T, order=1)
     std += share * (std_if_seen - std)
-    return Surface(points, triangles.astype(np.uint32), std.astype(np.float32), is_closed(triangles))
+    return Surface(points, triangles.astype(np.uint32), std.astype(np.float32))
 
 
 def sampled(volume: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -153,20 +151,10 @@ def sampled(volume: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.stack([ndimage.map_coordinates(channel, grid, order=1, mode="nearest") for channel in volume], axis=1)
 
 
-def _bounds(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First and one past the last index of `inside` along each axis, one voxel wider where there is room."""
+def _window(inside: np.ndarray) -> tuple[np.ndarray, tuple[slice, ...]]:
+    """The part of a volume that `inside` reaches into, one voxel wider where there is room, as slices; and the index
+    before its first one, (3,).
+    """
     spans = [np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    low = np.array([s[0] for s in spans]) - 1
-    high = np.array([s[-1] for s in spans]) + 2
-    return np.maximum(low, 0), np.minimum(high, inside.shape)
-
-
-def _closed_with(vertices: np.ndarray, triangles: np.ndarray, max_faces: int) -> tuple[np.ndarray, np.ndarray]:
-    """Closed mesh with about `max_faces` triangles at most; the given one if it cannot be decimated and closed."""
-    if len(triangles) <= max_faces:
-        return vertices, triangles
-    points, faces = decimated(vertices, triangles, int(_LEFT_FOR_CLOSING * max_faces))
-    points = points.astype(np.float64)
-    if not is_closed(faces):
-        points, faces = sheets_apart(points, faces)
-    return (points, faces) if is_closed(faces) else (vertices, triangles)
+    low = np.array([max(span[0] - 1, 0) for span in spans])
+    return low - 1, tuple(slice(first, span[-1] + 2) for first, span in zip(low, spans, strict=True))

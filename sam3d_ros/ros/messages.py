@@ -94,7 +94,7 @@ def object_mesh(placed: PlacedObject, header: Header, with_mesh: bool = True) ->
         pose=_pose_with_covariance(placed),
         size=_vector(obj.size), mesh_revision=placed.revision,
         scale_source=int(obj.scale_source), scale_std=float(obj.scale_std),
-        visible_fraction=float(obj.visible_fraction), watertight=bool(obj.watertight), status=int(obj.status),
+        visible_fraction=float(obj.visible_fraction), watertight=True, status=int(obj.status),
         **arrays)
 
 

@@ -95,7 +95,7 @@ def _block(label: int, x: float) -> ReconstructedObject:
     return ReconstructedObject(
         label, "", 1.0, "", pose, 1e-6 * np.eye(6), cube.extents, cube.vertices.astype(np.float32),
         cube.faces.astype(np.uint32), np.zeros((len(cube.vertices), 4), np.uint8),
-        np.full(len(cube.vertices), 0.01, np.float32), ScaleSource.DEPTH, 0.01, 0.5, True, Status.OK, nothing,
+        np.full(len(cube.vertices), 0.01, np.float32), ScaleSource.DEPTH, 0.01, 0.5, Status.OK, nothing,
         nothing.astype(np.uint8))
 
 
