@@ -22,7 +22,7 @@ def box(size, position):
 
 def surface(mesh):
     return Surface((mesh.vertices - EYE) @ ROTATION.T, mesh.faces.astype(np.uint32),
-                   np.full(len(mesh.vertices), 0.001, np.float32), True)
+                   np.full(len(mesh.vertices), 0.001, np.float32))
 
 
 def world(found):
@@ -78,7 +78,7 @@ def test_what_hides_its_own_underside_stays():
     labels[100:140, 140:180] = 1
     seen = Frame(np.zeros((*labels.shape, 3), np.uint8), np.where(labels, 0.47, 0.6).astype("f"), labels, CAMERA,
                  (Instance(1),))
-    item = Surface(held.vertices, held.faces.astype(np.uint32), np.full(len(held.vertices), 0.001, "f"), True)
+    item = Surface(held.vertices, held.faces.astype(np.uint32), np.full(len(held.vertices), 0.001, "f"))
     np.testing.assert_array_equal(standing([item], [1], seen, plane)[0].vertices, held.vertices)
 
 
