@@ -26,6 +26,7 @@ class ShellEngine:
     """Takes as inside what lies behind the seen surface by up to a sixth of the cube, within the mask."""
 
     name = "shell fp32"
+    most_crops = 16
 
     def infer(self, inputs):
         self.inputs = inputs

@@ -18,6 +18,8 @@ _TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class TorchEngine:
     """An `Engine`, on the GPU if PyTorch sees one; threads: of the whole process, 0 leaves them as they are."""
 
+    most_crops = 8
+
     def __init__(self, model: ModelFile, signature: Signature, precision: str = "auto", threads: int = 0):
         precision = "fp32" if precision == "auto" else precision
         self._device = "cuda" if torch.cuda.is_available() else "cpu"

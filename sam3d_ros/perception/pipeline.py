@@ -30,7 +30,6 @@ _FEW_POINTS = 4                 # times min_points: below, a result is marked LO
 _LEAST_READINGS, _ENOUGH_POINTS = 4, 4000       # of a view, to find an object's cube and surface by
 _PLANE_SCALE_STD, _MODEL_SCALE_STD = 0.1, 0.5   # 1 sigma of the scale factor without depth
 MOST_VIEWS = 8                  # of one object that are fused
-_MOST_CROPS = 16                # in one pass of the network: its memory grows with every view of every object
 _LEAST_ABOVE = 0.2              # share of an object's points: below, it is as flat as what it lies on
 _CLEARANCE = 0.003              # metres above the support: nearer than this a reading may be the support's
 _BOX_CLEARANCE = 0.008          # metres above the support from which a box's content counts as the object
@@ -127,13 +126,17 @@ class Pipeline:
         return self._engine.name
 
     def warm_up(self) -> None:
-        """Compile kernels and let the engine allocate, so that the first frame is as fast as the next."""
-        colour = np.full((48, 64, 3), 128, np.uint8)
+        """Compile kernels and let the engine allocate all that it will need, so that the first frame is as fast as the
+        next, and memory does not grow with the number of objects.
+        """
+        count = self._engine.most_crops
         rows, columns = np.indices((48, 64))
         ball = 64 - (rows - 24.0) ** 2 - (columns - 32.0) ** 2
         depth = np.where(ball > 0, 0.5 - np.sqrt(np.maximum(ball, 0)) * 0.005, 0.55).astype(np.float32)
-        camera = Intrinsics(64, 48, 100, 100, 32, 24)
-        self.run(Frame(colour, depth, (ball > 0).astype(np.int32), camera, (Instance(1),)))
+        labels = np.concatenate([(ball > 0) * np.int32(n) for n in range(1, count + 1)], axis=1)
+        camera = Intrinsics(64 * count, 48, 100, 100, 32 * count, 24)
+        self.run(Frame(np.full((*labels.shape, 3), 128, np.uint8), np.tile(depth, (1, count)), labels, camera,
+                       tuple(Instance(n) for n in range(1, count + 1))))
 
     def __call__(self, frame: Frame) -> list[ReconstructedObject]:
         """The objects of `run`."""
@@ -196,7 +199,7 @@ class Pipeline:
 
     def _infer(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         count, views = inputs["crops"].shape[:2]
-        step = max(1, _MOST_CROPS // views)
+        step = max(1, self._engine.most_crops // views)
         try:
             parts = [self._engine.infer({name: array[start:start + step] for name, array in inputs.items()})
                      for start in range(0, count, step)]

@@ -31,9 +31,14 @@ class EngineError(Exception):
 
 
 class Engine(Protocol):
-    """A loaded network.  `name` says engine and precision, as "openvino bf16"."""
+    """A loaded network.
+
+    name: engine and precision, as "openvino bf16"; most_crops: views of all objects together that it should be given at
+    a time: more take memory and are hardly faster
+    """
 
     name: str
+    most_crops: int
 
     def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs of the network's signature for its inputs, by name, all float32; any batch size >= 1.

@@ -23,6 +23,8 @@ _PRECISIONS = {"onnxruntime": ("fp32",), "onnxruntime-cuda": ("fp16", "fp32"),
 class OnnxRuntimeEngine:
     """An `Engine`; name: one of PROVIDERS; float32 on the CPU, elsewhere convolutions in float16 unless told not to."""
 
+    most_crops = 8
+
     def __init__(self, model: ModelFile, signature: Signature, precision: str = "auto", threads: int = 0,
                  name: str = "onnxruntime"):
         precision = _PRECISIONS[name][0] if precision == "auto" else precision

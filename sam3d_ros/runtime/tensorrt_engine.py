@@ -50,6 +50,8 @@ class TensorRtEngine:
     Raises EngineError ENGINE_BUILD_FAILED if the plan does not load, ENGINE_OUT_OF_MEMORY.
     """
 
+    most_crops = MAX_BATCH
+
     def __init__(self, library: Library, plan: bytes, signature: Signature, precision: str, device: cuda.Device):
         self.name = f"{library.name} {precision}"
         self._library, self._signature, self._device = library, signature, device
