@@ -173,6 +173,10 @@ def test_baselines_on_a_clean_scene(data):
     oracle = scores_of(data, frames.BASELINES["oracle"])
     assert oracle["box"].errors.chamfer_mm < 1.5 and oracle["ball"].errors.chamfer_mm < 1.5
     assert oracle["b_cups"].errors is None
+    exact = scores_of(data, lambda true: baselines.true_distances(
+        true.frame, {item.label: item.posed for item in true.objects}))
+    for name in ("box", "ball"):
+        assert exact[name].errors.chamfer_mm < 0.5 and exact[name].errors.volume_iou > 0.97
 
 
 def test_mask_without_enough_depth_has_no_baseline(data):

@@ -1,4 +1,4 @@
-"""What a robot would use without a learned model, and an upper bound: the measure of the product's worth.
+"""What a robot would use without a learned model, and upper bounds: the measure of the product's worth.
 
 Every baseline takes the same frame as the product and returns one mesh per label, in the camera frame, metres.
 Objects with fewer than MIN_POINTS depth readings inside their mask are left out.
@@ -12,9 +12,13 @@ import open3d as o3d
 import trimesh
 from scipy.spatial.transform import Rotation
 
-from sam3d_ros.perception.cube import inlier_points
+from sam3d_ros.perception.cube import NO_POINTS, fit_cube, inlier_points
 from sam3d_ros.perception.frame import Frame, back_project
+from sam3d_ros.perception.pipeline import PipelineConfig
+from sam3d_ros.perception.surface import extract_surface
 from sam3d_ros.perception.tabletop import fit_support_plane
+from sam3d_ros.runtime.signature import COARSE, VOLUME
+from sam3d_ros.synth.sdf import raycasting_scene
 
 MIN_POINTS = 50
 # Points farther from the median than this many times the median distance (plus a margin) are left out; a
@@ -58,6 +62,27 @@ def oracle(frame: Frame, models: Mapping[int, trimesh.Trimesh], seed: int = 0) -
     """True mesh of each label (`models`, object frame, metres), registered to the depth from unknown poses."""
     points = _visible_points(frame)
     return {label: _registered(models[label], points[label], frame, seed) for label in points.keys() & models.keys()}
+
+
+def true_distances(frame: Frame, posed: Mapping[int, trimesh.Trimesh]) -> dict[int, trimesh.Trimesh]:
+    """Surface of the true signed distance at the voxels where the network gives it, made as the pipeline makes it.
+
+    It tells what the model's resolution allows at best.  posed: closed true mesh of each label, camera frame, metres.
+    Objects so thin that no voxel is inside are left out.
+    """
+    ticks = (np.arange(VOLUME) + 0.5) / VOLUME - 0.5
+    grid = np.stack(np.meshgrid(ticks, ticks, ticks, indexing="ij"), axis=-1).reshape(-1, 3)
+    meshes = {}
+    for label, points in _visible_points(frame).items():
+        if label in posed:
+            cube = fit_cube(points)
+            metres = raycasting_scene(posed[label]).compute_signed_distance(
+                o3d.core.Tensor(cube.to_camera(grid).astype(np.float32))).numpy()
+            surface = extract_surface((metres / cube.voxel).reshape((VOLUME,) * 3), np.zeros((COARSE,) * 3, np.float32),
+                                      cube, PipelineConfig().max_faces, NO_POINTS)
+            if surface is not None:
+                meshes[label] = trimesh.Trimesh(surface.vertices, surface.triangles, process=False)
+    return meshes
 
 
 def _support_plane(frame: Frame) -> np.ndarray:

@@ -1,7 +1,7 @@
 """`sam3d bench shape`: the product on the rendered scenes of scenes.py, in sections that can be run apart.
 
     core          errors on both sets with normal noise, beside the baselines; by object and by visibility
-    oracle        the upper bound: true mesh, registered to the depth
+    oracle        upper bounds: the true mesh, registered to the depth; and its true distance on the network's grid
     noise         errors without noise and with heavy noise
     protocol      SAM 3D's own protocol
     robustness    errors with the input spoiled, over those with the input as it is
@@ -25,11 +25,13 @@ import numpy as np
 import trimesh
 
 from sam3d_ros.evaluation.alignment import similarity
+from sam3d_ros.evaluation.baselines import true_distances
 from sam3d_ros.evaluation.calibration import reliability, vertex_errors
 from sam3d_ros.evaluation.colour import colour_errors
 from sam3d_ros.evaluation.frames import (
     BASELINES,
     UNSOUND,
+    Method,
     Score,
     TrueFrame,
     TrueObject,
@@ -51,6 +53,9 @@ from sam3d_ros.perception.objects import ReconstructedObject
 from sam3d_ros.perception.pipeline import Pipeline
 
 PRODUCT, ORACLE = "sam3d", "oracle"
+UPPER_BOUNDS: dict[str, Method] = {
+    "true mesh, registered": BASELINES[ORACLE],
+    "true distance, 64^3": lambda true: true_distances(true.frame, {item.label: item.posed for item in true.objects})}
 NORMAL = "normal"
 SCENE_SETS = {scene_set.name: scene_set for scene_set in SETS}
 LOW_VISIBILITY = (0.25, 0.5)
@@ -173,10 +178,9 @@ def scores_in(scores: Sequence[Score], low: float, high: float) -> list[Score]:
 
 
 def oracle(bench: Bench) -> dict[str, Any]:
-    """Errors of the true mesh registered to the depth."""
-    return {scene_set: group_report([score for where in bench.frames(scene_set)
-                                     for score in judge_frame(where, {ORACLE: BASELINES[ORACLE]})])
-            for scene_set in SCENE_SETS}
+    """Errors of the upper bounds."""
+    return {scene_set: report([score for where in bench.frames(scene_set)
+                               for score in judge_frame(where, UPPER_BOUNDS)]) for scene_set in SCENE_SETS}
 
 
 def noise(bench: Bench) -> dict[str, Any]:
