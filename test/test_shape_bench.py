@@ -346,6 +346,10 @@ def test_colour_error_is_of_the_unseen_side(data):
     assert told.unseen == pytest.approx(contrast * blue, rel=0.1)
     assert told.mean_colour == pytest.approx(told.unseen, rel=1e-6)             # both are red
     assert told.unseen_relit == pytest.approx(told.unseen, rel=0.05)            # no shade to make up for
+    dark = Frame(frame.colour // 2, depth, labels, CAMERA, (Instance(1),))
+    in_shade = colour_errors(as_object(1, BOX, camera_from_object, rgb=RED), model, camera_from_object, dark, frame)
+    assert in_shade.mean_true_colour == pytest.approx(told.mean_colour, rel=0.02) and in_shade.mean_colour != \
+        pytest.approx(told.mean_colour, rel=0.02)
 
 
 def test_pictures_show_best_median_and_worst(bench, tmp_path):

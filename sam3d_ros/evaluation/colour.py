@@ -25,12 +25,14 @@ class ColourErrors:
     unseen: of the colours given; mean_colour: of the mean of the object's pixels instead
     unseen_relit, mean_colour_relit: the same against the true colours as bright as the object's pixels are, so that
         the light does not count
+    mean_true_colour: of the mean of the true colours of what is seen, which no image tells: the light is in it
     """
 
     unseen: float
     mean_colour: float
     unseen_relit: float
     mean_colour_relit: float
+    mean_true_colour: float
 
 
 def colour_errors(item: ReconstructedObject, model: Model, camera_from_object: np.ndarray, frame: Frame,
@@ -50,7 +52,8 @@ def colour_errors(item: ReconstructedObject, model: Model, camera_from_object: n
     gain = (pixels ** GAMMA).mean() / max((rgb[seen] ** GAMMA).mean(), 1e-6) if seen.any() else 1.0
     true, relit = rgb[~seen], np.clip(rgb[~seen] * gain ** (1 / GAMMA), 0, 1)
     return ColourErrors(lab_distance(given, true), lab_distance(mean, true),
-                        lab_distance(given, relit), lab_distance(mean, relit))
+                        lab_distance(given, relit), lab_distance(mean, relit),
+                        lab_distance(rgb[seen].mean(axis=0), true) if seen.any() else float("nan"))
 
 
 def lab_distance(rgb: np.ndarray, other: np.ndarray) -> float:

@@ -141,9 +141,11 @@ def visibility(section: Section) -> str:
 def colour(section: Section) -> str:
     """Errors on unseen surface."""
     return markdown_table(
-        ("set", "objects", "Lab error", "of mean colour", "below it", "relit: Lab error", "of mean colour", "below it"),
+        ("set", "objects", "Lab error", "of mean colour", "below it", "of mean true colour", "relit: Lab error",
+         "of mean colour", "below it"),
         [(scene_set, str(c["objects"]), f"{c['unseen']:.1f}", f"{c['mean_colour']:.1f}",
-          f"{c['below_mean_colour']:.0%}", f"{c['unseen_relit']:.1f}", f"{c['mean_colour_relit']:.1f}",
+          f"{c['below_mean_colour']:.0%}", f"{c['mean_true_colour']:.1f}",
+          f"{c['unseen_relit']:.1f}", f"{c['mean_colour_relit']:.1f}",
           f"{c['below_mean_colour_relit']:.0%}")
          for scene_set, c in section.items()])
 
