@@ -7,7 +7,7 @@ import numpy as np
 _FOLLOWED = 6.0        # voxels: observed points farther from the surface than this do not move it
 # Voxels, sigmas of one correction after the other.  The first carries what was not seen along; each of the others mends
 # what the one before was too blunt for, at edges above all.
-_SMOOTHING = (1.5, 0.8, 0.5)
+_SMOOTHING = (1.5, 0.8, 0.5, 0.5)
 _REACH = 2.7           # sigmas
 _FULL_COVER = 0.2      # share of a plane through the smoothing kernel that must be observed for the whole correction
 
