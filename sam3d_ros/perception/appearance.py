@@ -10,7 +10,8 @@ from .evidence import Observation
 from .frame import Frame
 
 _DEPTH_TOLERANCE = 0.01    # metres by which a seen vertex may lie behind the depth reading
-_NEIGHBOURS = 16           # seen vertices that colour one that is not
+_NEIGHBOURS = 8            # seen vertices that colour one that is not
+_ANCHORS = 500             # seen vertices, about, among which these are looked for: the blend is smooth
 
 
 def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -63,10 +64,11 @@ def vertex_colours(vertices: np.ndarray, normals: np.ndarray, views: Iterable[Ob
         rgb[shown] = view.frame.colour[rows[shown], columns[shown]]
         seen |= shown
     if seen.any():
-        count = min(_NEIGHBOURS, int(seen.sum()))
-        distance, nearest = cKDTree(vertices[seen]).query(vertices[~seen], k=count)
+        anchors = np.flatnonzero(seen)[::max(1, int(seen.sum()) // _ANCHORS)]
+        count = min(_NEIGHBOURS, len(anchors))
+        distance, nearest = cKDTree(vertices[anchors]).query(vertices[~seen], k=count)
         weight = 1 / (distance.reshape(-1, count) + 1e-4)
-        colours = rgb[seen][nearest.reshape(-1, count)]
+        colours = rgb[anchors[nearest.reshape(-1, count)]]
         blended = (colours * weight[..., None]).sum(axis=1) / weight.sum(axis=1, keepdims=True)
         rgb[~seen] = (blended + rgb[seen].mean(axis=0)) / 2
     return np.column_stack([np.round(rgb), np.full(len(vertices), 255)]).astype(np.uint8)
