@@ -278,14 +278,24 @@ def test_views_of_other_moments_reach_the_network(pipeline):
     assert np.median(agree) < 0.05                                        # both views put the surface at one place
 
 
+class Counting(ShellEngine):
+    """Keeps how many objects and views it was given each time."""
+
+    def __init__(self):
+        self.passes = []
+
+    def infer(self, inputs):
+        self.passes.append(inputs["crops"].shape[:2])
+        return super().infer(inputs)
+
+
+def test_the_engine_is_warmed_up_with_as_much_as_it_will_be_given():
+    engine = Counting()
+    Pipeline(engine, PipelineConfig()).warm_up()
+    assert engine.passes == [(ShellEngine.most_crops, 1)]
+
+
 def test_many_views_of_many_objects_go_through_the_network_in_parts():
-    class Counting(ShellEngine):
-        passes: list[tuple[int, ...]] = []
-
-        def infer(self, inputs):
-            self.passes.append(inputs["crops"].shape[:2])
-            return super().infer(inputs)
-
     frame, engine = scene(BALLS[:3]), Counting()
     again = {label: [Observation(frame, label, np.eye(4))] * 7 for label in (1, 2, 3)}
     found = Pipeline(engine, PipelineConfig()).run(frame, again).objects

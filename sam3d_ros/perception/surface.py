@@ -137,11 +137,10 @@ def extract_surface(distance: np.ndarray, log_std: np.ndarray, cube: Cube, max_f
     vertices, triangles = decimated(vertices, triangles, max_faces)
     in_voxels = vertices + low
     in_cube = (in_voxels + 0.5) / VOLUME - 0.5
-    std = np.clip(np.exp(sampled(log_std[None], in_cube)[:, 0]), *_STD_RANGE) * cube.voxel
     points = cube.to_camera(in_cube)
-    std_if_seen = np.minimum(std, np.hypot(_SEEN_STD * cube.voxel, _DEPTH_STD * points[:, 2]))
-    share = ndimage.map_coordinates(observed_share, in_voxels.T, order=1)
-    std += share * (std_if_seen - std)
+    told = np.clip(np.exp(sampled(log_std[None], in_cube)[:, 0]), *_STD_RANGE) * cube.voxel
+    if_seen = np.minimum(told, np.hypot(_SEEN_STD * cube.voxel, _DEPTH_STD * points[:, 2]))
+    std = told + ndimage.map_coordinates(observed_share, in_voxels.T, order=1) * (if_seen - told)
     return Surface(points, triangles.astype(np.uint32), std.astype(np.float32))
 
 
