@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             try:
                 tqdm.write(reconstruct_folder(pipeline, folder, output))
             except Fault as fault:
-                faults[folder] = fault
+                faults[folder] = fault.without_traceback()
     finally:
         pipeline.close()
     for folder, fault in faults.items():

@@ -231,5 +231,5 @@ class Replay:
         self.object_count += sum(p.seen for p in placed)
 
     def _note(self, fault: Fault) -> None:
-        self._first_faults.setdefault(fault.code, fault)
+        self._first_faults.setdefault(fault.code, fault.without_traceback())
         self._fault_counts[fault.code] += 1

@@ -1,6 +1,7 @@
 """Bad input to the node: no crash, no wrong output, one named diagnostic, and recovery when the input is good again."""
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from sensor_msgs.msg import Image  # noqa: E402
 from stand_ins import provide_tf2_ros  # noqa: E402
 
 from sam3d_ros.perception.faults import FaultCode  # noqa: E402
+from sam3d_ros.perception.frame import Frame  # noqa: E402
 from sam3d_ros.ros.images import decode_pixels, encode_image, stamp_message  # noqa: E402
 from sam3d_ros.ros.transforms import matrix_from_pose  # noqa: E402
 
@@ -173,6 +175,26 @@ def test_an_image_without_objects_gives_an_empty_array():
         rig.send(messages)
         rig.wait(lambda: rig.objects and "MASK_EMPTY" in rig.codes())
         assert len(rig.objects[-1].objects) == 0
+
+
+def test_images_without_objects_are_freed_at_once():
+    def frames() -> int:
+        return sum(isinstance(thing, Frame) for thing in gc.get_objects())
+
+    with Rig() as rig:
+        messages = scene()
+        mask(np.zeros_like)(messages)
+        rig.good()
+        gc.collect()
+        before = frames()
+        gc.disable()
+        try:
+            for count in range(len(rig.objects) + 1, len(rig.objects) + 6):
+                rig.send(messages)
+                rig.wait(lambda count=count: len(rig.objects) >= count)
+            assert frames() <= before + 1
+        finally:
+            gc.enable()
 
 
 def test_too_many_objects_keeps_the_largest():

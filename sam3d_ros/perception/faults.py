@@ -110,6 +110,11 @@ class Fault(Exception):
         self.code = code
         self.detail = detail
 
+    def without_traceback(self) -> Fault:
+        """The same, to be kept: a traceback keeps alive what the functions on it held, images for instance, and does so
+        until the garbage collector comes by if one of them held the fault."""
+        return Fault(self.code, self.detail)
+
     def __str__(self) -> str:
         name, advice = self.code.name, self.code.advice
         return f"{name}: {self.detail} ({advice})" if self.detail else f"{name}: {advice}"

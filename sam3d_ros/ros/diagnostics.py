@@ -60,6 +60,7 @@ class Diagnostics:
             if fault is None:
                 self._faults.pop(source, None)
                 return
+            fault = fault.without_traceback()
             self._faults[source] = fault
             if all(fault.code != earlier.code for earlier in self._since_tick):
                 self._since_tick.append(fault)

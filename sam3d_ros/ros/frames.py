@@ -78,7 +78,7 @@ def decode_masks_or_none(match: Match, settings: Settings) -> Segmentation:
         if fault.code is not FaultCode.MASK_EMPTY:
             raise
         image = match.messages[IMAGE]
-        return Segmentation(np.zeros((image.height, image.width), np.int32), (), (fault,))
+        return Segmentation(np.zeros((image.height, image.width), np.int32), (), (fault.without_traceback(),))
 
 
 def message_bytes(message: object) -> int:
