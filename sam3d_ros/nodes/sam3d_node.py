@@ -42,6 +42,7 @@ from sam3d_ros.ros.camera import CameraInput
 from sam3d_ros.ros.diagnostics import Diagnostics
 from sam3d_ros.ros.frames import decode_frame, decode_masks, decode_masks_or_none, input_types
 from sam3d_ros.ros.images import stamp_message
+from sam3d_ros.ros.memory import limit_heaps
 from sam3d_ros.ros.messages import PlacedObject
 from sam3d_ros.ros.optional import optional
 from sam3d_ros.ros.outputs import Outputs
@@ -544,6 +545,7 @@ def main(arguments: Sequence[str] | None = None, load: Callable[[Settings], Any]
             sys.exit(0 if node.trigger_configure() == SUCCESS else 1)
         if node.settings.autostart and node.trigger_configure() == SUCCESS:
             node.trigger_activate()
+    limit_heaps()
     return run_node(lambda: Sam3dNode(load), arguments, start)
 
 
