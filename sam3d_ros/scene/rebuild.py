@@ -100,7 +100,7 @@ def _block(label: int, x: float) -> ReconstructedObject:
 
 
 def prepare(asked: Request, objects: Sequence[ReconstructedObject]) -> list[Rebuilt]:
-    """What the tracker needs of reconstructed objects; takes some 50 ms for each on a core."""
+    """What the tracker needs of reconstructed objects; takes some 30 ms for each on a core."""
     meshes = [_in_its_track(asked, item) for item in objects]
     # Two tasks for each, so that a single object has two cores as well.
     made = in_parallel(lambda make, mesh: make(mesh.vertices, mesh.triangles),
