@@ -170,6 +170,22 @@ def test_an_unsure_face_is_dented_by_a_rod_that_none_of_its_vertices_is_in():
     assert moved[corners].max() < 0.003 and moved[block.vertices[:, 0] > 0].max() < 1e-3
 
 
+def test_objects_far_inside_each_other_part_by_no_more_than_three_sigma():
+    def parted(std: float) -> tuple[float, list[np.ndarray]]:
+        ball = trimesh.creation.icosphere(4, 0.05)
+        given = [rebuilt(ball, [x, 0, 0.05], std) for x in (0, 0.04)]
+        found = yielding(given, FLOOR)
+        old, new = ([item.vertices + item.camera_from_object[:3, 3] for item in items] for items in (given, found))
+        first = raycasting_scene(trimesh.Trimesh(new[0], ball.faces, process=False))
+        deepest = -first.compute_signed_distance(new[1].astype(np.float32)).numpy().min()
+        return deepest, [np.linalg.norm(b - a, axis=1) for a, b in zip(old, new, strict=True)]
+
+    deepest, _ = parted(0.015)
+    assert deepest < 0.008                             # 40 mm before, 10 mm after a single round
+    _, ways = parted(0.008)
+    assert all(way.max() <= 0.024 + 1e-6 for way in ways)
+
+
 def test_warm_up_compiles_all_that_objects_need():
     def compiled() -> dict[str, list]:
         modules = (distance_grid, physics, solid, giving)

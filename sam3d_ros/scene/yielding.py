@@ -24,6 +24,7 @@ _THROUGH = 0.8               # of the object's thickness there: a longer way bac
 _DEEPEST = 64                # vertices of a neighbour that make a dent, at most twice as many
 _SQUEEZED = 0.05             # of its height is left of what was below the support
 _FOOT = 0.5                  # of the height: how far up the lower end is stretched
+_FAR = 0.005                 # metres: a shift by more asks for a second round
 
 
 def yielding(objects: Sequence[ReconstructedObject], plane: np.ndarray) -> list[ReconstructedObject]:
@@ -33,17 +34,27 @@ def yielding(objects: Sequence[ReconstructedObject], plane: np.ndarray) -> list[
     move an object out of a neighbour for that would spoil the side that was seen.  So first the surfaces give way: a
     vertex inside another object recedes into its own, or is shifted out of the other where that would leave nothing, by
     its share of the way, the share being that of its variance in both; and a face that another has come through is
-    dented.  Then what is below the support is raised to it, and a foot just above what carries it is drawn down; none
-    by more than MAX_SIGMAS of its standard deviation.  An object's origin moves to the middle of its new mesh.
+    dented.  Then what is below the support is raised to it, and a foot just above what carries it is drawn down.  Where
+    objects were far inside each other, all of that once more.  No vertex moves by more than MAX_SIGMAS of its standard
+    deviation.  An object's origin moves to the middle of its new mesh.
     """
     if not objects:
         return []
+    plane = np.asarray(plane, np.float64)
+    reshaped, farthest = _give_way(objects, plane)
+    if farthest > _FAR:         # so far inside that the ways out were not what they looked like
+        reshaped, _ = _give_way(reshaped, plane)
+    return [_bounded(*pair) for pair in zip(objects, reshaped, strict=True)]
+
+
+def _give_way(objects: Sequence[ReconstructedObject], plane: np.ndarray) -> tuple[list[ReconstructedObject], float]:
+    """The objects after one round, and how far the farthest vertex was shifted for a neighbour, metres."""
     solids = in_parallel(lambda item: solid_from_mesh(item.vertices, item.triangles), objects)
     trees = [cKDTree(item.vertices) for item in objects]
-    plane = np.asarray(plane, np.float64)
     gaps = gaps_below(solids, np.stack([item.camera_from_object for item in objects]), plane)
     shifts = in_parallel(lambda index: _shifts(index, objects, solids, trees), range(len(objects)))
-    return [_reshaped(item, *own, plane) for item, *own in zip(objects, shifts, gaps, strict=True)]
+    farthest = max(float(np.linalg.norm(shift, axis=1).max()) for shift in shifts)
+    return [_reshaped(item, *own, plane) for item, *own in zip(objects, shifts, gaps, strict=True)], farthest
 
 
 def _shifts(index: int, objects: Sequence[ReconstructedObject], solids: Sequence[Solid],
@@ -121,10 +132,9 @@ def _reshaped(item: ReconstructedObject, shifts: np.ndarray, gap: float, plane: 
     """The object with its vertices shifted (N, 3, object frame), then raised to the support, or its foot drawn down by
     the `gap` below it.
     """
-    rotation, origin = item.camera_from_object[:3, :3], item.camera_from_object[:3, 3]
-    up = plane[:3] @ rotation                                              # in the object frame
+    up = plane[:3] @ item.camera_from_object[:3, :3]                       # in the object frame
     vertices = item.vertices + shifts
-    heights = vertices @ up + (plane[:3] @ origin + plane[3])
+    heights = vertices @ up + (plane[:3] @ item.camera_from_object[:3, 3] + plane[3])
     # Squeezed rather than laid flat, so that what was above still is: folded meshes have no inside.
     lowest = min(heights.min(), 0)
     bend = -lowest * _SQUEEZED / (1 - _SQUEEZED)
@@ -132,11 +142,23 @@ def _reshaped(item: ReconstructedObject, shifts: np.ndarray, gap: float, plane: 
     raised = np.clip(squeezed - heights, 0, MAX_SIGMAS * item.vertex_std)
     foot = (heights.max() - heights.min()) * _FOOT
     drawn = np.minimum(gap, MAX_SIGMAS * item.vertex_std) * np.clip(1 - (heights - heights.min()) / foot, 0, 1)
-    vertices = vertices + (raised - drawn)[:, None] * up
+    return _centred(item, vertices + (raised - drawn)[:, None] * up)
+
+
+def _bounded(item: ReconstructedObject, reshaped: ReconstructedObject) -> ReconstructedObject:
+    """The reshaped object with no vertex farther than MAX_SIGMAS from where `item` has it."""
+    origin = (reshaped.camera_from_object[:3, 3] - item.camera_from_object[:3, 3]) @ item.camera_from_object[:3, :3]
+    way = reshaped.vertices + origin - item.vertices
+    share = np.minimum(1, MAX_SIGMAS * item.vertex_std / np.maximum(np.linalg.norm(way, axis=1), 1e-9))
+    return _centred(item, item.vertices + share[:, None] * way)
+
+
+def _centred(item: ReconstructedObject, vertices: np.ndarray) -> ReconstructedObject:
+    """The object with other vertices, (N, 3) in its frame, whose origin then moves to their middle."""
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     middle = (low + high) / 2
     pose = item.camera_from_object.copy()
-    pose[:3, 3] = origin + rotation @ middle
+    pose[:3, 3] += pose[:3, :3] @ middle
     return replace(item, vertices=(vertices - middle).astype(np.float32), camera_from_object=pose, size=high - low)
 
 
