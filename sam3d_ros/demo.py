@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sam3d_ros.ros.processes import NodeProcess, ProcessEnded, private_graph, ros_environment
+from sam3d_ros.ros.processes import NodeProcess, ProcessEnded, interrupt_deferred, private_graph, ros_environment
 from sam3d_ros.runtime.engine import DEFAULT_MODEL, MODEL_HELP
 
 CAMERA, NODE = "sam3d_ros.nodes.simulated_camera", "sam3d_ros.nodes.sam3d_node"
@@ -39,9 +39,10 @@ def run(args: argparse.Namespace, node_module: str = NODE) -> int:
     camera_parameters = {"seed": args.seed, "objects": args.objects, "motion": args.motion}
     try:
         with ExitStack() as stack:
-            processes = [
-                stack.enter_context(NodeProcess(CAMERA, parameters=camera_parameters, log=logs / "camera.log")),
-                stack.enter_context(NodeProcess(node_module, parameters={"model": args.model}, log=logs / "node.log"))]
+            with interrupt_deferred():
+                processes = [stack.enter_context(NodeProcess(module, parameters=parameters, log=logs / log))
+                             for module, parameters, log in ((CAMERA, camera_parameters, "camera.log"),
+                                                             (node_module, {"model": args.model}, "node.log"))]
 
             def check_alive() -> None:
                 for process in processes:

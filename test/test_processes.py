@@ -4,11 +4,19 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from sam3d_ros.ros.processes import NodeProcess, ProcessEnded, fastdds_profile, ros_arguments, ros_environment
+from sam3d_ros.ros.processes import (
+    NodeProcess,
+    ProcessEnded,
+    fastdds_profile,
+    interrupt_deferred,
+    ros_arguments,
+    ros_environment,
+)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -70,6 +78,23 @@ def test_process_that_ignores_the_interrupt_is_killed(tmp_path, monkeypatch):
     process = NodeProcess(module(tmp_path, monkeypatch, text), log=tmp_path / "log")
     wait_for_text(tmp_path / "log", "up", process)
     assert process.stop(timeout=0.2) == -signal.SIGKILL
+
+
+def test_an_interrupt_while_processes_are_started_leaves_none_behind(tmp_path, monkeypatch):
+    name = module(tmp_path, monkeypatch, "import time\ntime.sleep(60)")
+    started = []
+    with pytest.raises(KeyboardInterrupt), ExitStack() as stack:
+        with interrupt_deferred():
+            for _ in range(2):
+                started.append(NodeProcess(name))
+                signal.raise_signal(signal.SIGINT)
+                stack.enter_context(started[-1])
+        pytest.fail("the interrupt was lost")
+    assert len(started) == 2
+    for process in started:
+        with pytest.raises(ProcessEnded):
+            process.check_alive()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def wait_for_text(log: Path, text: str, process: NodeProcess) -> None:

@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 # Seconds from SIGINT until the process is killed.
@@ -128,6 +129,22 @@ class NodeProcess:
             return ""
         tail = self.log.read_text(errors="replace").splitlines()[-lines:]
         return f"; the end of {self.log}:\n" + "\n".join(tail)
+
+
+@contextmanager
+def interrupt_deferred() -> Iterator[None]:
+    """Keep Ctrl-C back until the end of the block; in the main thread only.
+
+    For starting processes: one that it came upon between its start and the `with` that ends it would go on for ever.
+    """
+    came = []
+    handler = signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _yaml(value: ParameterValue) -> str:
