@@ -14,7 +14,6 @@ from sam3d_ros.ros.processes import (
     NodeProcess,
     ProcessEnded,
     fastdds_profile,
-    interrupt_deferred,
     ros_arguments,
     ros_environment,
 )
