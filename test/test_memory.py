@@ -9,7 +9,7 @@ import pytest
 
 # Model and views come and go, and small things that stay are made in between.
 _PROGRAM = """
-import ctypes, sys
+import sys
 from pathlib import Path
 import numpy as np
 from sam3d_ros.ros.memory import limit_heaps

@@ -10,13 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sam3d_ros.ros.processes import (
-    NodeProcess,
-    ProcessEnded,
-    fastdds_profile,
-    ros_arguments,
-    ros_environment,
-)
+from sam3d_ros.ros.processes import NodeProcess, ProcessEnded, fastdds_profile, ros_arguments, ros_environment
 
 pytestmark = pytest.mark.timeout(60)
 

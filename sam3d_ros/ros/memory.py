@@ -8,7 +8,7 @@ import ctypes
 _M_MMAP_THRESHOLD, _LEAST_MAPPED = -3, 4 << 20
 # Bytes that may lie free at the end of a heap; as many as glibc would take for that threshold.
 _M_TRIM_THRESHOLD, _MOST_FREE = -1, 2 * _LEAST_MAPPED
-# Heaps; more than twice as many threads as work at a time, where glibc takes 8 per core.
+# Heaps that threads share; glibc would take up to 8 per core, each with its own free blocks.
 _M_ARENA_MAX, _HEAPS = -8, 4
 
 
