@@ -11,7 +11,7 @@ from benchmarks.result_recorder import ready_file
 from sam3d_ros.perception.folder import write_frame_folder
 from sam3d_ros.perception.frame import Frame
 from sam3d_ros.perception.pipeline import PipelineConfig
-from sam3d_ros.ros.processes import NodeProcess, ProcessEnded
+from sam3d_ros.ros.processes import NodeProcess, ProcessEnded, interrupt_deferred
 
 NODE_MODULE = "sam3d_ros.nodes.sam3d_node"
 
@@ -102,6 +102,7 @@ class NodeRun:
 
     def _start(self, stack: ExitStack, module: str, *arguments: str, **options: Any) -> NodeProcess:
         log = self._folder / f"{module.rpartition('.')[2]}.log"
-        process = stack.enter_context(NodeProcess(module, *arguments, log=log, **options))
+        with interrupt_deferred():
+            process = stack.enter_context(NodeProcess(module, *arguments, log=log, **options))
         self._processes.append(process)
         return process
