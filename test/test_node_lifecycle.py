@@ -175,6 +175,30 @@ print("importing is done", flush=True)
 sys.exit(main(sys.argv, load))
 """
 
+# The signal comes just before a part of the node is made.
+INTERRUPTED = """
+import os, signal, sys, time, rclpy
+from sam3d_ros.nodes import sam3d_node
+
+def interrupted(holder, name):
+    make = getattr(holder, name)
+    def make_late(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        while rclpy.ok():
+            time.sleep(0.01)
+        return make(*args, **kwargs)
+    setattr(holder, name, make_late)
+
+interrupted(sam3d_node.Sam3dNode if sys.argv[1].startswith("create") else sam3d_node, sys.argv[1])
+sys.exit(sam3d_node.main(sys.argv))
+"""
+
+
+@pytest.mark.parametrize("part", ["create_publisher", "create_service", "create_timer", "ActionServer"])
+def test_sigint_while_the_node_is_made_ends_the_process_cleanly(part: str):
+    made = subprocess.run([sys.executable, "-c", INTERRUPTED, part], capture_output=True, text=True, timeout=60)
+    assert (made.returncode, made.stderr) == (0, "")
+
 
 @pytest.mark.parametrize("moment", ["importing is done", "loading", "configured", "inference"])
 def test_sigint_ends_the_process_cleanly(moment: str):

@@ -32,6 +32,8 @@ def run_node(make: Callable[[], Node], arguments: Sequence[str] | None = None,
             try:
                 node = make()
             except (ValueError, InvalidParameterTypeException, InvalidParameterValueException) as error:
+                if not rclpy.ok():     # rclpy has ValueErrors of its own for a context that is shut down
+                    raise
                 print(f"sam3d_ros: error: {error}", file=sys.stderr)
                 return 1
             executor.add_node(node)
