@@ -186,6 +186,12 @@ def test_objects_far_inside_each_other_part_by_no_more_than_three_sigma():
     assert all(way.max() <= 0.024 + 1e-6 for way in ways)
 
 
+def test_the_centre_of_mass_of_a_cone_far_from_the_origin():
+    cone = trimesh.creation.cone(0.03, 0.08, sections=64).apply_translation([0.4, -1.2, 2.0])
+    centre = solid_from_mesh(cone.vertices, cone.faces).centre_of_mass
+    np.testing.assert_allclose(centre, [0.4, -1.2, 2.02], atol=1e-9)                  # a quarter of its height
+
+
 def test_warm_up_compiles_all_that_objects_need():
     def compiled() -> dict[str, list]:
         modules = (distance_grid, physics, solid, giving)

@@ -88,12 +88,32 @@ def test_the_inside_of_sheets_that_overlap_has_no_seams():
     fold = trimesh.creation.box([0.01, 0.01, 0.01]).apply_translation([0, 0.3, 0.04])
     fold.invert()                                                         # bounds nothing: it winds the wrong way
     mesh = trimesh.util.concatenate([left, right, fold])
-    origin, cell = np.array([-0.0613, 0.2617, -0.0311]), 0.0031           # off every face
+    origin, cell = np.array([-0.0617, 0.2617, -0.0311]), 0.0031           # off every face
     distance = distance_grid(np.ascontiguousarray(mesh.vertices), np.ascontiguousarray(mesh.faces), origin, cell,
                              np.array([40, 25, 27]))
     nodes = origin + cell * np.stack(np.indices(distance.shape), axis=-1)
     inside = (np.abs(nodes - [0, 0.3, 0]) < [0.05, 0.025, 0.02]).all(axis=-1)
     np.testing.assert_array_equal(distance < 0, inside)
+
+
+def test_distances_near_a_thin_mesh_far_from_the_origin_with_triangles_of_no_area():
+    disc = trimesh.creation.cylinder(0.04, 0.002, sections=48)
+    disc.apply_transform(trimesh.transformations.rotation_matrix(0.4, [1, 2, 3], [0.01, 0, 0]))
+    disc.apply_translation([1.7, -0.9, 2.4])
+    sliver = np.array([[5, 5, 9], [5, 9, 9], [9, 9, 9]])                              # along an edge, and on a vertex
+    faces = np.concatenate([sliver, disc.faces])
+    cell = 0.0015
+    origin = disc.bounds[0] - 2.3 * cell
+    counts = np.ceil((np.ptp(disc.bounds, axis=0)) / cell).astype(int) + 5
+    distance = distance_grid(np.ascontiguousarray(disc.vertices), faces, origin, cell, counts)
+    index = np.random.default_rng(0).integers(counts, size=(4000, 3))
+    nodes = origin + index * cell
+    exact = trimesh.proximity.closest_point_naive(disc, nodes)[1]
+    height = ((nodes[:, None] - disc.triangles_center) * disc.face_normals).sum(axis=-1)
+    exact = np.where(height.max(axis=1) < 0, -exact, exact)                           # it is convex
+    near = np.abs(exact) < 1.8 * cell
+    assert near.sum() > 400
+    np.testing.assert_allclose(distance[tuple(index.T)][near], exact[near], atol=2e-7)
 
 
 def test_registration_finds_a_shift_and_a_turn():

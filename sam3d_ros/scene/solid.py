@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-import trimesh
 from scipy.spatial import ConvexHull, QhullError
 
 from .distance_grid import distance_grid
@@ -41,12 +40,21 @@ def solid_from_mesh(vertices: np.ndarray, triangles: np.ndarray) -> Solid:
     counts = np.ceil((high - low) / voxel).astype(int) + 3
     low = (low + high - (counts - 1) * voxel) / 2
     distance = distance_grid(vertices, triangles, low, voxel, counts)
-    centre = trimesh.triangles.mass_properties(vertices[triangles], skip_inertia=True).center_mass
+    centre = _centre_of_mass(vertices[triangles])
     try:
         corners = vertices[ConvexHull(vertices).vertices]
     except QhullError:                                   # flat
         corners = vertices
     return Solid(corners, _surface_points(vertices, triangles), distance, low, voxel, centre)
+
+
+def _centre_of_mass(corners: np.ndarray) -> np.ndarray:
+    """(3,) of a closed mesh of uniform density, whose triangles have the corners (M, 3, 3): mean of the tetrahedra
+    from one point to each triangle, weighted by their signed volumes."""
+    origin = corners[0, 0]
+    a, b, c = (corners - origin).transpose(1, 0, 2)
+    volumes = np.einsum("ij,ij->i", a, np.cross(b, c))
+    return origin + volumes @ (a + b + c) / (4 * volumes.sum())
 
 
 def _surface_points(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
