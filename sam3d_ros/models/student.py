@@ -79,7 +79,7 @@ class Student(nn.Module):
 
     def forward(self, crops: Tensor, views: Tensor, support: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """distance, log_std, colour and layout of B objects."""
-        x, fine, coarse = self._lift(crops, views, support)
+        x, fine, coarse = self.lift(crops, views, support)
         level0 = self.stem(x)
         level1 = self.down1(level0) + self.fine(fine)
         level2 = self.down2(level1) + self.coarse(coarse)
@@ -92,7 +92,7 @@ class Student(nn.Module):
         return (unfolded(self.head(y)), log_std.clamp(-4, 3).unflatten(2, grid), colour.sigmoid().unflatten(2, grid),
                 _unit_directions(self.layout(bottom.mean(dim=(2, 3, 4)))))
 
-    def _lift(self, crops: Tensor, views: Tensor, support: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def lift(self, crops: Tensor, views: Tensor, support: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Input of the stem (B, 29, 32, 32, 32), and image features at 16^3 (B, 32, ...) and 8^3 (B, 96, ...)."""
         count, flat = crops.shape[1], views.reshape(-1, views.shape[-1])
         weight = views[:, :, 10] / views[:, :, 10].sum(dim=1, keepdim=True)
