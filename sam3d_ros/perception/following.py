@@ -58,21 +58,25 @@ def _correct(distance, points, kernel, full_cover, share):
                 found += 1
             error[i, j, k] += value
             count[i, j, k] += 1
-    total, cover = np.zeros(distance.shape, np.float32), np.zeros(distance.shape, np.float32)
+    # Sums of corrections and of weights, rows of both side by side, with a margin in which the kernel is whole as well.
+    width = len(kernel)
+    sums = np.zeros((a + 2 * reach, b + 2 * reach, 2, c + 2 * reach), np.float32)
     for i, j, k in cells[:found]:
         mean = error[i, j, k] / count[i, j, k]
-        for u in range(max(0, i - reach), min(a, i + reach + 1)):
-            for v in range(max(0, j - reach), min(b, j + reach + 1)):
-                across = kernel[u - i + reach] * kernel[v - j + reach]
-                for w in range(max(0, k - reach), min(c, k + reach + 1)):
-                    weight = across * kernel[w - k + reach]
-                    total[u, v, w] += weight * mean
-                    cover[u, v, w] += weight
+        for u in range(width):
+            for v in range(width):
+                across = kernel[u] * kernel[v]
+                total, cover = sums[i + u, j + v, 0, k:k + width], sums[i + u, j + v, 1, k:k + width]
+                for w in range(width):
+                    weight = across * kernel[w]
+                    cover[w] += weight
+                    total[w] += weight * mean
     for u in range(a):
         for v in range(b):
+            total, cover = sums[u + reach, v + reach, 0, reach:], sums[u + reach, v + reach, 1, reach:]
             for w in range(c):
-                distance[u, v, w] -= total[u, v, w] / max(cover[u, v, w], full_cover)
-                share[u, v, w] = min(cover[u, v, w] / full_cover, 1)
+                distance[u, v, w] -= total[w] / max(cover[w], full_cover)
+                share[u, v, w] = min(cover[w] / full_cover, 1)
 
 
 @numba.njit(nogil=True, cache=True)
