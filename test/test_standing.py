@@ -102,7 +102,14 @@ def test_what_stands_on_another_object_is_drawn_down_to_that(is_known):
     assert world(found[0])[:, 2].min() == pytest.approx(0.03, abs=0.005)
 
 
-def test_no_surface_more_than_doubles():
+def test_a_crumb_of_a_hidden_object_is_drawn_down():
     lid = box([0.06, 0.06, 0.02], [0.02, 0, 0.09])
     found, _ = standing([surface(lid), surface(FRONT)], [1, 2], frame(CAN, FRONT), FLOOR)
-    np.testing.assert_array_equal(found.vertices, surface(lid).vertices)
+    assert world(found)[:, 2].min() == pytest.approx(0, abs=1e-6)
+    assert world(found)[:, 2].max() == pytest.approx(0.1, abs=1e-6)
+
+
+def test_a_sliver_high_above_the_support_stays():
+    sliver = box([0.06, 0.06, 0.015], [0.02, 0, 0.0925])
+    found, _ = standing([surface(sliver), surface(FRONT)], [1, 2], frame(CAN, FRONT), FLOOR)
+    np.testing.assert_array_equal(found.vertices, surface(sliver).vertices)

@@ -20,6 +20,7 @@ from .surface import Surface
 
 TOUCH = 0.004          # metres over the support: nearer than this a surface stands on it
 _FOOT = 0.02           # metres: this much of the lower end, or half of a flat object, is drawn down or stretched
+_MOST_GROWTH = 4.0     # heights of its own: a crumb of an object may grow by these, a sliver high above the support not
 _STEP = 0.004          # metres between the heights that are looked at on the way down
 _SAMPLES = 200         # vertices of the lower end that are looked at
 _MARGIN = 0.01         # metres behind or in front of a depth reading: only beyond, space is surely free, or is not
@@ -35,14 +36,14 @@ def standing(surfaces: Sequence[Surface], labels: Sequence[int], frame: Frame, p
     labels: of each surface's mask in frame.labels; frame: with depth; plane: (4,) unit normal, up, and offset, camera
     frame; others: known meshes beside these.  A surface stays as it is unless other instances hide some of what it
     would gain; if the camera sees past that, or something before it that is no instance; and if it would have to grow
-    by more than its own height.  The standard deviation of what moves grows by a third of the way.
+    by more than four times its own height.  The standard deviation of what moves grows by a third of the way.
     """
     heights = [surface.vertices @ plane[:3] + plane[3] for surface in surfaces]
     meshes = [(surface.vertices, surface.triangles) for surface in surfaces]
     found = []
     for index, (surface, height) in enumerate(zip(surfaces, heights, strict=True)):
         low, high = float(height.min()), float(height.max())
-        if TOUCH < low <= high - low:
+        if TOUCH < low <= _MOST_GROWTH * (high - low):
             foot = min(_FOOT, (high - low) / 2)
             lower = surface.vertices[height < low + foot]
             lower = lower[::max(1, len(lower) // _SAMPLES)]
