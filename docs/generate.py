@@ -180,7 +180,7 @@ def training_run() -> str:
     """How the shipped models were trained, from benchmarks/results/training_*.json."""
     return "\n".join(training_of(name, before) for name, before in {
         "base": "on top of the 71,600 of the two students before it",
-        "small": "on top of the 203,696 of the three students before it, the first of which began as the imitation of "
+        "small": "on top of the 255,136 of the four students before it, the first of which began as the imitation of "
                  "`base`"}.items())
 
 
