@@ -192,6 +192,12 @@ def test_the_centre_of_mass_of_a_cone_far_from_the_origin():
     np.testing.assert_allclose(centre, [0.4, -1.2, 2.02], atol=1e-9)                  # a quarter of its height
 
 
+def test_the_centre_of_mass_of_a_flat_mesh_is_its_middle():
+    sheet = np.array([[0.0, 0, 1], [0.1, 0, 1], [0.1, 0.2, 1], [0, 0.2, 1]])
+    both_sides = np.array([[0, 1, 2], [0, 2, 3], [0, 2, 1], [0, 3, 2]])
+    np.testing.assert_allclose(solid_from_mesh(sheet, both_sides).centre_of_mass, [0.05, 0.1, 1], atol=1e-9)
+
+
 def test_warm_up_compiles_all_that_objects_need():
     def compiled() -> dict[str, list]:
         modules = (distance_grid, physics, solid, giving)

@@ -50,10 +50,12 @@ def solid_from_mesh(vertices: np.ndarray, triangles: np.ndarray) -> Solid:
 
 def _centre_of_mass(corners: np.ndarray) -> np.ndarray:
     """(3,) of a closed mesh of uniform density, whose triangles have the corners (M, 3, 3): mean of the tetrahedra
-    from one point to each triangle, weighted by their signed volumes."""
+    from one point to each triangle, weighted by their signed volumes; of a flat one, the mean of the corners."""
     origin = corners[0, 0]
     a, b, c = (corners - origin).transpose(1, 0, 2)
     volumes = np.einsum("ij,ij->i", a, np.cross(b, c))
+    if volumes.sum() == 0:
+        return corners.mean(axis=(0, 1))
     return origin + volumes @ (a + b + c) / (4 * volumes.sum())
 
 
