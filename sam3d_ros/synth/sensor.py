@@ -85,15 +85,18 @@ def misregistered(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.roll(depth, tuple(rng.integers(-2, 3, 2)), (0, 1))
 
 
-def unseen_surfaces(depth: np.ndarray, facing: np.ndarray, colour: np.ndarray, mask: np.ndarray,
+def unseen_surfaces(depth: np.ndarray, facing: np.ndarray, steepness: np.ndarray, colour: np.ndarray, mask: np.ndarray,
                     rng: np.random.Generator) -> np.ndarray:
     """No reading, but for some pixels, on surfaces seen at a glancing angle, too dark to return light, or polished.
 
     A polished lid or label throws the projector's light past the camera where it is turned a certain way: often a whole
-    face of the object, in the middle of its mask.
-    facing: (H, W) cosine between surface normal and ray; colour: (H, W, 3) uint8; mask: (H, W) bool, the object
+    face of the object, in the middle of its mask; of tins the lid, which lies level.
+    facing: (H, W) cosine between surface normal and ray; steepness: (H, W) cosine between ray and vertical, which is
+    that of level faces; colour: (H, W, 3) uint8; mask: (H, W) bool, the object
     """
     lost = np.zeros(depth.shape, bool)
+    if rng.random() < 0.2:
+        lost |= mask & (np.abs(facing - steepness) < 0.03)
     if rng.random() < 0.25:
         turned = rng.uniform(0.1, 0.9)
         lost |= mask & (np.abs(facing - turned) < rng.uniform(0.05, 0.3))

@@ -22,6 +22,7 @@ _LABEL = 1
 _MIN_POINTS = 50
 _NEAR_SURFACE = 3.0           # voxels of the 64^3 grid: where colour is asked for
 _MOST_VIEWS = 4
+LIDDED = ("can", "jar", "tub")          # procedural shapes
 WIDENED, WIDEST = 0.2, 1.7
 
 
@@ -30,7 +31,8 @@ class Curriculum:
     """What part of the samples is spoiled or reduced, each a share from 0 to 1.
 
     spoiled: errors of depth and mask; pasted: a foreground pasted over the target; several: two to four views;
-    no_depth: colour and mask only; support: the support plane is known; up: else, up is known
+    no_depth: colour and mask only; support: the support plane is known; up: else, up is known; tins: targets drawn from
+    those procedural shapes alone that have lids, which often give no depth
     """
 
     spoiled: float = 0.9
@@ -39,6 +41,7 @@ class Curriculum:
     no_depth: float = 0.12
     support: float = 0.7
     up: float = 0.5
+    tins: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,18 @@ def _reported(view: View, rng: np.random.Generator, shares: Curriculum) -> Frame
     if rng.random() < shares.pasted and mask.any():
         depth, mask, colour = pasted_occluder(depth, mask, colour, rng)
     if rng.random() < shares.spoiled:
-        depth = corrupted_depth(unseen_surfaces(depth, view.facing, colour, mask, rng), rng)
+        unseen = unseen_surfaces(depth, view.facing, _steepness(view), colour, mask, rng)
+        depth = corrupted_depth(unseen, rng)
         mask = corrupted_mask(mask, rng)
     return Frame(colour, depth, mask.astype(np.int32) * _LABEL, view.intrinsics)
+
+
+def _steepness(view: View) -> np.ndarray:
+    """(H, W) cosine between each pixel's ray and the vertical, 0 to 1."""
+    k = view.intrinsics
+    rows, columns = np.indices(view.depth.shape)
+    rays = np.stack([(columns - k.cx) / k.fx, (rows - k.cy) / k.fy, np.ones(view.depth.shape)], axis=-1)
+    return np.abs(rays @ view.camera_from_world[:3, 2]) / np.linalg.norm(rays, axis=-1)
 
 
 def _small_motion(rng: np.random.Generator, centre: np.ndarray) -> np.ndarray:
@@ -328,8 +340,11 @@ class Stream(IterableDataset):
 
     def _examples(self, store: MeshStore, rng: np.random.Generator, views: int, count: int) -> Iterator[Example]:
         found = 0
+        tins = np.flatnonzero(np.isin(store.name, LIDDED))
         while found < count:
-            example = make_example(store, int(rng.integers(len(store))), rng, views, self._shares)
+            is_tin = len(tins) and rng.random() < self._shares.tins
+            mesh = int(rng.choice(tins)) if is_tin else int(rng.integers(len(store)))
+            example = make_example(store, mesh, rng, views, self._shares)
             if example is not None:
                 found += 1
                 yield example
