@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,7 +188,7 @@ def test_mask_without_enough_depth_has_no_baseline(data):
 class PipelineOfBoxes:
     """Stands in for the pipeline: a box of 10 x 6 x 8 cm in the place of label 1, and a rejection of label 2."""
 
-    def run(self, frame: Frame) -> PipelineResult:
+    def run(self, frame: Frame, *_: Any) -> PipelineResult:
         box = trimesh.creation.box(extents=(0.10, 0.06, 0.08))
         pose = np.eye(4)
         pose[:3, 3] = np.median(back_project(frame.depth, frame.intrinsics, *np.nonzero(frame.labels == 1)), axis=0)

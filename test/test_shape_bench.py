@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -244,7 +245,7 @@ class Cheat:
     def __init__(self, frames_by_image: dict[bytes, frames.TrueFrame], mm: float):
         self._frames, self._mm = frames_by_image, mm
 
-    def run(self, frame: Frame, earlier=None) -> PipelineResult:
+    def run(self, frame: Frame, earlier=None, *_: Any) -> PipelineResult:
         true_frame = self._frames[frame.labels.tobytes()]
         if frame.depth is None:
             raise Fault(FaultCode.DEPTH_MISSING)

@@ -24,6 +24,7 @@ from sam3d_ros.perception.folder import read_frame_folder
 from sam3d_ros.perception.frame import Frame
 from sam3d_ros.perception.objects import ReconstructedObject
 from sam3d_ros.perception.pipeline import Pipeline
+from sam3d_ros.scene.rebuild import reconstruct
 
 # Words in an object's name that tell a thin-walled container: its volume is mostly wall, so that a small error of the
 # surface costs most of the volumetric IoU whoever rebuilds it.
@@ -99,25 +100,25 @@ BASELINES: dict[str, Method] = {
 def live(pipeline: Pipeline) -> Method:
     """The product, run now; objects that it rejects are named on stderr."""
 
-    def reconstruct(true: TrueFrame) -> dict[int, trimesh.Trimesh]:
-        result = pipeline.run(true.frame)
+    def rebuild(true: TrueFrame) -> dict[int, trimesh.Trimesh]:
+        result = reconstruct(pipeline, true.frame)
         for rejection in result.rejections:
             print(f"{true.name}: object {rejection.label} rejected: {rejection.fault}", file=sys.stderr)
         return {item.label: posed_mesh(item) for item in result.objects}
 
-    return reconstruct
+    return rebuild
 
 
 def stored(results: Path) -> Method:
     """The product's output as `sam3d reconstruct` wrote it to the folder `results`."""
 
-    def reconstruct(true: TrueFrame) -> dict[int, trimesh.Trimesh]:
+    def read(true: TrueFrame) -> dict[int, trimesh.Trimesh]:
         folder = results / true.name
         entries = json.loads((folder / "objects.json").read_text())
         return {entry["label"]: _load_mesh(folder / entry["mesh"]).apply_transform(entry["pose_object_to_camera"])
                 for entry in entries}
 
-    return reconstruct
+    return read
 
 
 def frame_folders(root: Path) -> list[Path]:

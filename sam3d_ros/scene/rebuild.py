@@ -1,7 +1,7 @@
 """When a reconstruction pays, and what it gives the tracker."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,9 @@ import numpy as np
 from trimesh import transform_points
 from trimesh.creation import box
 
-from ..perception.objects import ReconstructedObject, ScaleSource, Status
+from ..perception.evidence import Observation
+from ..perception.frame import Frame
+from ..perception.objects import Mesh, ReconstructedObject, ScaleSource, Status
 from .fusion import NEW_SIDE, angles, direction_of, make_view, observations
 from .parallel import in_parallel
 from .physics import body_from_object, settle
@@ -71,12 +73,22 @@ def pays(track: Track, camera_from_object: np.ndarray, area: float, now_ns: int)
 
 def run(pipeline: Pipeline, asked: Request, on_stage: Callable[[str], None] | None = None,
         physics: bool = True) -> PipelineResult:
-    """Reconstruct what a request asks for.  The one place where the scene calls the pipeline.
+    """Reconstruct what a request asks for.
 
     physics: what floats is drawn down, and surfaces that are unsure give way to each other and to the support
     """
-    result = pipeline.run(asked.frame, asked.earlier, on_stage, asked.others if physics else None)
-    if not physics or not result.objects or result.plane is None:
+    if not physics:
+        return pipeline.run(asked.frame, asked.earlier, on_stage, others=None)
+    return reconstruct(pipeline, asked.frame, asked.earlier, on_stage, asked.others)
+
+
+def reconstruct(pipeline: Pipeline, frame: Frame, earlier: Mapping[int, Sequence[Observation]] | None = None,
+                on_stage: Callable[[str], None] | None = None, others: Sequence[Mesh] = ()) -> PipelineResult:
+    """The objects of a frame as `Pipeline.run` gives them, whose arguments and Faults these are, after surfaces that
+    are unsure have given way to each other and to the support.
+    """
+    result = pipeline.run(frame, earlier, on_stage, others)
+    if result.plane is None:
         return result
     return replace(result, objects=yielding(result.objects, result.plane))
 
