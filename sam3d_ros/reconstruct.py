@@ -14,6 +14,7 @@ from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import clear_objects, read_frame_folder, write_objects
 from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig, PipelineResult
 from sam3d_ros.runtime.engine import ENGINE_CHOICES, MODEL_HELP, PRECISIONS
+from sam3d_ros.scene.rebuild import reconstruct, warm_up
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,12 +41,14 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
                        help="objects per frame, the largest masks first (default: %(default)s)")
     group.add_argument("--max-faces", type=int, default=default.max_faces, metavar="N",
                        help="triangles per mesh (default: %(default)s)")
+    group.add_argument("--no-symmetry", dest="symmetry", action="store_false",
+                       help="do not complete hidden sides by planes of symmetry")
 
 
 def pipeline_config(args: argparse.Namespace) -> PipelineConfig:
     """The configuration that the options of `add_pipeline_arguments` describe."""
     return PipelineConfig(model=args.model, engine=args.engine, precision=args.precision, threads=args.threads,
-                          max_objects=args.max_objects, max_faces=args.max_faces)
+                          max_objects=args.max_objects, max_faces=args.max_faces, symmetry=args.symmetry)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     faults = {}
     try:
         pipeline.warm_up()          # so that the first frame's latency is not the compiler's
+        warm_up()
         for folder, output in tqdm(outputs.items(), unit="frame", disable=not sys.stderr.isatty()):
             clear_objects(output)
             try:
@@ -88,7 +92,7 @@ def reconstruct_folder(pipeline: Pipeline, folder: Path, output: Path) -> str:
     """
     frame = read_frame_folder(folder)
     start = time.perf_counter()
-    result = pipeline.run(frame)
+    result = reconstruct(pipeline, frame)
     latency_ms = (time.perf_counter() - start) * 1e3
     ids = [f"object_{number}" for number in range(1, len(result.objects) + 1)]
     write_objects(output, result.objects, ids, latency_ms)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ class FakePipeline:
         self.config: PipelineConfig | None = None
         self.closed = False
 
-    def run(self, frame: Frame) -> PipelineResult:
+    def run(self, frame: Frame, *_: Any) -> PipelineResult:
         check_frame(frame)
         ghosts = [instance for instance in frame.instances if instance.class_id == "ghost"]
         rejections = tuple(Rejection(ghost.label, Fault(FaultCode.TOO_FEW_POINTS, "3 readings")) for ghost in ghosts)
@@ -102,9 +103,11 @@ def test_out_defaults_to_sam3d_out(tmp_path, pipeline, monkeypatch):
 
 def test_options_reach_the_pipeline(tmp_path, pipeline):
     folder = make_folder(tmp_path / "a", "mug")
-    options = "--engine onnxruntime --precision fp32 --threads 2 --max-faces 900 --max-objects 3 --model m.onnx".split()
-    assert cli.main(["reconstruct", str(folder), "-o", str(tmp_path / "out"), *options]) == 0
-    assert pipeline.config == PipelineConfig("m.onnx", "onnxruntime", "fp32", 2, max_objects=3, max_faces=900)
+    options = ("--engine onnxruntime --precision fp32 --threads 2 --max-faces 900 --max-objects 3 --model m.onnx "
+               "--no-symmetry")
+    assert cli.main(["reconstruct", str(folder), "-o", str(tmp_path / "out"), *options.split()]) == 0
+    assert pipeline.config == PipelineConfig("m.onnx", "onnxruntime", "fp32", 2, max_objects=3, max_faces=900,
+                                             symmetry=False)
 
 
 def test_a_rejected_object_is_named_and_the_others_are_written(tmp_path, pipeline, capsys):
@@ -161,7 +164,7 @@ def test_an_output_that_cannot_be_written_is_one_line(tmp_path, pipeline, capsys
 
 
 def test_ctrl_c_is_quiet(tmp_path, pipeline, monkeypatch, capsys):
-    def interrupt(frame):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "run", interrupt)

@@ -79,7 +79,7 @@ def true_distances(frame: Frame, posed: Mapping[int, trimesh.Trimesh]) -> dict[i
             metres = raycasting_scene(posed[label]).compute_signed_distance(
                 o3d.core.Tensor(cube.to_camera(grid).astype(np.float32))).numpy()
             surface = extract_surface((metres / cube.voxel).reshape((VOLUME,) * 3), np.zeros((COARSE,) * 3, np.float32),
-                                      cube, PipelineConfig().max_faces, NO_POINTS)
+                                      cube, PipelineConfig().max_faces, NO_POINTS, symmetry=False)
             if surface is not None:
                 meshes[label] = trimesh.Trimesh(surface.vertices, surface.triangles, process=False)
     return meshes

@@ -10,7 +10,7 @@
     views         two and four fused views against one
     colour        error of the colours on the unseen sides
     uncertainty   whether vertex_std tells where the surface is wrong
-    ablation      what colour and the free space around are worth (depth and views: no_depth, views)
+    ablation      what symmetry, colour and the free space around are worth (depth and views: no_depth, views)
 
 Distances are metric and nothing is aligned unless a section says so.
 """
@@ -50,7 +50,8 @@ from sam3d_ros.perception.evidence import Observation
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.frame import Frame
 from sam3d_ros.perception.objects import ReconstructedObject
-from sam3d_ros.perception.pipeline import Pipeline
+from sam3d_ros.perception.pipeline import Pipeline, PipelineResult
+from sam3d_ros.scene.rebuild import reconstruct
 
 PRODUCT, ORACLE = "sam3d", "oracle"
 UPPER_BOUNDS: dict[str, Method] = {
@@ -106,8 +107,8 @@ class Bench:
         return self._frames[scene_set, "views"]
 
     def reconstruct(self, frame: Frame, **earlier: Any) -> Results:
-        """The pipeline's results by label."""
-        return {item.label: item for item in self.pipeline.run(frame, **earlier).objects}
+        """The product's results by label."""
+        return by_label(reconstruct(self.pipeline, frame, **earlier))
 
     def results(self, scene_set: str) -> list[Results]:
         """The product on every frame of `frames(scene_set)`."""
@@ -128,6 +129,11 @@ class Bench:
                 score for where, results in zip(self.frames(scene_set), self.results(scene_set), strict=True)
                 for score in judge_frame(where, {PRODUCT: fixed(results)} | methods)]
         return self._scores[scene_set]
+
+
+def by_label(result: PipelineResult) -> Results:
+    """The objects of a result by their labels."""
+    return {item.label: item for item in result.objects}
 
 
 def asked_for(where: TrueFrame) -> Frame:
@@ -330,7 +336,7 @@ def uncertainty(bench: Bench) -> dict[str, Any]:
 
 
 def ablation(bench: Bench) -> dict[str, Any]:
-    """Chamfer distance on `easy` with a part of the input taken away, over that with all of it."""
+    """Chamfer distance on `easy` without symmetry, or with a part of the input taken away, over that with all of it."""
     before = [chamfer_mm(pair) if pair.item else np.nan for pair in bench.pairs("easy")]
 
     def ratio(run: Callable[[TrueFrame], Results]) -> dict[str, Any]:
@@ -340,7 +346,9 @@ def ablation(bench: Bench) -> dict[str, Any]:
         single = (bench.reconstruct(own_pixels_only(where.frame, true.label)) for true in where.objects)
         return {label: item for results in single for label, item in results.items()}
 
+    as_told = bench.pipeline.variant(symmetry=False)
     return {
+        "symmetry off": ratio(lambda where: by_label(reconstruct(as_told, asked_for(where)))),
         "colour off": ratio(lambda where: bench.reconstruct(without_colour(asked_for(where)))),
         "own pixels only": ratio(alone),
     }

@@ -59,6 +59,16 @@ class Cube:
         return (points @ self.virtual_from_camera.T - [0.0, 0.0, self.distance]) / self.edge
 
 
+    def along(self, rays: np.ndarray, n: int) -> np.ndarray:
+        """(R, n, 3) voxels of an n^3 grid over the cube: where rays, (R, 3) directions in the camera frame, pass each
+        of its layers, the nearest first."""
+        directions = rays @ self.virtual_from_camera.T
+        depths = (np.arange(n) + 0.5) / n - 0.5
+        points = directions[:, None] / directions[:, 2, None, None] * (self.distance / self.edge + depths)[:, None]
+        points[..., 2] -= self.distance / self.edge
+        return (points + 0.5) * n - 0.5
+
+
 def inlier_points(points: np.ndarray, factor: float = OUTLIER_FACTOR) -> np.ndarray:
     """Boolean (N,) of the points, (N, 3) in metres, that are near enough to their median to belong to one object.
 

@@ -12,11 +12,13 @@ _REACH = 2.7           # sigmas
 _FULL_COVER = 0.2      # share of a plane through the smoothing kernel that must be observed for the whole correction
 
 
-def follow_depth(distance: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def follow_depth(distance: np.ndarray, observed: np.ndarray,
+                 smoothing: tuple[float, ...] = _SMOOTHING) -> tuple[np.ndarray, np.ndarray]:
     """Signed distance moved so that its surface passes through what was observed, and smoothly less around that.
 
     The network is surest of the whole, the depth of what it saw.  distance: (n, n, n) float32, voxels; observed: (P, 3)
-    points in the cube's frame, edges.  A correction is the local mean of the distance at the observed points.
+    points in the cube's frame, edges; smoothing: sigmas of the corrections, voxels.  A correction is the local mean of
+    the distance at the observed points.
     Returns the distance, and how far the surface was observed at each voxel, 0 to 1, both (n, n, n) float32.
     """
     n = len(distance)
@@ -25,12 +27,12 @@ def follow_depth(distance: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray
     share = np.zeros(distance.shape, np.float32)
     if not len(points):
         return distance, share
-    margin = round(_REACH * max(_SMOOTHING)) + 1
+    margin = round(_REACH * max(smoothing)) + 1
     low = np.maximum(points.min(axis=0).astype(int) - margin, 0)
     high = np.minimum(points.max(axis=0).astype(int) + margin + 2, n)
     followed = distance.copy()
     window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    for sigma in _SMOOTHING:
+    for sigma in smoothing:
         offsets = np.arange(-round(_REACH * sigma), round(_REACH * sigma) + 1)
         kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
         _correct(followed[window], points - low, (kernel / kernel.sum()).astype(np.float32),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -31,6 +32,7 @@ _LEAST_READINGS, _ENOUGH_POINTS = 4, 4000       # of a view, to find an object's
 _PLANE_SCALE_STD, _MODEL_SCALE_STD = 0.1, 0.5   # 1 sigma of the scale factor without depth
 MOST_VIEWS = 8                  # of one object that are fused
 _LEAST_ABOVE = 0.2              # share of an object's points: below, it is as flat as what it lies on
+_MASK_EDGE = 2                  # pixels of a mask's border that may belong to what is beside the object
 _CLEARANCE = 0.003              # metres above the support: nearer than this a reading may be the support's
 _BOX_CLEARANCE = 0.008          # metres above the support from which a box's content counts as the object
 
@@ -45,8 +47,8 @@ class PipelineConfig:
     model: base or small, the models that are shipped, or the path of an ONNX student; engine: one of
     runtime.engine.ENGINE_CHOICES; precision: one of PRECISIONS there; threads: 0 = all cores; allow_engine_build: build
     an engine for this GPU if there is none yet, which takes minutes; max_objects: the largest masks of a frame are
-    kept; max_faces: triangles per mesh; min_points: depth readings inside a mask (without depth: pixels) that are too
-    few below this
+    kept; max_faces: triangles per mesh; symmetry: complete hidden sides by planes of symmetry; min_points: depth
+    readings inside a mask (without depth: pixels) that are too few below this
     """
 
     model: str = DEFAULT_MODEL
@@ -56,6 +58,7 @@ class PipelineConfig:
     allow_engine_build: bool = True
     max_objects: int = 16
     max_faces: int = 5000
+    symmetry: bool = True
     min_points: int = 50
 
 
@@ -85,6 +88,7 @@ class _Candidate:
     """An instance with its depth readings: points (P, 3) float64, metres, camera frame, at rows and columns (P,).
 
     seen: (Q, 3), some of them and of what other views show of it, in the same frame; the surface is fitted to these.
+    unread: (U, 3), as many of the mask's pixels without a reading, their directions in the same frame.
 
     Without depth there are no points, and the cube stands at the scale at which the object's near side lies at 1 m.
     """
@@ -94,6 +98,7 @@ class _Candidate:
     rows: np.ndarray
     columns: np.ndarray
     seen: np.ndarray
+    unread: np.ndarray
     cube: Cube
     status: Status
 
@@ -175,7 +180,7 @@ class Pipeline:
             surfaces = list(self._workers.map(
                 lambda candidate, distance, log_std: extract_surface(
                     distance, log_std, candidate.cube, self.config.max_faces, candidate.seen,
-                    _outline(frame, candidate)),
+                    _outline(frame, candidate), candidate.unread, self.config.symmetry),
                 candidates, outputs["distance"][:, 0], outputs["log_std"][:, 0])) if candidates else []
             rejections += [_rejection(candidate.instance, FaultCode.SHAPE_NOT_FOUND)
                            for candidate, surface in zip(candidates, surfaces, strict=True) if surface is None]
@@ -191,6 +196,11 @@ class Pipeline:
                 found, surfaces))
         report("DONE")
         return PipelineResult(objects, tuple(rejections), clock.milliseconds, plane)
+
+    def variant(self, **changes: Any) -> Pipeline:
+        """A pipeline with the same engine, which this one frees, and other settings of what comes before and after it.
+        """
+        return Pipeline(self._engine, replace(self.config, **changes))
 
     def close(self) -> None:
         """Free the engine."""
@@ -235,12 +245,14 @@ class Pipeline:
                 continue
             further = np.concatenate([NO_POINTS, *(observed_points(view, _LEAST_READINGS, _ENOUGH_POINTS)
                                                    for view in earlier.get(instance.label, ()))])
-            thin = points[::max(1, len(points) // _ENOUGH_POINTS)]
+            step = max(1, len(points) // _ENOUGH_POINTS)
+            thin = points[::step]
             cube = fit_cube(thin, IMAGE_UP if up is None else up, further)
             doubtful = instance.is_box or len(points) < _FEW_POINTS * self.config.min_points or \
                 _touches_border(window, labels.shape)
             seen = _above_support(np.concatenate([thin, further]), plane)
-            found.append(_Candidate(instance, points, rows, columns, seen, cube,
+            unread = NO_POINTS if instance.is_box else _unread(frame, instance.label, window)[::step]
+            found.append(_Candidate(instance, points, rows, columns, seen, unread, cube,
                                     Status.LOW_QUALITY if doubtful else Status.OK))
         kept, surplus = self._largest(found)
         return replace(frame, labels=labels), kept, rejections + surplus
@@ -256,7 +268,8 @@ class Pipeline:
                 rejections.append(_rejection(instance, FaultCode.TOO_FEW_POINTS, f"{len(rows)} pixels"))
                 continue
             cube = fit_cube_to_mask(rows, columns, frame.intrinsics, IMAGE_UP if up is None else up)
-            found.append(_Candidate(instance, NO_POINTS, rows, columns, NO_POINTS, cube, Status.LOW_QUALITY))
+            found.append(_Candidate(instance, NO_POINTS, rows, columns, NO_POINTS, NO_POINTS, cube,
+                                    Status.LOW_QUALITY))
         kept, surplus = self._largest(found)
         return frame, kept, rejections + surplus
 
@@ -352,9 +365,20 @@ def _outline(frame: Frame, candidate: _Candidate) -> np.ndarray:
         order = np.lexsort((minor, major))
         new = np.flatnonzero(np.diff(major[order])) + 1
         ends += [order[np.r_[0, new]], order[np.r_[new - 1, -1]]]
-    index, k = np.concatenate(ends), frame.intrinsics
-    x, y = (candidate.columns[index] - k.cx) / k.fx, (candidate.rows[index] - k.cy) / k.fy
-    return np.stack([x, y, np.ones(len(index))], axis=1)
+    index = np.concatenate(ends)
+    return _directions(frame.intrinsics, candidate.rows[index], candidate.columns[index])
+
+
+def _unread(frame: Frame, label: int, window: tuple[slice, slice]) -> np.ndarray:
+    """(U, 3) directions, camera frame, of the pixels well inside an instance's mask that have no depth."""
+    own = ndimage.binary_erosion(frame.labels[window] == label, iterations=_MASK_EDGE)
+    rows, columns = np.nonzero(own & (frame.depth[window] == 0))
+    return _directions(frame.intrinsics, rows + window[0].start, columns + window[1].start)
+
+
+def _directions(k: Intrinsics, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """(P, 3) directions, camera frame, of pixels (P,), one long along the optical axis."""
+    return np.stack([(columns - k.cx) / k.fx, (rows - k.cy) / k.fy, np.ones(len(rows))], axis=1)
 
 
 def _sized(frame: Frame, candidate: _Candidate, surface: Surface,

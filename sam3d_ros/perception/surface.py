@@ -6,11 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ..runtime.signature import COARSE, VOLUME
+from ..runtime.signature import VOLUME
 from .cube import NO_POINTS, Cube
 from .decimation import decimated
 from .following import follow_depth
+from .hollows import without_unseen_hollows
 from .isosurface import zero_surface
+from .symmetry import completed
+from .uncertainty import voxel_std
 
 _OUTSIDE = 4.0         # voxels, where it is known to be outside
 _LEAST = 1e-2          # voxels; no distance nearer to zero, so that no vertex falls onto a grid point and meets others
@@ -21,7 +24,6 @@ _MISSED_SHARE = 0.3    # of the observed points, above which those that were mis
 _SHELL = 1.0           # voxels, half its thickness
 _MOST_FILLED = 4.0     # voxels by which the surface is moved to the mask's outline, at most
 _MAX_TRIANGLES = 60_000  # before decimation; no object fills the volume with so much surface, noise does
-_STD_RANGE = (0.1, 8.0)  # voxels
 # 1 sigma of a surface that was observed: by the grid, voxels, and by the depth camera's own error, shares of the depth.
 _SEEN_STD, _DEPTH_STD = 0.25, 0.002
 
@@ -92,13 +94,9 @@ def filled_outline(distance: np.ndarray, cube: Cube, outline: np.ndarray) -> np.
     Where depth does not tell, the network is cautious, and what it is sure of is smaller than the object.
     distance: (n, n, n) voxels; outline: (R, 3) directions of the outline's pixels, camera frame.
     """
-    n = len(distance)
-    rays = outline @ cube.virtual_from_camera.T
-    depths = (np.arange(n) + 0.5) / n - 0.5
-    along = rays[:, None] / rays[:, 2, None, None] * (cube.distance / cube.edge + depths)[None, :, None]
-    along[..., 2] -= cube.distance / cube.edge
-    values = ndimage.map_coordinates(distance, ((along + 0.5) * n - 0.5).reshape(-1, 3).T, order=1, cval=_OUTSIDE)
-    nearest = values.reshape(len(rays), n).min(axis=1)
+    along = cube.along(outline, len(distance))
+    values = ndimage.map_coordinates(distance, along.reshape(-1, 3).T, order=1, cval=_OUTSIDE)
+    nearest = values.reshape(along.shape[:2]).min(axis=1)
     return distance - np.float32(np.clip(np.median(nearest), 0, _MOST_FILLED))
 
 
@@ -113,12 +111,15 @@ def _points_near(pieces: np.ndarray, count: int, voxels: np.ndarray) -> np.ndarr
 
 
 def extract_surface(distance: np.ndarray, log_std: np.ndarray, cube: Cube, max_faces: int,
-                    observed: np.ndarray, outline: np.ndarray = NO_POINTS) -> Surface | None:
+                    observed: np.ndarray, outline: np.ndarray = NO_POINTS, unread: np.ndarray = NO_POINTS,
+                    symmetry: bool = True) -> Surface | None:
     """Iso-surface of a signed distance in `cube`, with about `max_faces` triangles at most.
 
     distance: (64, 64, 64) voxels, negative inside; log_std: (32, 32, 32) logarithm of its 1-sigma error in voxels;
     observed: (P, 3) metres, camera frame, points seen of the object; a few thousand of each view are enough; without
-    depth there are none, but directions (R, 3) of the mask's outline, camera frame.
+    depth there are none, but directions (R, 3) of the mask's outline, camera frame; unread: (Q, 3) directions of pixels
+    of the mask without a reading, as many to the number of `observed` as there are; symmetry: complete it by planes of
+    symmetry.
     Returns None if there is no solid, or so ragged a one that it can only be noise.
     """
     if len(outline):
@@ -126,8 +127,12 @@ def extract_surface(distance: np.ndarray, log_std: np.ndarray, cube: Cube, max_f
     if (distance < 0).sum() < _MIN_VOXELS:
         return None              # where nothing was found, what was seen does not make a solid
     seen = cube.from_camera(observed)
-    followed, observed_share = follow_depth(with_what_was_seen(distance, seen), seen)
-    found = object_solid(followed, seen)
+    distance = without_unseen_hollows(distance, cube, seen, unread)
+    distance, observed_share = follow_depth(with_what_was_seen(distance, seen), seen)
+    std = voxel_std(log_std, observed_share, np.hypot(_SEEN_STD, _DEPTH_STD * cube.distance / cube.voxel))
+    if symmetry:
+        distance, std = completed(distance, std, seen)
+    found = object_solid(distance, seen)
     if found is None:
         return None
     solid, low = found
@@ -136,18 +141,9 @@ def extract_surface(distance: np.ndarray, log_std: np.ndarray, cube: Cube, max_f
         return None
     vertices, triangles = decimated(vertices, triangles, max_faces)
     in_voxels = vertices + low
-    in_cube = (in_voxels + 0.5) / VOLUME - 0.5
-    points = cube.to_camera(in_cube)
-    told = np.clip(np.exp(sampled(log_std[None], in_cube)[:, 0]), *_STD_RANGE) * cube.voxel
-    if_seen = np.minimum(told, np.hypot(_SEEN_STD * cube.voxel, _DEPTH_STD * points[:, 2]))
-    std = told + ndimage.map_coordinates(observed_share, in_voxels.T, order=1) * (if_seen - told)
-    return Surface(points, triangles.astype(np.uint32), std.astype(np.float32))
-
-
-def sampled(volume: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Values (N, C) of a volume (C, 32, 32, 32) over the cube at points (N, 3) of its frame, in edges."""
-    grid = ((points + 0.5) * COARSE - 0.5).T
-    return np.stack([ndimage.map_coordinates(channel, grid, order=1, mode="nearest") for channel in volume], axis=1)
+    points = cube.to_camera((in_voxels + 0.5) / VOLUME - 0.5)
+    vertex_std = ndimage.map_coordinates(std, in_voxels.T, order=1, mode="nearest") * cube.voxel
+    return Surface(points, triangles.astype(np.uint32), vertex_std.astype(np.float32))
 
 
 def _window(inside: np.ndarray) -> tuple[np.ndarray, tuple[slice, ...]]:

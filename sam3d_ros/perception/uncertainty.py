@@ -1,12 +1,14 @@
-"""From how sure the surface is to how sure pose and scale are."""
+"""How sure the surface is, and from that how sure pose and scale are."""
 from __future__ import annotations
 
+import numba
 import numpy as np
 
 # Errors of neighbouring vertices agree; a mesh's error behaves like that of about this many independent patches.
 INDEPENDENT_PATCHES = 12
 _SIDE = 0.15  # of the size: what counts as one side of the box
 _LEAST_LEVER = 0.005  # metres
+_STD_RANGE = (0.1, 8.0)  # voxels, of what the network says
 
 
 def pose_uncertainty(vertices: np.ndarray, vertex_std: np.ndarray, size: np.ndarray,
@@ -35,3 +37,32 @@ def pose_uncertainty(vertices: np.ndarray, vertex_std: np.ndarray, size: np.ndar
     covariance[:3, :3] = rotation @ np.diag(side_variance / 4) @ rotation.T
     covariance[3:, 3:] = rotation @ np.diag(rotation_variance) @ rotation.T
     return covariance, float(np.sqrt(side_variance.sum()) / np.linalg.norm(size))
+
+
+def voxel_std(log_std: np.ndarray, observed_share: np.ndarray, observed_std: float) -> np.ndarray:
+    """(n, n, n) float32 voxels, 1 sigma of the surface where it passes each voxel.
+
+    log_std: (n / 2, n / 2, n / 2), logarithm of what the network says, voxels; observed_share: (n, n, n) float32, how
+    far the surface was observed, 0 to 1; observed_std: voxels, 1 sigma of what was.
+    """
+    return _voxel_std(np.clip(np.exp(log_std), *_STD_RANGE).astype(np.float32), observed_share,
+                      np.float32(observed_std))
+
+
+@numba.njit(nogil=True, cache=True)
+def _voxel_std(told, share, observed):  # pragma: no cover (compiled)
+    """`voxel_std` of the network's own (m, m, m), interpolated between the centres of its voxels."""
+    n, m = len(share), len(told)
+    near, far = np.float32(0.75), np.float32(0.25)
+    std, rows, row = np.empty((n, n, n), np.float32), np.empty((m, m), np.float32), np.empty(m, np.float32)
+    for i in range(n):
+        beside = min(max(i // 2 + (1 if i % 2 else -1), 0), m - 1)
+        rows[:] = near * told[i // 2] + far * told[beside]
+        for j in range(n):
+            beside = min(max(j // 2 + (1 if j % 2 else -1), 0), m - 1)
+            row[:] = near * rows[j // 2] + far * rows[beside]
+            for k in range(n):
+                beside = min(max(k // 2 + (1 if k % 2 else -1), 0), m - 1)
+                own = near * row[k // 2] + far * row[beside]
+                std[i, j, k] = own + share[i, j, k] * (min(own, observed) - own)
+    return std
