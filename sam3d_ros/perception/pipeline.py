@@ -14,6 +14,7 @@ from scipy import ndimage
 from threadpoolctl import ThreadpoolController
 
 from ..runtime.engine import DEFAULT_MODEL, BuildOptions, Engine, EngineError, load_engine
+from . import hollows
 from .appearance import seen_vertices, vertex_colours, vertex_normals
 from .cube import IMAGE_UP, NO_POINTS, Cube, fit_cube, fit_cube_to_mask, inlier_points
 from .evidence import Observation, filled, first_view, further_view, observed_points, support_row
@@ -142,6 +143,7 @@ class Pipeline:
         camera = Intrinsics(64 * count, 48, 100, 100, 32 * count, 24)
         self.run(Frame(np.full((*labels.shape, 3), 128, np.uint8), np.tile(depth, (1, count)), labels, camera,
                        tuple(Instance(n) for n in range(1, count + 1))))
+        hollows.warm_up()
 
     def __call__(self, frame: Frame) -> list[ReconstructedObject]:
         """The objects of `run`."""
