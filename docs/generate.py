@@ -171,7 +171,8 @@ def bytes_to_mesh() -> str:
         rows = [(engine, objects, f"{run['ms']['p50']:.0f}", f"{run['ms']['p95']:.0f}")
                 for engine, result in report["engines"].items() for objects, run in result.get("objects", {}).items()]
         parts.append(f"From image bytes ({report['image']}) to mesh bytes in one process ({environment['cpu']}, "
-                     f"{environment['cores']} cores, {', '.join(environment['cpu_instructions'])}):\n\n"
+                     f"{environment['cores']} cores, {', '.join(environment['cpu_instructions'])}), at commit "
+                     f"{environment['git_commit']}:\n\n"
                      + table(("engine", "objects", "median ms", "95th percentile ms"), rows))
     return "\n".join(parts)
 

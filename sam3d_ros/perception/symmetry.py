@@ -9,6 +9,7 @@ offset along it, voxels.
 """
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import numba
@@ -34,7 +35,7 @@ _DAMPING = np.float32(1e-3)         # of a fit's steps, share of the curvature a
 _FAR = np.float32(2.5)              # voxels: what is farther from the surface on all sides stays as it is
 _RUN = 4               # voxels in a row that are mixed together, or left
 _MARGIN = 5            # voxels around a sample of the surface and its images, in which all of both lie
-_KEPT = (1.5, 0.8), (0.5, 0.5)          # sigmas of `follow_depth`, voxels, after each round and at the end
+_KEPT = (0.8,)         # sigmas of `follow_depth`, voxels, between rounds
 
 # Without a check for zero in every division.
 _compiled = numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
@@ -47,16 +48,18 @@ def completed(distance: np.ndarray, std: np.ndarray, observed: np.ndarray) -> tu
     cube's frame, edges, and its standard deviation.  It still follows that afterwards.  Returns both anew, or as they
     are if there is no such plane.
     """
-    planes, known = _starts(distance, std), std
+    shape = _shape(distance, std)
+    planes = _starts(shape)
     for steps in _STEPS:
-        planes, chosen = _fitted_planes(distance, std, planes, steps)
+        planes, chosen = _fitted_planes(shape, planes, steps)
         if not len(chosen):
             break
-        distance, known = mirrored(distance, std, chosen)
-        distance, _ = follow_depth(distance, observed, _KEPT[0])
-    if known is not std:
-        distance, _ = follow_depth(distance, observed, _KEPT[1])
-    return distance, known
+        distance, known = _mirrored(shape, chosen)
+        if steps != _STEPS[-1]:
+            shape = _shape(follow_depth(distance, observed, _KEPT)[0], std)
+    if distance is shape.distance:
+        return distance, std
+    return follow_depth(distance, observed)[0], known
 
 
 def symmetry_planes(distance: np.ndarray, std: np.ndarray) -> np.ndarray:
@@ -65,7 +68,8 @@ def symmetry_planes(distance: np.ndarray, std: np.ndarray) -> np.ndarray:
     distance, std: (n, n, n) float32, signed distance and its standard deviation, voxels.  How well they agree is
     weighted by how sure both places are: what was seen decides.
     """
-    return _fitted_planes(distance, std, _starts(distance, std), _STEPS[0])[1]
+    shape = _shape(distance, std)
+    return _fitted_planes(shape, _starts(shape), _STEPS[0])[1]
 
 
 def mirrored(distance: np.ndarray, std: np.ndarray, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -75,30 +79,48 @@ def mirrored(distance: np.ndarray, std: np.ndarray, planes: np.ndarray) -> tuple
     weighted by their variances; that of an image is greater by what the sides differ by.  The standard deviation is
     the least of them all: what the network guesses on two sides is no independent evidence.
     """
-    points = _spread(_surface_points(distance), _TRIED)
-    low, high = _reach(points, planes, len(distance))
-    return _mixed(distance, std, _field(distance, std), planes, low, high)
+    return _mirrored(_shape(distance, std), planes)
 
 
-def _starts(distance: np.ndarray, std: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class _Shape:
+    """distance, std: (n, n, n) float32, voxels; points: (P, 3) float32, voxels, all over the surface; field: distance
+    and variance of each voxel side by side, (2 n^3,): they are looked up together.
+    """
+
+    distance: np.ndarray
+    std: np.ndarray
+    points: np.ndarray
+    field: np.ndarray
+
+
+def _shape(distance: np.ndarray, std: np.ndarray) -> _Shape:
+    return _Shape(distance, std, _surface_points(distance), np.stack([distance, std ** 2], axis=-1).ravel())
+
+
+def _starts(shape: _Shape) -> np.ndarray:
     """Planes (K, 5) that are worth fitting, the best first."""
-    points = _spread(_surface_points(distance), _TRIED)
+    points = _spread(shape.points, _TRIED)
     if not len(points):
         return np.empty((0, 5), np.float32)
-    planes = _tried(_field(distance, std), len(distance), points, _directions(), _OFFSETS)
+    planes = _tried(shape.field, len(shape.distance), points, _directions(), _OFFSETS)
     return _distinct(planes, _STARTS_APART)[:_MOST_FITTED]
 
 
-def _fitted_planes(distance: np.ndarray, std: np.ndarray, planes: np.ndarray,
-                   steps: int) -> tuple[np.ndarray, np.ndarray]:
+def _fitted_planes(shape: _Shape, planes: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """The planes (K, 5) fitted to the shape, without the hopeless ones, and those of them that are to be used."""
-    points = _spread(_surface_points(distance), _FITTED)
+    points = _spread(shape.points, _FITTED)
     if not len(points) or not len(planes):
         return planes[:0], planes[:0]
-    n, field = len(distance), _field(distance, std)
-    planes = _fitted(field, n, points, planes, steps)
+    n = len(shape.distance)
+    planes = _fitted(shape.field, n, points, planes, steps)
     found = _distinct(planes[planes[:, 0] < _ACCEPTED], _APART)
-    return planes[planes[:, 0] < _HOPELESS], _most_telling(found, _variances(field, n, points, found))
+    return planes[planes[:, 0] < _HOPELESS], _most_telling(found, _variances(shape.field, n, points, found))
+
+
+def _mirrored(shape: _Shape, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    low, high = _reach(_spread(shape.points, _TRIED), planes, len(shape.distance))
+    return _mixed(shape.distance, shape.std, shape.field, planes, low, high)
 
 
 def _distinct(planes: np.ndarray, apart: float) -> np.ndarray:
@@ -151,11 +173,6 @@ def _most_telling(planes: np.ndarray, variances: np.ndarray) -> np.ndarray:
         chosen.append(int(gains.argmax()))
         least = np.minimum(least, told[chosen[-1]])
     return planes[chosen]
-
-
-def _field(distance: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """Distance and variance of each voxel side by side, (2 n^3,): they are looked up together."""
-    return np.stack([distance, std ** 2], axis=-1).ravel()
 
 
 @_compiled
@@ -334,7 +351,7 @@ def _across(x, y, z):  # pragma: no cover (compiled)
 
 @_compiled
 def _mixed(distance, std, field, planes, low, high):  # pragma: no cover (compiled)
-    """`mirrored` from voxel `low` to `high`, (3,) each; field: of `_field`."""
+    """`mirrored` from voxel `low` to `high`, (3,) each; field: as in `_Shape`."""
     n, mixed, new_std = len(distance), distance.copy(), std.copy()
     one, two, last = np.float32(1), np.float32(2), np.float32(n - 1)
     # Image of the row's first voxel in each plane, and how it moves from voxel to voxel.
