@@ -143,10 +143,12 @@ def published() -> str:
 
 
 def speed() -> str:
-    """Time from the image's stamp to the result in another process, from benchmarks/results/latency.json."""
-    report = read_result("latency")
-    if report is None:
-        return ""
+    """Time from the image's stamp to the result in another process, on each kind of processor it was measured on."""
+    return "\n".join(speed_of(report) for name in ("latency", "latency_avx2") if (report := read_result(name)))
+
+
+def speed_of(report: dict[str, Any]) -> str:
+    """The same on one processor."""
     rows = []
     for objects, runs in report["objects"].items():
         for mode, run in runs.items():
@@ -155,8 +157,9 @@ def speed() -> str:
                          f"{run['results_per_second']:.1f}"))
     environment = report["environment"]
     return (f"From the image's stamp ({report['image']}) to the result received in another process, new meshes and "
-            f"poses of known objects; {environment['cpu']}, {environment['cores']} cores, {report['engine']}, at "
-            f"commit {environment['git_commit']}:\n\n"
+            f"poses of known objects; {environment['cpu']}, {environment['cores']} cores "
+            f"({', '.join(environment['cpu_instructions'])}), {report['engine']}, at commit "
+            f"{environment['git_commit']}:\n\n"
             + table(("objects", "result", "camera", "median ms", "95th percentile ms", "results per second"), rows))
 
 
