@@ -142,6 +142,12 @@ def published() -> str:
     return table(("method", "figure", "on"), [(r["name"], r["figure"], r["on"]) for r in REFERENCES])
 
 
+def processor(environment: dict[str, Any]) -> str:
+    """What a report was measured on."""
+    return (f"{environment['cpu']}, {environment['cores']} cores "
+            f"({', '.join(environment['cpu_instructions'])})")
+
+
 def speed() -> str:
     """Time from the image's stamp to the result in another process, on each kind of processor it was measured on."""
     return "\n".join(speed_of(report) for name in ("latency", "latency_avx2") if (report := read_result(name)))
@@ -157,8 +163,7 @@ def speed_of(report: dict[str, Any]) -> str:
                          f"{run['results_per_second']:.1f}"))
     environment = report["environment"]
     return (f"From the image's stamp ({report['image']}) to the result received in another process, new meshes and "
-            f"poses of known objects; {environment['cpu']}, {environment['cores']} cores "
-            f"({', '.join(environment['cpu_instructions'])}), {report['engine']}, at commit "
+            f"poses of known objects; {processor(environment)}, {report['engine']}, at commit "
             f"{environment['git_commit']}:\n\n"
             + table(("objects", "result", "camera", "median ms", "95th percentile ms", "results per second"), rows))
 
@@ -173,9 +178,8 @@ def bytes_to_mesh() -> str:
         environment = report["environment"]
         rows = [(engine, objects, f"{run['ms']['p50']:.0f}", f"{run['ms']['p95']:.0f}")
                 for engine, result in report["engines"].items() for objects, run in result.get("objects", {}).items()]
-        parts.append(f"From image bytes ({report['image']}) to mesh bytes in one process ({environment['cpu']}, "
-                     f"{environment['cores']} cores, {', '.join(environment['cpu_instructions'])}), at commit "
-                     f"{environment['git_commit']}:\n\n"
+        parts.append(f"From image bytes ({report['image']}) to mesh bytes in one process; {processor(environment)}, at "
+                     f"commit {environment['git_commit']}:\n\n"
                      + table(("engine", "objects", "median ms", "95th percentile ms"), rows))
     return "\n".join(parts)
 
@@ -297,9 +301,7 @@ def physics() -> str:
         scenes = report["scenes"] * (len(report["kinds"]) - 1 if kind == "all" else 1)
         rows.append((kind, f"{figures['objects']} in {scenes} scenes", *changes, str(figures["refused"]),
                      f"{figures['settle_ms_median']:.1f}"))
-    environment = report["environment"]
-    return (f"{report['engine']}, on {environment['cpu']}, {environment['cores']} cores "
-            f"({', '.join(environment['cpu_instructions'])}):\n\n"
+    return (f"{report['engine']}, on {processor(report['environment'])}:\n\n"
             + table(("scenes", "objects", "penetration mm", "gap mm", "CD mm", "refused", "settle ms"), rows))
 
 

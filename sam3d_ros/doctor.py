@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from sam3d_ros.perception.faults import Fault, FaultCode
-from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
+from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, pixel_directions
 
 SUPPORTED_PYTHON = ((3, 10), (3, 13))
 DISCOVERY_SECONDS = 2.0
@@ -273,8 +273,7 @@ def sample_frame() -> Frame:
     """A ball of 5 cm radius in front of a wall, 640x480: enough to run the whole pipeline once."""
     intrinsics = Intrinsics(640, 480, 600.0, 600.0, 319.5, 239.5)
     rows, columns = np.mgrid[:intrinsics.height, :intrinsics.width]
-    rays = np.stack([(columns - intrinsics.cx) / intrinsics.fx, (rows - intrinsics.cy) / intrinsics.fy,
-                     np.ones(rows.shape)], axis=-1)
+    rays = pixel_directions(intrinsics, rows, columns)
     centre, radius, wall = np.array([0.0, 0.0, 0.6]), 0.05, 0.65
     # |z * ray - centre| = radius, the nearer of its solutions in z
     a, b, c = (rays**2).sum(axis=-1), rays @ centre, centre @ centre - radius**2

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..runtime.signature import VOLUME
-from .frame import Intrinsics
+from .frame import Intrinsics, pixel_directions
 
 # Edge of the cube and depth of its centre behind the near side, in units of the largest extent of the seen points: the
 # hidden part lies behind, and mostly within, what is seen.
@@ -117,6 +117,4 @@ def fit_cube_to_mask(rows: np.ndarray, columns: np.ndarray, intrinsics: Intrinsi
 
     rows, columns: (N,) integer pixels of the mask; up: as in `fit_cube`.
     """
-    points = np.stack([(columns - intrinsics.cx) / intrinsics.fx, (rows - intrinsics.cy) / intrinsics.fy,
-                       np.ones(len(rows))], axis=1)
-    return fit_cube(points, up)
+    return fit_cube(pixel_directions(intrinsics, rows, columns), up)

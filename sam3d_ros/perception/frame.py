@@ -63,15 +63,21 @@ class Frame:
     support_height: float | None = None
 
 
+def pixel_directions(intrinsics: Intrinsics, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Directions of pixels in the camera frame, with z = 1.
+
+    rows, columns: (...,) pixel coordinates. Returns (..., 3) float64.
+    """
+    return np.stack([(columns - intrinsics.cx) / intrinsics.fx, (rows - intrinsics.cy) / intrinsics.fy,
+                     np.ones(np.shape(rows))], axis=-1)
+
+
 def back_project(depth: np.ndarray, intrinsics: Intrinsics, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Points of the given pixels in the camera frame.
 
     depth: (H, W) float32 metres; rows, columns: (N,) integer pixel indices. Returns (N, 3) float64, metres.
     """
-    z = depth[rows, columns].astype(np.float64)
-    x = (columns - intrinsics.cx) / intrinsics.fx * z
-    y = (rows - intrinsics.cy) / intrinsics.fy * z
-    return np.stack([x, y, z], axis=1)
+    return pixel_directions(intrinsics, rows, columns) * depth[rows, columns, None].astype(np.float64)
 
 
 def check_frame(frame: Frame) -> None:

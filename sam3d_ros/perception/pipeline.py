@@ -19,7 +19,7 @@ from .appearance import seen_vertices, vertex_colours, vertex_normals
 from .cube import IMAGE_UP, NO_POINTS, Cube, fit_cube, fit_cube_to_mask, inlier_points
 from .evidence import Observation, filled, first_view, further_view, observed_points, support_row
 from .faults import Fault, FaultCode
-from .frame import Frame, Instance, Intrinsics, back_project, check_frame
+from .frame import Frame, Instance, Intrinsics, back_project, check_frame, pixel_directions
 from .object_frame import object_frame
 from .objects import Mesh, ReconstructedObject, ScaleSource, Status
 from .outline import grown_masks
@@ -368,19 +368,14 @@ def _outline(frame: Frame, candidate: _Candidate) -> np.ndarray:
         new = np.flatnonzero(np.diff(major[order])) + 1
         ends += [order[np.r_[0, new]], order[np.r_[new - 1, -1]]]
     index = np.concatenate(ends)
-    return _directions(frame.intrinsics, candidate.rows[index], candidate.columns[index])
+    return pixel_directions(frame.intrinsics, candidate.rows[index], candidate.columns[index])
 
 
 def _unread(frame: Frame, label: int, window: tuple[slice, slice]) -> np.ndarray:
     """(U, 3) directions, camera frame, of the pixels well inside an instance's mask that have no depth."""
     own = ndimage.binary_erosion(frame.labels[window] == label, iterations=_MASK_EDGE)
     rows, columns = np.nonzero(own & (frame.depth[window] == 0))
-    return _directions(frame.intrinsics, rows + window[0].start, columns + window[1].start)
-
-
-def _directions(k: Intrinsics, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """(P, 3) directions, camera frame, of pixels (P,), one long along the optical axis."""
-    return np.stack([(columns - k.cx) / k.fx, (rows - k.cy) / k.fy, np.ones(len(rows))], axis=1)
+    return pixel_directions(frame.intrinsics, rows + window[0].start, columns + window[1].start)
 
 
 def _sized(frame: Frame, candidate: _Candidate, surface: Surface,

@@ -48,16 +48,16 @@ def completed(distance: np.ndarray, std: np.ndarray, observed: np.ndarray) -> tu
     cube's frame, edges, and its standard deviation.  It still follows that afterwards.  Returns both anew, or as they
     are if there is no such plane.
     """
-    shape = _shape(distance, std)
+    shape, known = _shape(distance, std), std
     planes = _starts(shape)
-    for steps in _STEPS:
+    for number, steps in enumerate(_STEPS):
+        if number:
+            shape = _shape(follow_depth(distance, observed, _KEPT)[0], std)
         planes, chosen = _fitted_planes(shape, planes, steps)
         if not len(chosen):
             break
         distance, known = _mirrored(shape, chosen)
-        if steps != _STEPS[-1]:
-            shape = _shape(follow_depth(distance, observed, _KEPT)[0], std)
-    if distance is shape.distance:
+    if known is std:
         return distance, std
     return follow_depth(distance, observed)[0], known
 

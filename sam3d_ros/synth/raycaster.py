@@ -14,7 +14,7 @@ import open3d as o3d
 import trimesh
 from scipy import ndimage
 
-from ..perception.frame import Intrinsics
+from ..perception.frame import Intrinsics, pixel_directions
 
 # (points (N, 3) in the body's frame, corners (N, 3) vertex indices, weights (N, 3) barycentric) -> (N, 3) uint8 RGB
 Paint = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -174,8 +174,7 @@ class Raycaster:
 def pixel_rays(intrinsics: Intrinsics, world_from_camera: np.ndarray) -> np.ndarray:
     """(H * W, 6) float32: origin and direction in the world; the direction has z = 1 in the camera frame."""
     v, u = np.mgrid[:intrinsics.height, :intrinsics.width].reshape(2, -1)
-    directions = np.stack([(u - intrinsics.cx) / intrinsics.fx, (v - intrinsics.cy) / intrinsics.fy,
-                           np.ones(u.size)], axis=1)
+    directions = pixel_directions(intrinsics, v, u)
     rays = np.empty((u.size, 6), np.float32)
     rays[:, :3] = world_from_camera[:3, 3]
     rays[:, 3:] = directions @ world_from_camera[:3, :3].T

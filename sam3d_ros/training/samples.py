@@ -10,7 +10,7 @@ from torch.utils.data import IterableDataset
 
 from ..perception.cube import NO_POINTS, Cube, fit_cube, fit_cube_to_mask, rotation_towards
 from ..perception.evidence import Observation, filled, first_view, further_view, observed_points, support_row
-from ..perception.frame import Frame
+from ..perception.frame import Frame, pixel_directions
 from ..runtime.signature import COARSE, VOLUME
 from ..synth.render import RenderedScene, Thing, View, random_colouring, render_scene
 from ..synth.sdf import GRID, HALF_WIDTH
@@ -90,9 +90,7 @@ def _reported(view: View, rng: np.random.Generator, shares: Curriculum) -> Frame
 
 def _steepness(view: View) -> np.ndarray:
     """(H, W) cosine between each pixel's ray and the vertical, 0 to 1."""
-    k = view.intrinsics
-    rows, columns = np.indices(view.depth.shape)
-    rays = np.stack([(columns - k.cx) / k.fx, (rows - k.cy) / k.fy, np.ones(view.depth.shape)], axis=-1)
+    rays = pixel_directions(view.intrinsics, *np.indices(view.depth.shape))
     return np.abs(rays @ view.camera_from_world[:3, 2]) / np.linalg.norm(rays, axis=-1)
 
 
