@@ -35,7 +35,9 @@ _DAMPING = np.float32(1e-3)         # of a fit's steps, share of the curvature a
 _FAR = np.float32(2.5)              # voxels: what is farther from the surface on all sides stays as it is
 _RUN = 4               # voxels in a row that are mixed together, or left
 _MARGIN = 5            # voxels around a sample of the surface and its images, in which all of both lie
-_KEPT = (0.8,)         # sigmas of `follow_depth`, voxels, between rounds
+_KNOWN = np.float32(0.3)            # square voxels, variance up to which a place is left as it is: it was seen
+_BLURRED = 1.0         # square voxels: if the median variance of the surface is less, differences count for more
+_KEPT, _KEPT_AT_LAST = (0.8,), (0.8, 0.5)           # sigmas of `follow_depth`, voxels, between rounds and after them
 
 # Without a check for zero in every division.
 _compiled = numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
@@ -59,7 +61,7 @@ def completed(distance: np.ndarray, std: np.ndarray, observed: np.ndarray) -> tu
         distance, known = _mirrored(shape, chosen)
     if known is std:
         return distance, std
-    return follow_depth(distance, observed)[0], known
+    return follow_depth(distance, observed, _KEPT_AT_LAST)[0], known
 
 
 def symmetry_planes(distance: np.ndarray, std: np.ndarray) -> np.ndarray:
@@ -115,7 +117,11 @@ def _fitted_planes(shape: _Shape, planes: np.ndarray, steps: int) -> tuple[np.nd
     n = len(shape.distance)
     planes = _fitted(shape.field, n, points, planes, steps)
     found = _distinct(planes[planes[:, 0] < _ACCEPTED], _APART)
-    return planes[planes[:, 0] < _HOPELESS], _most_telling(found, _variances(shape.field, n, points, found))
+    variances = _variances(shape.field, n, points, found)
+    chosen = _most_telling(found, variances)
+    # The better the surface is known, the less can a difference be the fault of what is known of it.
+    chosen[:, 0] *= max(1, _BLURRED / np.median(variances[0]))
+    return planes[planes[:, 0] < _HOPELESS], chosen
 
 
 def _mirrored(shape: _Shape, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -369,6 +375,8 @@ def _mixed(distance, std, field, planes, low, high):  # pragma: no cover (compil
                     continue
                 for k in range(first, min(first + _RUN, high[2])):
                     least = std[i, j, k] ** 2
+                    if least < _KNOWN:
+                        continue
                     weights = one / least
                     total = weights * distance[i, j, k]
                     for p in range(len(planes)):
