@@ -23,6 +23,7 @@ from sam3d_ros.grasping.antipodal import SceneMesh, plan_grasps
 from sam3d_ros.grasping.gripper import FRANKA
 from sam3d_ros.perception.faults import Fault
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
+from sam3d_ros.perception.objects import Status
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.scene.physics import body_from_object, settle
 from sam3d_ros.scene.yielding import yielding
@@ -83,7 +84,7 @@ def rebuilt(pipeline: Pipeline) -> Method:
         objects = yielding(seen, plane)
         poses = settle([body_from_object(item) for item in objects], plane).poses
         return {item.label: SceneMesh(trimesh.transform_points(item.vertices, world_from_camera @ pose),
-                                      item.triangles, item.vertex_std)
+                                      item.triangles, item.vertex_std, item.status is Status.LOW_QUALITY)
                 for item, pose in zip(objects, poses, strict=True)}
 
     return meshes

@@ -41,11 +41,13 @@ class SceneMesh:
 
     vertices: (N, 3) metres, world frame; triangles: (M, 3), counter-clockwise seen from outside
     vertex_std: (N,) metres, 1 sigma of the surface, or None where it is known exactly
+    is_doubtful: it may be cut short, or of another shape: the last to be grasped
     """
 
     vertices: np.ndarray
     triangles: np.ndarray
     vertex_std: np.ndarray | None = None
+    is_doubtful: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ class _Hands:
 
 def plan_grasps(meshes: Sequence[SceneMesh], plane: np.ndarray, gripper: ParallelGripper = FRANKA,
                 targets: Sequence[int] | None = None, count: int = 20, seed: int = 0) -> list[Grasp]:
-    """The best `count` grasps of the targets that touch nothing on their way in, the best first.
+    """The best `count` grasps of the targets that touch nothing on their way in, the best first, but those of doubtful
+    meshes after all others.
 
     plane: (4,) unit normal, against gravity, and offset: n . p + d is the height of p over the support
     targets: indices of meshes; None: all. The same seed gives the same grasps.
@@ -102,7 +105,8 @@ def plan_grasps(meshes: Sequence[SceneMesh], plane: np.ndarray, gripper: Paralle
     hands = _Hands(*(np.concatenate([getattr(some, field.name) for some in candidates]) for field in fields(_Hands)))
     obstacles = np.concatenate([_surface(mesh, generator) for mesh in meshes])
     found: list[Grasp] = []
-    for index in np.argsort(-hands.score, kind="stable"):
+    is_doubtful = np.array([mesh.is_doubtful for mesh in meshes])[hands.target]
+    for index in np.lexsort([-hands.score, is_doubtful]):
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = hands.rotation[index], hands.origin[index]
         width = float(hands.width[index])

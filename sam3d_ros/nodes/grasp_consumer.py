@@ -90,7 +90,8 @@ def grasp_markers(grasps: list[Grasp], gripper: ParallelGripper, header: Header)
 def _posed(item: ObjectMesh) -> SceneMesh:
     arrays, frame_from_object = mesh_arrays(item), matrix_from_pose(item.pose.pose)
     vertices = arrays.vertices @ frame_from_object[:3, :3].T + frame_from_object[:3, 3]
-    return SceneMesh(vertices, arrays.triangles, arrays.vertex_std if len(arrays.vertex_std) else None)
+    return SceneMesh(vertices, arrays.triangles, arrays.vertex_std if len(arrays.vertex_std) else None,
+                     item.status == ObjectMesh.STATUS_LOW_QUALITY)
 
 
 def main() -> int:

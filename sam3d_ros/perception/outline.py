@@ -1,4 +1,4 @@
-"""Instance masks that are too narrow, grown to the edge that the depth shows."""
+"""What the depth around a mask's outline tells: where the mask is too narrow, and where others hide the object."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -12,6 +12,8 @@ _REACH = 5              # pixels that a mask may grow by: detectors' masks are c
 _STEEPEST = 5.0         # depth by width of a step from pixel to pixel; a steeper one is an edge
 _NOISE = 0.001          # metres that such a step may be higher
 CLEARANCE = 0.006       # metres above the support; below, the depth does not tell an object from what it stands on
+_BESIDE = 3             # pixels from the outline, in- and outwards, within which a reading is looked for
+_NEARER = 0.01          # metres up to 1 m, beyond that growing with the depth's square: what is nearer by this hides
 
 
 def grown_masks(frame: Frame, plane: np.ndarray | None) -> Frame:
@@ -29,6 +31,17 @@ def grown_masks(frame: Frame, plane: np.ndarray | None) -> Frame:
     k = frame.intrinsics
     _grow(labels, frame.depth, grows, *_plane_by_pixel(plane, k), float(plane[3]), _STEEPEST / k.fx)
     return replace(frame, labels=labels)
+
+
+def hidden_share(frame: Frame, label: int, window: tuple[slice, slice] | None = None) -> float:
+    """Share of an instance's outline beyond which something stands before it, 0 to 1: there it may go on unseen.
+
+    window: the instance's bounding box, if it is known.  Without depth, or without the instance, 0.
+    """
+    if frame.depth is None:
+        return 0.0
+    rows, columns = window or (slice(0, frame.labels.shape[0]), slice(0, frame.labels.shape[1]))
+    return float(_hidden_share(frame.labels, frame.depth, label, rows.start, rows.stop, columns.start, columns.stop))
 
 
 def _plane_by_pixel(plane: np.ndarray, k: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
@@ -61,3 +74,38 @@ def _grow(labels, depth, grows, by_row, by_column, offset, slope):  # pragma: no
                     labels[r, c] = labels[row, column]
                     reached.append((r, c))
         front = reached
+
+
+@numba.njit(nogil=True, cache=True)
+def _hidden_share(labels, depth, label, top, bottom, left, last):  # pragma: no cover (compiled)
+    """`hidden_share` of `label` in labels and depth, (H, W) each, within these rows and columns."""
+    height, width = labels.shape
+    outline = hidden = 0
+    for row in range(top, bottom):
+        for column in range(left, last):
+            if labels[row, column] != label:
+                continue
+            is_edge = is_hidden = False
+            for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+                r, c = row + down, column + right
+                if 0 <= r < height and 0 <= c < width and labels[r, c] != label:
+                    is_edge = True
+                    z = _first_reading(labels, depth, label, row, column, -down, -right, True)
+                    beyond = _first_reading(labels, depth, label, r, c, down, right, False)
+                    is_hidden |= 0 < beyond < z - _NEARER * max(1.0, z * z)
+            outline += is_edge
+            hidden += is_hidden
+    return hidden / max(outline, 1)
+
+
+@numba.njit(nogil=True, cache=True)
+def _first_reading(labels, depth, label, row, column, down, right, is_own):  # pragma: no cover (compiled)
+    """The first depth reading from a pixel on, at most _BESIDE pixels on, within `label` or without it; 0 if none."""
+    for _ in range(_BESIDE + 1):
+        if not (0 <= row < labels.shape[0] and 0 <= column < labels.shape[1]) \
+                or (labels[row, column] == label) != is_own:
+            break
+        if depth[row, column] > 0:
+            return depth[row, column]
+        row, column = row + down, column + right
+    return np.float32(0)

@@ -22,7 +22,7 @@ from .faults import Fault, FaultCode
 from .frame import Frame, Instance, Intrinsics, back_project, check_frame, pixel_directions
 from .object_frame import object_frame
 from .objects import Mesh, ReconstructedObject, ScaleSource, Status
-from .outline import grown_masks
+from .outline import grown_masks, hidden_share
 from .standing import standing
 from .support import given_plane, support_plane
 from .surface import Surface, extract_surface
@@ -33,6 +33,7 @@ _LEAST_READINGS, _ENOUGH_POINTS = 4, 4000       # of a view, to find an object's
 _PLANE_SCALE_STD, _MODEL_SCALE_STD = 0.1, 0.5   # 1 sigma of the scale factor without depth
 MOST_VIEWS = 8                  # of one object that are fused
 _LEAST_ABOVE = 0.2              # share of an object's points: below, it is as flat as what it lies on
+_MOST_HIDDEN = 0.25             # share of the outline that others hide: above, a result is marked LOW_QUALITY
 _MASK_EDGE = 2                  # pixels of a mask's border that may belong to what is beside the object
 _CLEARANCE = 0.003              # metres above the support: nearer than this a reading may be the support's
 _BOX_CLEARANCE = 0.008          # metres above the support from which a box's content counts as the object
@@ -251,7 +252,8 @@ class Pipeline:
             thin = points[::step]
             cube = fit_cube(thin, IMAGE_UP if up is None else up, further)
             doubtful = instance.is_box or len(points) < _FEW_POINTS * self.config.min_points or \
-                _touches_border(window, labels.shape)
+                _touches_border(window, labels.shape) or \
+                _is_cut_off(frame, instance.label, window, earlier.get(instance.label, ()))
             seen = _above_support(np.concatenate([thin, further]), plane)
             unread = NO_POINTS if instance.is_box else _unread(frame, instance.label, window)[::step]
             found.append(_Candidate(instance, points, rows, columns, seen, unread, cube,
@@ -328,6 +330,12 @@ def _narrowed(labels: np.ndarray, label: int, rows: np.ndarray, columns: np.ndar
 
 def _touches_border(window: tuple[slice, slice], shape: tuple[int, int]) -> bool:
     return any(s.start == 0 or s.stop == n for s, n in zip(window, shape, strict=True))
+
+
+def _is_cut_off(frame: Frame, label: int, window: tuple[slice, slice], earlier: Sequence[Observation]) -> bool:
+    """Whether in every view much of what an instance ends at stands before it, so that it may be larger."""
+    return hidden_share(frame, label, window) > _MOST_HIDDEN and \
+        all(hidden_share(view.frame, view.label) > _MOST_HIDDEN for view in earlier)
 
 
 def _up(frame: Frame, plane: np.ndarray | None) -> np.ndarray | None:
