@@ -1,6 +1,8 @@
 """Grasp planning, grasps in simulation, and the node that publishes them."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import trimesh
@@ -58,6 +60,14 @@ def test_guessed_surfaces_are_avoided():
     std = np.where(bar.vertices[:, 1] > 0, 0.001, 0.012)
     grasps = plan_grasps([mesh_at(bar, [0, 0, 0.02], std)], FLOOR)
     assert min(grasp.world_from_grasp[1, 3] for grasp in grasps) > -0.01
+
+
+def test_doubtful_meshes_are_grasped_last():
+    places = [mesh_at(SHAPES["ball"], [x, 0, 0.03]) for x in (-0.15, 0.15)]
+    usual = [grasp.target for grasp in plan_grasps(places, FLOOR, count=100_000)]
+    assert 0 < usual.count(0) < len(usual) and usual != sorted(usual)
+    places[0] = replace(places[0], is_doubtful=True)
+    assert [grasp.target for grasp in plan_grasps(places, FLOOR, count=100_000)] == sorted(usual, reverse=True)
 
 
 def test_the_same_seed_gives_the_same_grasps():
@@ -143,8 +153,15 @@ def test_node_publishes_grasps_and_keeps_meshes_of_moved_objects(ros):
         moved.pose.pose = pose_from_matrix(pose)
         node._on_objects(ObjectMeshArray(header=header, objects=[moved]))
         node._on_objects(ObjectMeshArray(header=header, objects=[]))
+        doubtful, other = (ObjectMesh(id=name, class_id="box", vertices=item.vertices, triangles=item.triangles,
+                                      pose=moved.pose, status=status)
+                           for name, status in (("a", ObjectMesh.STATUS_LOW_QUALITY), ("b", ObjectMesh.STATUS_OK)))
+        pose[0, 3] = 0.2
+        other.pose.pose = pose_from_matrix(pose)
+        node._on_objects(ObjectMeshArray(header=header, objects=[doubtful, other]))
     finally:
         node.destroy_node()
-    assert [message.header.frame_id for message in published] == ["base"] * 3
+    assert [message.header.frame_id for message in published] == ["base"] * 4
     assert [round(message.poses[0].position.x, 1) for message in published[:2]] == [0.4, 0.6]
     assert published[2].poses == []
+    assert {round(grasp.position.x, 1) for grasp in published[3].poses} == {0.2}      # ten are asked for

@@ -1,4 +1,4 @@
-"""Masks that a detector cut too narrow."""
+"""Masks that a detector cut too narrow, and objects that others hide."""
 from dataclasses import replace
 
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage
 
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
-from sam3d_ros.perception.outline import grown_masks
+from sam3d_ros.perception.outline import grown_masks, hidden_share
 
 CAMERA = Intrinsics(320, 240, 300.0, 300.0, 159.5, 119.5)
 TABLE = np.array([0.0, 0.0, -1.0, 0.8])              # 0.8 m below a camera that looks straight down
@@ -57,3 +57,32 @@ def test_without_depth_or_support_and_for_boxes_nothing_changes():
     boxes = replace(cut, instances=tuple(replace(i, is_box=True) for i in cut.instances))
     for frame, plane in ((cut, None), (replace(cut, depth=None), TABLE), (boxes, TABLE)):
         np.testing.assert_array_equal(grown_masks(frame, plane).labels, cut.labels)
+
+
+def with_neighbour(depth: float, gap: int = 0) -> Frame:
+    """The block of `scene` with a board `depth` metres away that covers its lower half and reaches beyond its sides."""
+    frame = scene()
+    covered = np.s_[70:120, 20:140]
+    frame.labels[covered] = 0
+    frame.depth[covered] = depth
+    frame.depth[70 - gap:70 + gap] = 0
+    return frame
+
+
+@pytest.mark.parametrize("gap", [0, 2])              # rows without a reading on both sides of the edge, as cameras have
+def test_the_share_of_an_outline_that_others_hide(gap):
+    """Of the outline of 30 x 80 pixels one long side ends at what stands before it."""
+    assert hidden_share(with_neighbour(0.6, gap), TALL) == pytest.approx(80 / 216, abs=0.03)
+
+
+def test_what_stands_behind_or_touches_hides_nothing():
+    assert hidden_share(scene(), TALL) == 0
+    assert hidden_share(with_neighbour(0.75), TALL) == 0
+    assert hidden_share(with_neighbour(0.695), TALL) == 0                          # 5 mm nearer: side by side
+    assert hidden_share(replace(with_neighbour(0.6), depth=None), TALL) == 0
+    assert hidden_share(scene(), 99) == 0
+
+
+def test_the_window_of_an_instance_is_enough():
+    frame = with_neighbour(0.6)
+    assert hidden_share(frame, TALL, np.s_[40:70, 40:120]) == hidden_share(frame, TALL)

@@ -176,6 +176,15 @@ def test_a_box_is_narrowed_to_what_stands_out_of_the_support(pipeline):
     np.testing.assert_allclose(item.size, pipeline(frame)[0].size, atol=0.006)
 
 
+def test_an_object_that_others_hide_is_marked_unless_another_view_shows_it(pipeline):
+    """A ball before the lower half of another, which a second image shows alone."""
+    hidden, whole = scene([(0, 0, 0.7, 0.06), (0, 0.05, 0.55, 0.04)]), scene([(0, 0, 0.7, 0.06)])
+    assert [item.status for item in pipeline(hidden)] == [Status.LOW_QUALITY, Status.OK]
+    assert pipeline(whole)[0].status is Status.OK
+    also_seen = pipeline.run(hidden, {1: [Observation(whole, 1, np.eye(4))]}).objects
+    assert [item.status for item in also_seen] == [Status.OK, Status.OK]
+
+
 def test_no_object_from_a_network_that_finds_none():
     class Nothing(ShellEngine):
         def infer(self, inputs):
