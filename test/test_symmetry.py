@@ -7,7 +7,7 @@ import trimesh
 
 from sam3d_ros.perception.cube import Cube
 from sam3d_ros.perception.surface import extract_surface
-from sam3d_ros.perception.symmetry import completed, mirrored, symmetry_planes
+from sam3d_ros.perception.symmetry import completed, fitted_planes, mirrored, plausible_planes, shape_of
 from sam3d_ros.synth.render import random_rotation
 
 N = 64
@@ -30,6 +30,15 @@ def everywhere(std: np.float32) -> np.ndarray:
     return np.full((N, N, N), std, np.float32)
 
 
+def symmetry_planes(distance: np.ndarray, std: np.ndarray) -> np.ndarray:
+    shape = shape_of(distance, std)
+    return fitted_planes(shape, plausible_planes(shape), steps=5)[1]
+
+
+def mirrored_in_its_planes(distance: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return mirrored(shape_of(distance, std), symmetry_planes(distance, std))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_box_is_found_to_have_its_three_planes(seed):
     rotation = random_rotation(np.random.default_rng(seed))
@@ -49,7 +58,7 @@ def test_a_shape_without_symmetry_stays_as_it_is():
     for std, most in ((SURE, 1e-6), (FAIRLY_SURE, 0.15)):
         planes = symmetry_planes(shape, everywhere(std))
         assert (planes[:, 0] > 0.5).all()                          # square voxels: no good plane
-        changed, _ = mirrored(shape, everywhere(std), planes)
+        changed, _ = mirrored(shape_of(shape, everywhere(std)), planes)
         assert np.abs(changed - shape)[at_surface].mean() < most
 
 
@@ -71,7 +80,7 @@ def cut_box() -> tuple[np.ndarray, np.ndarray]:
 def test_what_is_hidden_on_one_side_is_told_by_the_others():
     distance, std = cut_box()
     true = box(HALF, TURN)
-    whole, told = mirrored(distance, std, symmetry_planes(distance, std))
+    whole, told = mirrored_in_its_planes(distance, std)
     corner = (np.abs(true) < 1) & (IN_BOX[..., 0] > 7) & (IN_BOX[..., 1] > 5)
     before, after = (np.abs(d[corner] - true[corner]).mean() for d in (distance, whole))
     assert after < 1 < 4 < before
@@ -85,7 +94,7 @@ def test_a_side_that_is_surely_different_stays():
     """A box with a knob, all of it seen: what is on the other side of the plane does not make it vanish."""
     knob = np.minimum(box(np.array([14, 9, 9.0]), np.eye(3)), ball(3.5, CENTRE + [15, 0, 0]))
     std = everywhere(SURE)
-    whole, _ = mirrored(knob, std, symmetry_planes(knob, std))
+    whole, _ = mirrored_in_its_planes(knob, std)
     outermost = VOXELS[(whole < 0)][:, 0].max()
     assert outermost == pytest.approx(CENTRE[0] + 18.5, abs=1.5)
     assert (whole[VOXELS[..., 0] < CENTRE[0] - 16] > 0).all()  # and none grows there

@@ -50,44 +50,26 @@ def completed(distance: np.ndarray, std: np.ndarray, observed: np.ndarray) -> tu
     cube's frame, edges, and its standard deviation.  It still follows that afterwards.  Returns both anew, or as they
     are if there is no such plane.
     """
-    shape, known = _shape(distance, std), std
-    planes = _starts(shape)
+    shape, known = shape_of(distance, std), std
+    planes = plausible_planes(shape)
     for number, steps in enumerate(_STEPS):
         if number:
-            shape = _shape(follow_depth(distance, observed, _KEPT)[0], std)
-        planes, chosen = _fitted_planes(shape, planes, steps)
+            shape = shape_of(follow_depth(distance, observed, _KEPT)[0], std)
+        planes, chosen = fitted_planes(shape, planes, steps)
         if not len(chosen):
             break
-        distance, known = _mirrored(shape, chosen)
+        distance, known = mirrored(shape, chosen)
     if known is std:
         return distance, std
     return follow_depth(distance, observed, _KEPT_AT_LAST)[0], known
 
 
-def symmetry_planes(distance: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """Up to four planes (K, 5) in which the surface of a shape agrees with its mirror image, the most telling first.
-
-    distance, std: (n, n, n) float32, signed distance and its standard deviation, voxels.  How well they agree is
-    weighted by how sure both places are: what was seen decides.
-    """
-    shape = _shape(distance, std)
-    return _fitted_planes(shape, _starts(shape), _STEPS[0])[1]
-
-
-def mirrored(distance: np.ndarray, std: np.ndarray, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Signed distance and standard deviation in which every place near the surface knows what its images know.
-
-    distance, std: (n, n, n) float32, voxels; planes: (K, 5).  The distance is the mean of a place and its images,
-    weighted by their variances; that of an image is greater by what the sides differ by.  The standard deviation is
-    the least of them all: what the network guesses on two sides is no independent evidence.
-    """
-    return _mirrored(_shape(distance, std), planes)
-
-
 @dataclass(frozen=True)
-class _Shape:
-    """distance, std: (n, n, n) float32, voxels; points: (P, 3) float32, voxels, all over the surface; field: distance
-    and variance of each voxel side by side, (2 n^3,): they are looked up together.
+class Shape:
+    """A signed distance and what is derived from it.
+
+    distance, std: (n, n, n) float32, voxels; points: (P, 3) float32, voxels, all over the surface; field: distance and
+    variance of each voxel side by side, (2 n^3,) float32: they are looked up together.
     """
 
     distance: np.ndarray
@@ -96,11 +78,12 @@ class _Shape:
     field: np.ndarray
 
 
-def _shape(distance: np.ndarray, std: np.ndarray) -> _Shape:
-    return _Shape(distance, std, _surface_points(distance), np.stack([distance, std ** 2], axis=-1).ravel())
+def shape_of(distance: np.ndarray, std: np.ndarray) -> Shape:
+    """The shape with a signed distance and its standard deviation, (n, n, n) float32 each, voxels."""
+    return Shape(distance, std, _surface_points(distance), np.stack([distance, std ** 2], axis=-1).ravel())
 
 
-def _starts(shape: _Shape) -> np.ndarray:
+def plausible_planes(shape: Shape) -> np.ndarray:
     """Planes (K, 5) that are worth fitting, the best first."""
     points = _spread(shape.points, _TRIED)
     if not len(points):
@@ -109,8 +92,12 @@ def _starts(shape: _Shape) -> np.ndarray:
     return _distinct(planes, _STARTS_APART)[:_MOST_FITTED]
 
 
-def _fitted_planes(shape: _Shape, planes: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The planes (K, 5) fitted to the shape, without the hopeless ones, and those of them that are to be used."""
+def fitted_planes(shape: Shape, planes: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Planes (K, 5) fitted to the shape in so many steps, without the hopeless ones; and up to four of them in which
+    its surface agrees with its image, the most telling first.
+
+    How well they agree is weighted by how sure both places are: what was seen decides.
+    """
     points = _spread(shape.points, _FITTED)
     if not len(points) or not len(planes):
         return planes[:0], planes[:0]
@@ -124,7 +111,13 @@ def _fitted_planes(shape: _Shape, planes: np.ndarray, steps: int) -> tuple[np.nd
     return planes[planes[:, 0] < _HOPELESS], chosen
 
 
-def _mirrored(shape: _Shape, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mirrored(shape: Shape, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Signed distance and standard deviation in which every place near the surface knows what its images know.
+
+    planes: (K, 5).  The distance is the mean of a place and its images, weighted by their variances; that of an image
+    is greater by what the sides differ by.  What was seen stays.  The standard deviation is the least of them all: what
+    the network guesses on two sides is no independent evidence.
+    """
     low, high = _reach(_spread(shape.points, _TRIED), planes, len(shape.distance))
     return _mixed(shape.distance, shape.std, shape.field, planes, low, high)
 
@@ -357,7 +350,7 @@ def _across(x, y, z):  # pragma: no cover (compiled)
 
 @_compiled
 def _mixed(distance, std, field, planes, low, high):  # pragma: no cover (compiled)
-    """`mirrored` from voxel `low` to `high`, (3,) each; field: as in `_Shape`."""
+    """`mirrored` from voxel `low` to `high`, (3,) each; field: as in `Shape`."""
     n, mixed, new_std = len(distance), distance.copy(), std.copy()
     one, two, last = np.float32(1), np.float32(2), np.float32(n - 1)
     # Image of the row's first voxel in each plane, and how it moves from voxel to voxel.
