@@ -143,6 +143,6 @@ def test_ctrl_c_stops_every_process(tmp_path: Path) -> None:
         time.sleep(0.05)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=50)
-    assert process.returncode != 0
+    _, errors = process.communicate(timeout=50)
+    assert process.returncode != 0, errors
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
