@@ -38,13 +38,14 @@ def run(args: argparse.Namespace, node_module: str = NODE) -> int:
 
     camera_parameters = {"seed": args.seed, "objects": args.objects, "motion": args.motion}
     try:
-        with ExitStack() as stack:
-            with interrupt_deferred():
-                processes = [stack.enter_context(NodeProcess(module, parameters=parameters, log=logs / log))
-                             for module, parameters, log in ((CAMERA, camera_parameters, "camera.log"),
-                                                             (node_module, {"model": args.model}, "node.log"))]
+        with ExitStack() as stack, interrupt_deferred() as interrupts:
+            processes = [stack.enter_context(NodeProcess(module, parameters=parameters, log=logs / log))
+                         for module, parameters, log in ((CAMERA, camera_parameters, "camera.log"),
+                                                         (node_module, {"model": args.model}, "node.log"))]
 
             def check_alive() -> None:
+                if interrupts:
+                    raise KeyboardInterrupt
                 for process in processes:
                     process.check_alive()
 

@@ -11,6 +11,7 @@ from geometry_msgs.msg import PoseStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 
 from sam3d_ros.msg import ObjectMesh, ObjectMeshArray
@@ -100,7 +101,7 @@ def record(seconds: float, check_alive: Callable[[], None], on_progress: Callabl
     check_alive: called often, raises if a process has ended; on_progress: called with the seconds recorded so far.
     Raises NoResult if none comes.
     """
-    rclpy.init()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)     # Ctrl-C is the caller's
     recorder = DemoRecorder()
     executor = SingleThreadedExecutor()
     executor.add_node(recorder)

@@ -132,15 +132,16 @@ class NodeProcess:
 
 
 @contextmanager
-def interrupt_deferred() -> Iterator[None]:
-    """Keep Ctrl-C back until the end of the block; in the main thread only.
+def interrupt_deferred() -> Iterator[list[bool]]:
+    """Keep Ctrl-C back until the end of the block; in the main thread only.  Gives a list that is empty until it came.
 
     For starting processes: one that it came upon between its start and the `with` that ends it would go on for ever.
+    And for what calls into many libraries: Python raises it wherever it is, also where an exception is lost.
     """
-    came = []
+    came: list[bool] = []
     handler = signal.signal(signal.SIGINT, lambda *_: came.append(True))
     try:
-        yield
+        yield came
     finally:
         signal.signal(signal.SIGINT, handler)
         if came:
