@@ -77,29 +77,35 @@ def _grow(labels, depth, grows, by_row, by_column, offset, slope):  # pragma: no
 
 
 @numba.njit(nogil=True, cache=True)
-def _hidden_share(labels, depth, label, top, bottom, left, last):  # pragma: no cover (compiled)
-    """`hidden_share` of `label` in labels and depth, (H, W) each, within these rows and columns."""
+def _hidden_share(labels, depth, label, top, bottom, left, right):  # pragma: no cover (compiled)
+    """`hidden_share` of `label` in labels and depth, (H, W) each, in rows [top, bottom) and columns [left, right)."""
     height, width = labels.shape
     outline = hidden = 0
     for row in range(top, bottom):
-        for column in range(left, last):
+        for column in range(left, right):
             if labels[row, column] != label:
                 continue
             is_edge = is_hidden = False
-            for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
-                r, c = row + down, column + right
+            for down, across in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+                r, c = row + down, column + across
                 if 0 <= r < height and 0 <= c < width and labels[r, c] != label:
                     is_edge = True
-                    z = _first_reading(labels, depth, label, row, column, -down, -right, True)
-                    beyond = _first_reading(labels, depth, label, r, c, down, right, False)
-                    is_hidden |= 0 < beyond < z - _NEARER * max(1.0, z * z)
+                    is_hidden |= _ends_behind(labels, depth, label, row, column, down, across)
             outline += is_edge
             hidden += is_hidden
     return hidden / max(outline, 1)
 
 
 @numba.njit(nogil=True, cache=True)
-def _first_reading(labels, depth, label, row, column, down, right, is_own):  # pragma: no cover (compiled)
+def _ends_behind(labels, depth, label, row, column, down, across):  # pragma: no cover (compiled)
+    """Whether what lies beyond the outline's pixel (row, column), in a direction, is nearer than the object there."""
+    own = _first_reading(labels, depth, label, row, column, -down, -across, True)
+    beyond = _first_reading(labels, depth, label, row + down, column + across, down, across, False)
+    return 0 < beyond < own - _NEARER * max(1.0, own * own)
+
+
+@numba.njit(nogil=True, cache=True)
+def _first_reading(labels, depth, label, row, column, down, across, is_own):  # pragma: no cover (compiled)
     """The first depth reading from a pixel on, at most _BESIDE pixels on, within `label` or without it; 0 if none."""
     for _ in range(_BESIDE + 1):
         if not (0 <= row < labels.shape[0] and 0 <= column < labels.shape[1]) \
@@ -107,5 +113,5 @@ def _first_reading(labels, depth, label, row, column, down, right, is_own):  # p
             break
         if depth[row, column] > 0:
             return depth[row, column]
-        row, column = row + down, column + right
+        row, column = row + down, column + across
     return np.float32(0)

@@ -96,7 +96,8 @@ def fitted_planes(shape: Shape, planes: np.ndarray, steps: int) -> tuple[np.ndar
     """Planes (K, 5) fitted to the shape in so many steps, without the hopeless ones; and up to four of them in which
     its surface agrees with its image, the most telling first.
 
-    How well they agree is weighted by how sure both places are: what was seen decides.
+    How well they agree is weighted by how sure both places are: what was seen decides.  The differences of those few
+    are raised where the surface is known well.
     """
     points = _spread(shape.points, _FITTED)
     if not len(points) or not len(planes):
