@@ -11,6 +11,9 @@ _MOST_TURNED = 0.3         # cosine of the angle by which a triangle may turn in
 _STUCK = 0.98              # of the triangles left by a pass: hardly any edge is left that may go
 _COST_BITS = 20            # of a float32 that the order does not heed: eight steps are left to each power of two
 
+# Without a check for zero in every division.
+_compiled = numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+
 
 def decimated(vertices: np.ndarray, triangles: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Vertices (N, 3) float64 and triangles (M, 3) int32, vertex indices, of about the same surface with `count`
@@ -30,7 +33,7 @@ def decimated(vertices: np.ndarray, triangles: np.ndarray, count: int) -> tuple[
     return points[used], (np.cumsum(used) - 1)[faces[:left]].astype(np.int32)
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _quadrics(points, faces):
     """(N, 10) per vertex, the sum of squared distances to the planes of its triangles, weighted by their areas: upper
     triangle of the matrix, vector, constant.
@@ -38,11 +41,11 @@ def _quadrics(points, faces):
     quadrics = np.zeros((len(points), 10))
     for t in range(len(faces)):
         p, q, r = points[faces[t, 0]], points[faces[t, 1]], points[faces[t, 2]]
-        normal = _cross(p, q, r)
-        size = np.sqrt(normal[0] ** 2 + normal[1] ** 2 + normal[2] ** 2)
+        x, y, z = _cross(q[0] - p[0], q[1] - p[1], q[2] - p[2], r[0] - p[0], r[1] - p[1], r[2] - p[2])
+        size = np.sqrt(x * x + y * y + z * z)
         if size == 0:
             continue
-        x, y, z = normal[0] / size, normal[1] / size, normal[2] / size
+        x, y, z = x / size, y / size, z / size
         d = -(x * p[0] + y * p[1] + z * p[2])
         weight = size / 2
         for corner in range(3):
@@ -60,7 +63,7 @@ def _quadrics(points, faces):
     return quadrics
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _collapse(points, quadrics, faces, target):
     """Collapse edges, the cheapest first and none twice at one vertex, until `target` triangles are left or all edges
     were tried.  Changes its arguments; returns how many of `faces` are left, which are then the first ones.
@@ -106,7 +109,7 @@ def _collapse(points, quadrics, faces, target):
     return kept
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _triangles_around(faces, vertices):
     """starts (N + 1,) and numbers: those of the triangles around vertex v are numbers[starts[v]:starts[v + 1]]."""
     starts = np.zeros(vertices + 1, np.int32)
@@ -124,7 +127,7 @@ def _triangles_around(faces, vertices):
     return starts, numbers
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _in_order(costs):
     """Indices of non-negative float32 costs, smallest first, by their exponent and first bits."""
     keys = costs.view(np.int32) >> _COST_BITS
@@ -140,7 +143,7 @@ def _in_order(costs):
     return order
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _best(points, quadrics, a, b):
     """Cost of the edge between two vertices, and where its one vertex should be: cost, x, y, z."""
     p, q, s, t = points[a], points[b], quadrics[a], quadrics[b]
@@ -168,7 +171,7 @@ def _best(points, quadrics, a, b):
     return max(at_m + change, 0.0) + _LONG * weight * length, x, y, z
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _may_go(faces, starts, around, mark, edge, a, b):
     """Whether the surface stays what it is without the edge (the link condition, Dey et al. 1999), and is closed around
     both its ends.
@@ -204,26 +207,26 @@ def _may_go(faces, starts, around, mark, edge, a, b):
     return triangles == neighbours and common == 2 and around_a + triangles > 6      # a tetrahedron has three each
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _turns(points, faces, starts, around, a, b, x, y, z):
     """Whether a triangle at vertex a, but not b, would turn too far or vanish if a moved to (x, y, z)."""
-    new = np.array((x, y, z))
     for t in around[starts[a]:starts[a + 1]]:
         p, q, r = faces[t]
         if p < 0 or p == b or q == b or r == b:
             continue
-        before = _cross(points[p], points[q], points[r])
-        after = _cross(new if p == a else points[p], new if q == a else points[q], new if r == a else points[r])
-        dot = before[0] * after[0] + before[1] * after[1] + before[2] * after[2]
-        square = (before[0] ** 2 + before[1] ** 2 + before[2] ** 2) * (after[0] ** 2 + after[1] ** 2 + after[2] ** 2)
-        if dot <= 0 or dot * dot < _MOST_TURNED ** 2 * square:
+        while p != a:
+            p, q, r = q, r, p
+        ux, uy, uz = points[r, 0] - points[q, 0], points[r, 1] - points[q, 1], points[r, 2] - points[q, 2]
+        px, py, pz = _cross(points[q, 0] - points[a, 0], points[q, 1] - points[a, 1], points[q, 2] - points[a, 2],
+                            ux, uy, uz)
+        sx, sy, sz = _cross(points[q, 0] - x, points[q, 1] - y, points[q, 2] - z, ux, uy, uz)
+        dot = px * sx + py * sy + pz * sz
+        if dot <= 0 or dot * dot < _MOST_TURNED ** 2 * (px * px + py * py + pz * pz) * (sx * sx + sy * sy + sz * sz):
             return True
     return False
 
 
-@numba.njit(nogil=True, cache=True)
-def _cross(p, q, r):
-    """Twice the area of a triangle times its normal."""
-    ux, uy, uz = q[0] - p[0], q[1] - p[1], q[2] - p[2]
-    vx, vy, vz = r[0] - p[0], r[1] - p[1], r[2] - p[2]
+@_compiled
+def _cross(ux, uy, uz, vx, vy, vz):
+    """Cross product u x v."""
     return uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx

@@ -1,15 +1,20 @@
 """The predicted surface made to pass through what was observed."""
 from __future__ import annotations
 
+from functools import cache
+
 import numba
 import numpy as np
 
-_FOLLOWED = 6.0        # voxels: observed points farther from the surface than this do not move it
+_FOLLOWED = np.float32(6)           # voxels: observed points farther from the surface than this do not move it
 # Voxels, sigmas of one correction after the other.  The first carries what was not seen along; each of the others mends
 # what the one before was too blunt for, at edges above all.
 _SMOOTHING = (1.5, 0.8, 0.5, 0.5)
 _REACH = 2.7           # sigmas
 _FULL_COVER = 0.2      # share of a plane through the smoothing kernel that must be observed for the whole correction
+
+# Without a check for zero in every division.
+_compiled = numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 
 
 def follow_depth(distance: np.ndarray, observed: np.ndarray,
@@ -22,75 +27,110 @@ def follow_depth(distance: np.ndarray, observed: np.ndarray,
     Returns the distance, and how far the surface was observed at each voxel, 0 to 1, both (n, n, n) float32.
     """
     n = len(distance)
-    points = (observed + 0.5) * n - 0.5
+    points = ((observed + 0.5) * n - 0.5).astype(np.float32)
     points = points[((points >= 0) & (points <= n - 1)).all(axis=1)]
-    share = np.zeros(distance.shape, np.float32)
-    if not len(points):
-        return distance, share
-    margin = round(_REACH * max(smoothing)) + 1
-    low = np.maximum(points.min(axis=0).astype(int) - margin, 0)
-    high = np.minimum(points.max(axis=0).astype(int) + margin + 2, n)
-    followed = distance.copy()
-    window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    for sigma in smoothing:
-        offsets = np.arange(-round(_REACH * sigma), round(_REACH * sigma) + 1)
-        kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
-        _correct(followed[window], points - low, (kernel / kernel.sum()).astype(np.float32),
-                 np.float32(_FULL_COVER / (np.sqrt(2 * np.pi) * sigma)), share[window])
+    followed, share = distance.copy(), np.zeros(distance.shape, np.float32)
+    for number, sigma in enumerate(smoothing, 1):
+        corner, cells, errors = _errors(followed, points)
+        if len(cells):
+            _correct(followed, corner, cells, errors, _kernel(sigma),
+                     np.float32(_FULL_COVER / (np.sqrt(2 * np.pi) * sigma)), share, number == len(smoothing))
     return followed, share
 
 
-@numba.njit(nogil=True, cache=True)
-def _correct(distance, points, kernel, full_cover, share):
-    """Take from `distance`, (a, b, c) float32, its mean at the `points` near each voxel, as far as these cover a plane.
+@cache
+def _kernel(sigma: float) -> np.ndarray:
+    """(2 r + 1,) float32, weights of a Gaussian along an axis, voxel by voxel, whose sum is 1."""
+    reach = round(_REACH * sigma)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    return (weights / weights.sum()).astype(np.float32)
 
-    points: (P, 3) float64, voxels; kernel: (2 r + 1,) float32, weights along each axis; full_cover: float32, the
-    weight of observed voxels near one from which on the whole mean counts; share: (a, b, c), filled with how
-    much of it counts
+
+@_compiled
+def _errors(distance, points):  # pragma: no cover (compiled)
+    """The voxels near which there are `points`, (P, 3) float32 voxels, and the mean distance there.
+
+    Returns the least index of all, (3,), the voxels' indices from there on, (C, 3), and the means, (C,).
     """
-    (a, b, c), reach = distance.shape, len(kernel) // 2
-    error, count = np.zeros(distance.shape, np.float32), np.zeros(distance.shape, np.int32)
-    cells, found = np.empty((len(points), 3), np.int32), 0
+    half = np.float32(0.5)
+    low, high = np.full(3, len(distance), np.int64), np.zeros(3, np.int64)
     for p in range(len(points)):
-        value = _interpolated(distance, points[p])
+        for axis in range(3):
+            voxel = int(points[p, axis] + half)
+            low[axis], high[axis] = min(low[axis], voxel), max(high[axis], voxel)
+    number = np.zeros((max(high[0] - low[0] + 1, 0), max(high[1] - low[1] + 1, 0), max(high[2] - low[2] + 1, 0)),
+                      np.int32)
+    cells, found = np.empty((len(points), 3), np.int32), 0
+    sums, counts = np.zeros(len(points), np.float32), np.zeros(len(points), np.float32)
+    for p in range(len(points)):
+        x, y, z = points[p]
+        value = _interpolated(distance, x, y, z)
         if abs(value) < _FOLLOWED:
-            i, j, k = int(points[p, 0] + 0.5), int(points[p, 1] + 0.5), int(points[p, 2] + 0.5)
-            if not count[i, j, k]:
-                cells[found] = i, j, k
+            i, j, k = int(x + half) - low[0], int(y + half) - low[1], int(z + half) - low[2]
+            if number[i, j, k] == 0:
+                cells[found, 0], cells[found, 1], cells[found, 2] = i, j, k
                 found += 1
-            error[i, j, k] += value
-            count[i, j, k] += 1
-    # Sums of corrections and of weights, rows of both side by side, with a margin in which the kernel is whole as well.
-    width = len(kernel)
-    sums = np.zeros((a + 2 * reach, b + 2 * reach, 2, c + 2 * reach), np.float32)
-    for i, j, k in cells[:found]:
-        mean = error[i, j, k] / count[i, j, k]
-        for u in range(width):
-            for v in range(width):
-                across = kernel[u] * kernel[v]
-                total, cover = sums[i + u, j + v, 0, k:k + width], sums[i + u, j + v, 1, k:k + width]
-                for w in range(width):
-                    weight = across * kernel[w]
-                    cover[w] += weight
-                    total[w] += weight * mean
-    for u in range(a):
-        for v in range(b):
-            total, cover = sums[u + reach, v + reach, 0, reach:], sums[u + reach, v + reach, 1, reach:]
-            for w in range(c):
-                distance[u, v, w] -= total[w] / max(cover[w], full_cover)
-                share[u, v, w] = min(cover[w] / full_cover, 1)
+                number[i, j, k] = found
+            cell = number[i, j, k] - 1
+            sums[cell] += value
+            counts[cell] += 1
+    return low, cells[:found], sums[:found] / counts[:found]
 
 
-@numba.njit(nogil=True, cache=True)
-def _interpolated(volume, point):
-    """Value of a volume at a point (3,) in voxels, trilinear."""
-    i = min(int(point[0]), volume.shape[0] - 2)
-    j = min(int(point[1]), volume.shape[1] - 2)
-    k = min(int(point[2]), volume.shape[2] - 2)
-    a, b, c = point[0] - i, point[1] - j, point[2] - k
-    value = 0.0
-    for u in range(2):
-        for v in range(2):
-            for w in range(2):
-                value += ((a if u else 1 - a) * (b if v else 1 - b) * (c if w else 1 - c)) * volume[i + u, j + v, k + w]
-    return value
+@_compiled
+def _interpolated(volume, x, y, z):  # pragma: no cover (compiled)
+    """Value of a volume at a point in voxels, trilinear."""
+    i, j, k = min(int(x), len(volume) - 2), min(int(y), len(volume) - 2), min(int(z), len(volume) - 2)
+    u, v, w = x - np.float32(i), y - np.float32(j), z - np.float32(k)
+    near = _mixed(_mixed(volume[i, j, k], volume[i, j, k + 1], w),
+                  _mixed(volume[i, j + 1, k], volume[i, j + 1, k + 1], w), v)
+    far = _mixed(_mixed(volume[i + 1, j, k], volume[i + 1, j, k + 1], w),
+                 _mixed(volume[i + 1, j + 1, k], volume[i + 1, j + 1, k + 1], w), v)
+    return _mixed(near, far, u)
+
+
+@_compiled
+def _mixed(a, b, share):  # pragma: no cover (compiled)
+    return a + share * (b - a)
+
+
+@_compiled
+def _correct(distance, corner, cells, errors, kernel, full_cover, share, is_last):  # pragma: no cover (compiled)
+    """Take from `distance`, (n, n, n), the mean of the `errors` near each voxel, as far as they cover a plane.
+
+    corner, cells, errors: as of `_errors`; kernel: (2 r + 1,), weights along each axis; full_cover: weight of observed
+    voxels near one from which on the whole mean counts; share: (n, n, n) zeros, filled, the last time, with how much of
+    it counts
+    """
+    n, width, reach = len(distance), len(kernel), len(kernel) // 2
+    a, b, c = cells[:, 0].max() + 1, cells[:, 1].max() + 1, cells[:, 2].max() + 1 + 2 * reach
+    # Sums of errors and of weights side by side in each row, along one axis after the other; most rows have none.
+    rows, has_row = np.zeros((a, b, 2 * c), np.float32), np.zeros((a, b), np.bool_)
+    for cell in range(len(cells)):
+        i, j, k = cells[cell]
+        has_row[i, j] = True
+        for w in range(width):
+            rows[i, j, k + w] += kernel[w] * errors[cell]
+            rows[i, j, c + k + w] += kernel[w]
+    b += 2 * reach
+    layers, has_layer = np.zeros((a, b, 2 * c), np.float32), np.zeros((a, b), np.bool_)
+    for i in range(a):
+        for j in range(b - 2 * reach):
+            if has_row[i, j]:
+                for v in range(width):
+                    has_layer[i, j + v] = True
+                    for w in range(2 * c):
+                        layers[i, j + v, w] += kernel[v] * rows[i, j, w]
+    i0, j0, k0 = corner[0] - reach, corner[1] - reach, corner[2] - reach
+    sums = np.empty(2 * c, np.float32)
+    for u in range(max(0, -i0), min(a + 2 * reach, n - i0)):
+        for v in range(max(0, -j0), min(b, n - j0)):
+            sums[:] = 0
+            for i in range(max(0, u - 2 * reach), min(a, u + 1)):
+                if has_layer[i, v]:
+                    for w in range(2 * c):
+                        sums[w] += kernel[u - i] * layers[i, v, w]
+            for w in range(max(0, -k0), min(c, n - k0)):
+                distance[i0 + u, j0 + v, k0 + w] -= sums[w] / max(sums[c + w], full_cover)
+                if is_last:
+                    share[i0 + u, j0 + v, k0 + w] = min(sums[c + w] / full_cover, np.float32(1))

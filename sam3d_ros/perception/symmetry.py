@@ -80,7 +80,7 @@ class Shape:
 
 def shape_of(distance: np.ndarray, std: np.ndarray) -> Shape:
     """The shape with a signed distance and its standard deviation, (n, n, n) float32 each, voxels."""
-    return Shape(distance, std, _surface_points(distance), np.stack([distance, std ** 2], axis=-1).ravel())
+    return Shape(distance, std, _surface_points(distance), _side_by_side(distance, std))
 
 
 def plausible_planes(shape: Shape) -> np.ndarray:
@@ -120,7 +120,9 @@ def mirrored(shape: Shape, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     the network guesses on two sides is no independent evidence.
     """
     low, high = _reach(_spread(shape.points, _TRIED), planes, len(shape.distance))
-    return _mixed(shape.distance, shape.std, shape.field, planes, low, high)
+    distance, std = shape.distance.copy(), shape.std.copy()
+    _mix(distance, std, shape.field, planes, low, high)
+    return distance, std
 
 
 def _distinct(planes: np.ndarray, apart: float) -> np.ndarray:
@@ -129,12 +131,7 @@ def _distinct(planes: np.ndarray, apart: float) -> np.ndarray:
     apart: cosine between normals above which they are
     """
     planes = planes[np.argsort(planes[:, 0])]
-    is_near = np.abs(planes[:, 1:4] @ planes[:, 1:4].T) > apart
-    kept: list[int] = []
-    for index in range(len(planes)):
-        if not is_near[index, kept].any():
-            kept.append(index)
-    return planes[kept]
+    return planes[_first_of_near(np.abs(planes[:, 1:4] @ planes[:, 1:4].T) > apart)]
 
 
 def _spread(points: np.ndarray, count: int) -> np.ndarray:
@@ -173,6 +170,24 @@ def _most_telling(planes: np.ndarray, variances: np.ndarray) -> np.ndarray:
         chosen.append(int(gains.argmax()))
         least = np.minimum(least, told[chosen[-1]])
     return planes[chosen]
+
+
+@_compiled
+def _first_of_near(is_near):  # pragma: no cover (compiled)
+    """(K,) bool, which of K things are near to none before them that is; is_near: (K, K)."""
+    is_first = np.zeros(len(is_near), np.bool_)
+    for index in range(len(is_near)):
+        is_first[index] = not (is_near[index, :index] & is_first[:index]).any()
+    return is_first
+
+
+@_compiled
+def _side_by_side(distance, std):  # pragma: no cover (compiled)
+    """`Shape.field`."""
+    field, flat_distance, flat_std = np.empty(2 * distance.size, np.float32), distance.ravel(), std.ravel()
+    for voxel in range(distance.size):
+        field[2 * voxel], field[2 * voxel + 1] = flat_distance[voxel], flat_std[voxel] ** 2
+    return field
 
 
 @_compiled
@@ -350,9 +365,9 @@ def _across(x, y, z):  # pragma: no cover (compiled)
 
 
 @_compiled
-def _mixed(distance, std, field, planes, low, high):  # pragma: no cover (compiled)
-    """`mirrored` from voxel `low` to `high`, (3,) each; field: as in `Shape`."""
-    n, mixed, new_std = len(distance), distance.copy(), std.copy()
+def _mix(distance, std, field, planes, low, high):  # pragma: no cover (compiled)
+    """Fill in `mirrored` from voxel `low` to `high`, (3,) each; field: as in `Shape`."""
+    n = len(distance)
     one, two, last = np.float32(1), np.float32(2), np.float32(n - 1)
     # Image of the row's first voxel in each plane, and how it moves from voxel to voxel.
     start, move = np.empty((len(planes), 3), np.float32), np.empty((len(planes), 3), np.float32)
@@ -368,11 +383,12 @@ def _mixed(distance, std, field, planes, low, high):  # pragma: no cover (compil
                 if _is_far(field, n, start, move, 2 * ((i * n + j) * n), min(first + _RUN // 2, n - 1)):
                     continue
                 for k in range(first, min(first + _RUN, high[2])):
-                    least = std[i, j, k] ** 2
+                    voxel = 2 * ((i * n + j) * n + k)
+                    least = field[voxel + 1]
                     if least < _KNOWN:
                         continue
                     weights = one / least
-                    total = weights * distance[i, j, k]
+                    total = weights * field[voxel]
                     for p in range(len(planes)):
                         x, y, z = _moved(start, move, p, np.float32(k))
                         if min(x, y, z) >= 0 and max(x, y, z) < last:
@@ -382,8 +398,7 @@ def _mixed(distance, std, field, planes, low, high):  # pragma: no cover (compil
                             total += weight * value
                             weights += weight
                             least = min(least, variance)
-                    mixed[i, j, k], new_std[i, j, k] = total / weights, np.sqrt(least)
-    return mixed, new_std
+                    distance[i, j, k], std[i, j, k] = total / weights, np.sqrt(least)
 
 
 @_compiled
