@@ -249,6 +249,41 @@ def test_only_what_is_new_is_reconstructed_and_the_revision_rises_with_the_mesh_
     assert rebuild.request(world.tracker) is None
 
 
+@pytest.mark.parametrize("status", [Status.OK, Status.LOW_QUALITY])
+def test_a_marked_mesh_is_made_anew_from_less_that_is_new_but_not_from_nothing(status):
+    world = World()
+    track = world.tracker.tracks[world.ids[1]]
+    track.mesh = replace(track.mesh, status=status)
+    world.look(10.0, camera_at(0.3))
+    assert rebuild.request(world.tracker) is None
+    seen_first = track.used_area
+    track.used_area = world.tracker.areas[1] / 1.45          # metres squared: as if as much less had been in view
+    more_in_view = rebuild.request(world.tracker)
+    track.used_area = seen_first
+    world.look(10.1, camera_at(0.3 + np.deg2rad(17)))
+    turned = rebuild.request(world.tracker)
+    for asked in (more_in_view, turned):
+        assert (asked is None) if status is Status.OK else ([i.label for i in asked.frame.instances] == [1])
+
+
+def test_what_fits_badly_is_made_anew_ever_less_often_if_that_does_not_mend_it():
+    world, asked_at = World(), []
+    for second in range(0, 110):
+        world.look(float(second), camera_at(0.3))
+        world.tracker.tracks[world.ids[1]].misfit = 0.003        # metres: as noise of the depth may make it
+        if rebuild.request(world.tracker) is not None:
+            asked_at.append(second)
+            world.build()
+    assert np.diff([0, *asked_at]).tolist() == [3, 6, 12, 24, 48]
+    for seconds, misfit in ((200.0, 0.001), (203.0, 0.003)):     # mended by the next attempt, and spoiled later
+        world.look(seconds, camera_at(0.3))
+        world.tracker.tracks[world.ids[1]].misfit = misfit
+        asked = rebuild.request(world.tracker, everything=seconds == 200.0)
+        assert [i.label for i in asked.frame.instances if i.label == 1] == [1]
+        world.tracker.absorb(asked, rebuild.prepare(asked, [
+            reconstruction(BOX, np.linalg.inv(world.camera) @ world.places[0], 1)]))
+
+
 def test_a_new_mesh_keeps_the_id_and_the_frame_and_follows_the_motion_since():
     """The object moves between the image that it is rebuilt from and the moment when that is done."""
     world = World()

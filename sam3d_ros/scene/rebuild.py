@@ -12,7 +12,7 @@ from trimesh.creation import box
 from ..perception.evidence import Observation
 from ..perception.frame import Frame
 from ..perception.objects import Mesh, ReconstructedObject, ScaleSource, Status
-from .fusion import NEW_SIDE, angles, direction_of, make_view, observations
+from .fusion import CLEARER, NEW_SIDE, angles, direction_of, make_view, observations
 from .parallel import in_parallel
 from .physics import body_from_object, settle
 from .shape import make_shape
@@ -24,11 +24,12 @@ from .yielding import yielding
 if TYPE_CHECKING:
     from ..perception.pipeline import Pipeline, PipelineResult  # takes seconds to import, which a node has not yet
 
-# A mesh is doubtful if the depth is farther from it than this, or if now so much more of the object is in view.
-DOUBTFUL_MISFIT = 0.0025  # metres, rms
+# A mesh is made anew if now so much more of the object is in view: less is enough (`CLEARER`, and half a new side) for
+# one that is marked LOW_QUALITY.
 MORE_IN_VIEW = 1.6
-# How long a doubtful mesh, or a new side, waits after an attempt: the next one may turn out no better.
-RETRY_NS = 3_000_000_000
+# How long an object waits after an attempt: the next one may turn out no better.  If it fits as badly as before, each
+# time twice as long, at most that many times: noise of the depth may be all that is wrong.
+RETRY_NS, MOST_DOUBLED = 3_000_000_000, 4
 
 
 def request(tracker: Tracker, everything: bool = False) -> Request | None:
@@ -64,11 +65,14 @@ def pays(track: Track, camera_from_object: np.ndarray, area: float, now_ns: int)
 
     camera_from_object: (4, 4); area: m^2 that the image shows of it
     """
-    if now_ns - track.attempted_ns < RETRY_NS:
+    waited = now_ns - track.attempted_ns
+    if waited < RETRY_NS:
         return False
-    new_side = angles(direction_of(camera_from_object), track.used).min(initial=np.pi) > NEW_SIDE
-    doubtful = track.misfit > DOUBTFUL_MISFIT or track.mesh.status is Status.LOW_QUALITY
-    return bool(new_side or doubtful or area > MORE_IN_VIEW * track.used_area)
+    is_marked = track.mesh.status is Status.LOW_QUALITY
+    side, more = (NEW_SIDE / 2, CLEARER) if is_marked else (NEW_SIDE, MORE_IN_VIEW)
+    turned = angles(direction_of(camera_from_object), track.used).min(initial=np.pi)
+    may_be_mended = track.fits_badly and waited >= RETRY_NS << min(track.vain, MOST_DOUBLED)
+    return bool(turned > side or area > more * track.used_area or may_be_mended)
 
 
 def run(pipeline: Pipeline, asked: Request, on_stage: Callable[[str], None] | None = None,

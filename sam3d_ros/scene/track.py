@@ -14,6 +14,8 @@ from .motion import Belief
 from .shape import Shape
 from .solid import Solid
 
+DOUBTFUL_MISFIT = 0.0025  # metres, rms: a mesh from which the depth is farther may be a wrong one
+
 
 class Presence(Enum):
     """SEEN: measured in the newest image; HIDDEN: covered, or out of view; GONE: the camera looks through where it was,
@@ -35,7 +37,9 @@ class Track:
     label: of its mask in the newest image (0: none); score, detector_id: what the detector last said of it
     seen_ns, masked_ns, updated_ns: stamps of the image that last showed it, of its last mask, and of the last update
     restless_until_ns: until then it counts as moving, with `velocity` (3,) m/s in the scene
-    attempted_ns: when its reconstruction was last asked for
+    misfit: metres, root mean square distance of the depth from the mesh, over the last images
+    attempted_ns: when its reconstruction was last asked for; vain: how often in a row that was done of a mesh that
+    fitted badly
     parts_refused_until_ns: until then nothing is rebuilt from a mask that shows little of it: that was tried in vain
     """
 
@@ -61,7 +65,13 @@ class Track:
     used: list[np.ndarray] = field(default_factory=list)
     used_area: float = 0.0
     attempted_ns: int = 0
+    vain: int = 0
     parts_refused_until_ns: int = 0
+
+    @property
+    def fits_badly(self) -> bool:
+        """Whether its mesh may be a wrong one."""
+        return self.misfit > DOUBTFUL_MISFIT
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,7 @@ class Tracker:
                 track.revision += 1
             fused = track.views if request.earlier.get(item.label) else ()
             track.used = [item.view.direction, *(view.direction for view in fused)]
+            track.vain = track.vain + 1 if track.fits_badly else 0
             track.used_area, track.misfit = item.area, 0.0
             track.views = with_view(track.views, item.view)
             track.visible_fraction = item.mesh.visible_fraction
