@@ -33,7 +33,7 @@ TOUCH = 0.002                # metres: nearer than this two bodies are in contac
 UPWARD = 0.3                 # least vertical part of the normal of a contact that carries
 _LINEARISATIONS = 8
 _SWEEPS = 60
-_REACH = 0.02                # metres: contacts nearer than this are kept in view
+REACH = 0.02                # metres: contacts nearer than this are kept in view
 _LEAST_SIGMA = (5e-4, 2e-3)  # metres, radians: no pose is surer than this
 _ROUNDING = 1e-6              # of sigmas
 _CONVERGED = 1e-4            # metres and radians between two linearisations
@@ -244,7 +244,7 @@ def _rest(solids: _Solids, seen: np.ndarray, mobility: np.ndarray, plane: np.nda
 def _contacts(solids: _Solids, poses: np.ndarray, plane: np.ndarray, held: _Contacts | None = None) -> _Contacts:
     """Contacts at some poses; those `held` from other poses are among them, as they are now."""
     rotation, origin = np.ascontiguousarray(poses[:, :3, :3]), poses[:, :3, 3].copy()
-    which = np.stack(_find_contacts(solids, rotation, origin, plane, _REACH), axis=1)
+    which = np.stack(_find_contacts(solids, rotation, origin, plane, REACH), axis=1)
     if held is not None:
         which = np.concatenate([which, np.stack(held[:3], axis=1)])
         most = max(len(solids.corners), len(solids.points))

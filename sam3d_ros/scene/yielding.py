@@ -11,12 +11,13 @@ from dataclasses import replace
 import numba
 import numpy as np
 import trimesh
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from ..perception.appearance import vertex_normals
 from ..perception.objects import ReconstructedObject
 from .parallel import in_parallel
-from .physics import MAX_SIGMAS, TOUCH, gaps_below
+from .physics import MAX_SIGMAS, REACH, TOUCH, gaps_below
 from .solid import LEAST_GRADIENT, Solid, look_up, solid_from_mesh
 
 _ROUNDABOUT = 6              # times the shortest way out of a neighbour: a longer way back is none
@@ -25,6 +26,7 @@ _DEEPEST = 64                # vertices of a neighbour that make a dent, at most
 _SQUEEZED = 0.05             # of its height is left of what was below the support
 _FOOT = 0.5                  # of the height: how far up the lower end is stretched
 _FAR = 0.005                 # metres: a shift by more asks for a second round
+_SEPARATIONS = 8             # directions on the support along which objects are told to stand apart
 
 
 def yielding(objects: Sequence[ReconstructedObject], plane: np.ndarray) -> list[ReconstructedObject]:
@@ -49,12 +51,36 @@ def yielding(objects: Sequence[ReconstructedObject], plane: np.ndarray) -> list[
 
 def _give_way(objects: Sequence[ReconstructedObject], plane: np.ndarray) -> tuple[list[ReconstructedObject], float]:
     """The objects after one round, and how far the farthest vertex was shifted for a neighbour, metres."""
-    solids = in_parallel(lambda item: solid_from_mesh(item.vertices, item.triangles), objects)
-    trees = [cKDTree(item.vertices) for item in objects]
-    gaps = gaps_below(solids, np.stack([item.camera_from_object for item in objects]), plane)
-    shifts = in_parallel(lambda index: _shifts(index, objects, solids, trees), range(len(objects)))
+    points = [trimesh.transform_points(item.vertices, item.camera_from_object) for item in objects]
+    gaps = np.array([max((own @ plane[:3]).min() + plane[3], 0) for own in points])
+    shifts = [np.zeros(item.vertices.shape) for item in objects]
+    for group in _groups(points, plane):
+        near = [objects[index] for index in group]
+        solids = in_parallel(lambda item: solid_from_mesh(item.vertices, item.triangles), near)
+        trees = [cKDTree(item.vertices) for item in near]
+        gaps[group] = gaps_below(solids, np.stack([item.camera_from_object for item in near]), plane)
+        found = in_parallel(lambda index, *group: _shifts(index, *group), range(len(near)),
+                            *([one] * len(near) for one in (near, solids, trees)))
+        for index, shift in zip(group, found, strict=True):
+            shifts[index] = shift
     farthest = max(float(np.linalg.norm(shift, axis=1).max()) for shift in shifts)
     return [_reshaped(item, *own, plane) for item, *own in zip(objects, shifts, gaps, strict=True)], farthest
+
+
+def _groups(points: Sequence[np.ndarray], plane: np.ndarray) -> list[np.ndarray]:
+    """Indices of objects of which each is beside, above or below another of its group: none can meet one outside of it.
+    An object that stands alone is in none.
+
+    points: of each object's surface, (N, 3), in the frame of the plane, (4,)
+    """
+    first, second = np.linalg.svd(plane[None, :3])[2][1:]
+    angles = np.arange(_SEPARATIONS) * np.pi / _SEPARATIONS
+    along = np.outer(first, np.cos(angles)) + np.outer(second, np.sin(angles))      # (3, D), on the support
+    low, high = (np.stack([of(own @ along, axis=0) for own in points]) for of in (np.min, np.max))
+    apart = ((low[:, None] > high + REACH) | (high[:, None] + REACH < low)).any(axis=2)
+    count, group_of = connected_components(~apart, directed=False)
+    groups = [np.flatnonzero(group_of == group) for group in range(count)]
+    return [group for group in groups if len(group) > 1]
 
 
 def _shifts(index: int, objects: Sequence[ReconstructedObject], solids: Sequence[Solid],
