@@ -12,6 +12,7 @@ from .frame import Frame
 _DEPTH_TOLERANCE = 0.01    # metres by which a seen vertex may lie behind the depth reading
 _NEIGHBOURS = 8            # seen vertices that colour one that is not
 _ANCHORS = 500             # seen vertices, about, among which these are looked for: the blend is smooth
+_BLENDED = 0.05            # of the mesh's diagonal: as far from what is seen, its colours tell a third of one's own
 
 
 def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -48,11 +49,11 @@ def seen_vertices(vertices: np.ndarray, normals: np.ndarray, frame: Frame,
 def vertex_colours(vertices: np.ndarray, normals: np.ndarray, views: Iterable[Observation]) -> np.ndarray:
     """Colours (N, 4) uint8 RGBA of vertices and outward normals (N, 3), present camera frame, metres.
 
-    From the first of `views` that shows the vertex; where none does, half the mean colour of what is seen, half a blend
-    of the nearest seen vertices.
+    From the first of `views` that shows the vertex; where none does, a blend of the nearest seen vertices passes, with
+    the distance from them, into the median colour of all that is seen.
 
     The network's own colour volume is not used: `sam3d bench shape --sections colour` found it farther from the truth
-    on unseen sides than that mean.
+    on unseen sides than the mean colour.
     """
     seen, rgb = np.zeros(len(vertices), bool), np.full((len(vertices), 3), 128.0)
     for view in views:
@@ -66,9 +67,10 @@ def vertex_colours(vertices: np.ndarray, normals: np.ndarray, views: Iterable[Ob
     if seen.any():
         anchors = np.flatnonzero(seen)[::max(1, int(seen.sum()) // _ANCHORS)]
         count = min(_NEIGHBOURS, len(anchors))
-        distance, nearest = cKDTree(vertices[anchors]).query(vertices[~seen], k=count)
-        weight = 1 / (distance.reshape(-1, count) + 1e-4)
-        colours = rgb[anchors[nearest.reshape(-1, count)]]
-        blended = (colours * weight[..., None]).sum(axis=1) / weight.sum(axis=1, keepdims=True)
-        rgb[~seen] = (blended + rgb[seen].mean(axis=0)) / 2
+        found = cKDTree(vertices[anchors]).query(vertices[~seen], k=count)
+        distance, nearest = (part.reshape(-1, count) for part in found)
+        weight = 1 / (distance + 1e-4)
+        blended = (rgb[anchors[nearest]] * weight[..., None]).sum(axis=1) / weight.sum(axis=1, keepdims=True)
+        share = np.exp(-distance[:, :1] / (_BLENDED * np.linalg.norm(np.ptp(vertices, axis=0))))
+        rgb[~seen] = share * blended + (1 - share) * np.median(rgb[seen], axis=0)
     return np.column_stack([np.round(rgb), np.full(len(vertices), 255)]).astype(np.uint8)
