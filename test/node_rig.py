@@ -77,10 +77,16 @@ class BlockPipeline:
         self.closed = True
 
 
-def scene() -> dict[str, Any]:
-    """Messages of one moment, without stamps: an object right of and below the middle, on a table."""
-    inside = np.zeros((HEIGHT, WIDTH), bool)
-    inside[26:36, 40:52] = True
+def scene(two: bool = False, shift: int = 0) -> dict[str, Any]:
+    """Messages of one moment, without stamps: an object, 7, right of and below the middle, on a table.
+
+    two: another, 8, left of and above the middle; shift: columns by which all appear farther to the left
+    """
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[26:36, 40 - shift:52 - shift] = 7
+    if two:
+        labels[6:16, 10 - shift:22 - shift] = 8
+    inside = labels > 0
     colour = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
     colour[inside] = [200, 40, 30]
     info = CameraInfo(header=Header(frame_id="camera"), width=WIDTH, height=HEIGHT)
@@ -88,7 +94,7 @@ def scene() -> dict[str, Any]:
     info.p = [FOCAL, 0.0, WIDTH / 2, 0.0, 0.0, FOCAL, HEIGHT / 2, 0.0, 0.0, 0.0, 1.0, 0.0]
     depth = np.where(inside, OBJECT, TABLE).astype(np.float32)
     images = {"image": (colour, "rgb8"), "depth_image": (depth, "32FC1"),
-              "segmentation": (inside.astype(np.uint8) * 7, "mono8")}
+              "segmentation": (labels, "mono8")}
     return {"camera_info": info} | {name: encode_image(pixels, encoding, Header(frame_id="camera"))
                                     for name, (pixels, encoding) in images.items()}
 

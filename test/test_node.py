@@ -12,18 +12,15 @@ import pytest
 pytest.importorskip("rclpy")
 
 import rclpy  # noqa: E402
-from action_msgs.msg import GoalStatus  # noqa: E402
-from geometry_msgs.msg import Point, PoseArray, TransformStamped  # noqa: E402
+from geometry_msgs.msg import PoseArray, TransformStamped  # noqa: E402
 from node_rig import FOCAL, HEIGHT, OBJECT, WIDTH, BlockPipeline, Rig, scene  # noqa: E402
-from rclpy.action import ActionClient  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2, RegionOfInterest  # noqa: E402
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2  # noqa: E402
 from stand_ins import provide_tf2_ros  # noqa: E402
 from std_msgs.msg import Float64  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 from visualization_msgs.msg import Marker, MarkerArray  # noqa: E402
 
-from sam3d_ros.action import Reconstruct  # noqa: E402
 from sam3d_ros.msg import ObjectMeshArray  # noqa: E402
 from sam3d_ros.nodes.sam3d_node import FAILURE, SUCCESS  # noqa: E402
 from sam3d_ros.perception.pipeline import PipelineResult  # noqa: E402
@@ -187,6 +184,25 @@ def test_target_frame_can_change_at_run_time(monkeypatch: pytest.MonkeyPatch):
         assert rig.good().header.frame_id == "camera"
 
 
+def test_a_change_of_target_frame_leaves_nothing_at_its_old_coordinates(monkeypatch: pytest.MonkeyPatch):
+    provide_tf2_ros(monkeypatch)
+    with Rig(target_frame="base") as rig:
+        for name, x in (("base", 0.0), ("odom", 5.0)):
+            for seconds in (-2, 20):
+                matrix = BASE_FROM_CAMERA.copy()
+                matrix[0, 3] += x
+                transform = TransformStamped(child_frame_id="camera", transform=transform_from_matrix(matrix))
+                transform.header.frame_id = name
+                transform.header.stamp = stamp_message(rig.stamp + seconds * 1_000_000_000)
+                rig.node._transforms.buffer.set_transform(transform, "test")
+        before = rig.good().objects[0]
+        rig.node.set_parameters([Parameter("target_frame", value="odom")])
+        rig.send_until(lambda: rig.send(scene()), lambda: rig.objects[-1].header.frame_id == "odom")
+        for array in [array for array in rig.objects if array.header.frame_id == "odom"]:
+            for item in array.objects:
+                assert item.pose.pose.position.x == pytest.approx(before.pose.pose.position.x + 5.0, abs=3e-3)
+
+
 def test_objects_as_tf_frames(monkeypatch: pytest.MonkeyPatch):
     provide_tf2_ros(monkeypatch)
     with Rig(publish_tf=True) as rig:
@@ -289,6 +305,30 @@ def test_enable_and_clear(rig: Rig):
     assert rig.good().objects[0].id != old
 
 
+def test_what_is_at_work_when_the_node_is_disabled_is_not_published():
+    with Rig(BlockPipeline(delay=0.5)) as rig:
+        rig.good()
+        rig.send_until(lambda: rig.send(scene(two=True)), lambda: len(rig.pipeline.frames[-1].instances) > 0
+                       and {i.label for i in rig.pipeline.frames[-1].instances} == {8})
+        assert call(rig, SetBool, "enable", SetBool.Request(data=False)).success
+        rig.spin(0.1)                                 # what was on its way
+        before = len(rig.objects)
+        rig.spin(1.0)
+        assert len(rig.objects) == before
+
+
+def test_a_deactivated_node_takes_its_markers_back():
+    with Rig() as rig:
+        received = rig.collect(MarkerArray, "markers")
+        rig.send_until(lambda: rig.send(scene()), lambda: received)
+        shown = {marker.id for marker in received[-1].markers}
+        rig.node.trigger_deactivate()
+        rig.wait(lambda: {m.id for m in received[-1].markers if m.action in (Marker.DELETE, Marker.DELETEALL)})
+        last = received[-1].markers
+        assert any(m.action == Marker.DELETEALL for m in last) or shown <= {m.id for m in last
+                                                                           if m.action == Marker.DELETE}
+
+
 def call(rig: Rig, kind: type, name: str, request: Any) -> Any:
     client = rig.outside.create_client(kind, name)
     rig.wait(client.service_is_ready)
@@ -310,87 +350,6 @@ def test_parameters_are_refused_by_name(rig: Rig):
     rig.send_until(lambda: rig.send(scene()), lambda: "MASK_EMPTY" in rig.codes())
     rig.node.set_parameters([Parameter("classes", value="")])
     rig.send_until(lambda: rig.send(scene()), lambda: rig.objects[-1].objects)
-
-
-# Action
-
-class Goal:
-    """One goal, sent and followed."""
-
-    def __init__(self, rig: Rig, goal: Reconstruct.Goal):
-        self.rig = rig
-        self.stages: list[str] = []
-        self.client = ActionClient(rig.outside, Reconstruct, "reconstruct")
-        rig.wait(self.client.server_is_ready)
-        future = self.client.send_goal_async(goal, lambda message: self.stages.append(message.feedback.stage))
-        rig.wait(future.done)
-        self.handle = future.result()
-
-    def result(self, send: bool = True) -> Any:
-        """Status and result; while waiting, good frames are sent if wanted."""
-        future = self.handle.get_result_async()
-        self.rig.send_until(lambda: self.rig.send(scene()) if send else None, future.done)
-        self.client.destroy()
-        return future.result()
-
-
-@pytest.fixture
-def on_demand() -> Iterator[Rig]:
-    with Rig(BlockPipeline(delay=0.05), enabled=False, input_timeout=1.0) as rig:
-        yield rig
-
-
-def test_goal_for_everything(on_demand: Rig):
-    goal = Goal(on_demand, Reconstruct.Goal())
-    response = goal.result()
-    assert response.status == GoalStatus.STATUS_SUCCEEDED
-    assert response.result.success
-    assert len(response.result.objects.objects) == 1
-    assert goal.stages == ["WAITING", "EVIDENCE", "INFERENCE", "SURFACE", "DONE"]
-
-
-@pytest.mark.parametrize("goal", [
-    Reconstruct.Goal(labels=[7]),
-    Reconstruct.Goal(points=[Point(x=COLUMN, y=ROW)]),
-    Reconstruct.Goal(boxes=[RegionOfInterest(x_offset=40, y_offset=26, width=12, height=10)]),
-], ids=["label", "point", "box"])
-def test_goal_for_one_object(on_demand: Rig, goal: Reconstruct.Goal):
-    response = Goal(on_demand, goal).result()
-    assert response.status == GoalStatus.STATUS_SUCCEEDED
-    [found] = response.result.objects.objects
-    np.testing.assert_allclose(matrix_from_pose(found.pose.pose)[:3, 3], POSITION, atol=3e-3)
-    assert len(found.vertices) == 24
-    assert found.status == (1 if goal.boxes else 0)
-
-
-@pytest.mark.parametrize(("goal", "words"), [
-    (Reconstruct.Goal(labels=[8]), ("MASK_EMPTY", "8")),
-    (Reconstruct.Goal(points=[Point(x=3.0, y=4.0)]), ("MASK_EMPTY", "(3, 4)")),
-], ids=["label", "point"])
-def test_goal_for_nothing_is_aborted_by_name(on_demand: Rig, goal: Reconstruct.Goal, words: tuple[str, str]):
-    response = Goal(on_demand, goal).result()
-    assert response.status == GoalStatus.STATUS_ABORTED
-    assert not response.result.success
-    assert all(word in response.result.message for word in words)
-
-
-def test_goal_without_images_is_aborted_by_name(on_demand: Rig):
-    response = Goal(on_demand, Reconstruct.Goal()).result(send=False)
-    assert response.status == GoalStatus.STATUS_ABORTED
-    assert "IMAGE_MISSING" in response.result.message
-
-
-def test_goal_can_be_cancelled(on_demand: Rig):
-    goal = Goal(on_demand, Reconstruct.Goal())
-    on_demand.wait(lambda: goal.stages == ["WAITING"])
-    cancelled = goal.handle.cancel_goal_async()
-    on_demand.wait(cancelled.done)
-    assert goal.result(send=False).status == GoalStatus.STATUS_CANCELED
-
-
-def test_goal_is_rejected_while_inactive():
-    with Rig(activate=False) as rig:
-        assert not Goal(rig, Reconstruct.Goal()).handle.accepted
 
 
 def test_a_programming_error_is_reported_and_survived():

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ pytest.importorskip("rclpy")
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from node_rig import BlockPipeline, Rig, scene  # noqa: E402
+from rclpy.action import ActionClient  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from stand_ins import provide_tf2_ros  # noqa: E402
 
+from sam3d_ros.action import Reconstruct  # noqa: E402
 from sam3d_ros.nodes.sam3d_node import FAILURE, SUCCESS, load_pipeline  # noqa: E402
 from sam3d_ros.perception.pipeline import PipelineResult  # noqa: E402
 from sam3d_ros.ros.optional import optional  # noqa: E402
@@ -201,26 +204,47 @@ def test_sigint_while_the_node_is_made_ends_the_process_cleanly(part: str):
     assert "error" not in made.stderr and "Traceback" not in made.stderr
 
 
+@contextmanager
+def program(namespace: str, *arguments: str) -> Iterator[list[str]]:
+    """The node in a process of its own, and the lines that it prints; it must end cleanly after a SIGINT."""
+    command = [sys.executable, "-c", PROGRAM, "--ros-args", "-r", f"__ns:=/{namespace}", *arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, "")))
+    reader.start()
+    try:
+        yield lines
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0, "".join(lines)
+    finally:
+        process.kill()
+        reader.join()
+        process.stdout.close()
+    assert "Traceback" not in "".join(lines)
+
+
 @pytest.mark.parametrize("moment", ["importing is done", "loading", "configured", "inference"])
 def test_sigint_ends_the_process_cleanly(moment: str):
+    with Rig(activate=False) as rig, program(rig.namespace) as lines:
+        rig.send_until(lambda: rig.send(scene()), lambda: any(moment in line for line in lines), timeout=60)
+
+
+@pytest.mark.parametrize("moment", ["waiting", "inference"])
+def test_sigint_with_a_goal_ends_the_process_cleanly(moment: str):
     with Rig(activate=False) as rig:
-        command = [sys.executable, "-c", PROGRAM, "--ros-args", "-r", f"__ns:=/{rig.namespace}"]
-        environment = {name: value for name, value in os.environ.items() if name != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
-        environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                   text=True)
-        lines: list[str] = []
-        reader = threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, "")))
-        reader.start()
-        try:
-            rig.send_until(lambda: rig.send(scene()), lambda: any(moment in line for line in lines), timeout=60)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 0, "".join(lines)
-        finally:
-            process.kill()
-            reader.join()
-            process.stdout.close()
-        assert "Traceback" not in "".join(lines)
+        inputs = {name: publisher.msg_type for name, publisher in rig.publishers.items()}
+        rig.publishers = {name: rig.outside.create_publisher(kind, f"own/{name}", 10) for name, kind in inputs.items()}
+        with program(f"{rig.namespace}/own", "-p", "enabled:=false", "-p", "input_timeout:=60.0") as lines:
+            client = ActionClient(rig.outside, Reconstruct, "own/reconstruct")
+            rig.wait(lambda: any("configured" in line for line in lines) and client.server_is_ready(), timeout=60)
+            sent = client.send_goal_async(Reconstruct.Goal())
+            rig.wait(sent.done)
+            assert sent.result().accepted
+            if moment == "inference":
+                rig.send_until(lambda: rig.send(scene()), lambda: any(moment in line for line in lines))
+        client.destroy()
 
 
 def test_real_pipeline_in_the_node():

@@ -278,7 +278,7 @@ def test_what_fits_badly_is_made_anew_ever_less_often_if_that_does_not_mend_it()
     for seconds, misfit in ((200.0, 0.001), (203.0, 0.003)):     # mended by the next attempt, and spoiled later
         world.look(seconds, camera_at(0.3))
         world.tracker.tracks[world.ids[1]].misfit = misfit
-        asked = rebuild.request(world.tracker, everything=seconds == 200.0)
+        asked = rebuild.request(world.tracker, (1,) if seconds == 200.0 else None)
         assert [i.label for i in asked.frame.instances if i.label == 1] == [1]
         world.tracker.absorb(asked, rebuild.prepare(asked, [
             reconstruction(BOX, np.linalg.inv(world.camera) @ world.places[0], 1)]))
@@ -288,7 +288,7 @@ def test_a_new_mesh_keeps_the_id_and_the_frame_and_follows_the_motion_since():
     """The object moves between the image that it is rebuilt from and the moment when that is done."""
     world = World()
     world.look(0.1, camera_at(0.3))
-    asked = rebuild.request(world.tracker, everything=True)
+    asked = rebuild.request(world.tracker, (1, 2, 3))
     # The new mesh comes in a frame of its own, turned by a quarter.
     turned = np.linalg.inv(world.camera) @ world.places[0] @ pose(0, 0, 0, np.pi / 2)
     made = reconstruction(Toy("box", BOX.size[[1, 0, 2]]), turned, 1)
@@ -309,7 +309,7 @@ def test_a_part_that_could_not_be_told_does_not_take_the_place_of_the_whole(shar
     """An object that is known, but not which mask shows it; the mask shows a share of what its mesh was made from."""
     world = World()
     world.look(0.1, camera_at(0.3))
-    asked = rebuild.request(world.tracker, everything=True)
+    asked = rebuild.request(world.tracker, (1, 2, 3))
     areas = {label: share * world.tracker.tracks[identity].used_area for label, identity in asked.tracks.items()}
     asked = replace(asked, tracks={}, camera_from_object={}, areas=areas)
     beside = np.linalg.inv(world.camera) @ world.places[0] @ pose(0.01, 0, 0)
@@ -346,7 +346,7 @@ def test_a_part_that_was_rebuilt_in_vain_is_not_asked_for_again_at_once():
 def test_clearing_voids_a_reconstruction_under_way():
     world = World()
     world.look(0.1, camera_at(0.3))
-    asked = rebuild.request(world.tracker, everything=True)
+    asked = rebuild.request(world.tracker, (1, 2, 3))
     prepared = rebuild.prepare(asked, [reconstruction(BOX, np.linalg.inv(world.camera) @ world.places[0], 1)])
     world.tracker.clear()
     world.tracker.absorb(asked, prepared)

@@ -2,7 +2,7 @@
 
 A lifecycle node.  Callbacks only file messages away.  One worker thread decodes the newest complete set, follows the
 known objects into it and publishes them, at the camera's rate; another reconstructs what is new or doubtful, at most
-`reconstruct_hz` times a second.
+`reconstruct_hz` times a second.  A goal of the action goes the same way: followed into its image, then reconstructed.
 """
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import functools
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,15 +59,18 @@ from sam3d_ros.scene.tracker import Tracker, TrackerConfig, warm_up
 
 RCLError = rclpy_implementation.RCLError
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+_RESULTS_KEPT = 10      # seconds, of the action, with their meshes: clients ask for them at once
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A complete set of a camera, the generation that it belongs to, and the goal that it serves, if any."""
+    """A complete set of a camera, the generation that it belongs to, the goal that it serves, if any, and what that
+    asks for, once that is known."""
 
     match: Match
     generation: int
     goal: ServerGoalHandle | None = None
+    asked: rebuild.Request | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ class _Waiting:
 
 
 class _Superseded(Exception):
-    """The result is no longer wanted: the goal was cancelled, the node deactivated or the clock set back."""
+    """The result is no longer wanted: the goal was cancelled, the node deactivated, disabled or cleared, or the clock
+    set back."""
 
 
 def load_pipeline(settings: Settings, on_progress: Callable[[int, str], None] = lambda percent, what: None) -> Any:
@@ -127,7 +131,7 @@ class Sam3dNode(LifecycleNode):
         self._generation = 0
         self._images = self._reconstructions = 0
         self._rebuilt_once = False
-        self._latest: Match | None = None
+        self._latest: _View | None = None      # the image that the tracker's objects are given in
         self._tracker = Tracker()
         self._solver: ContactSolver | None = None
         self._declared = Parameters(self, lambda: not self._configured, self._on_settings)
@@ -138,7 +142,7 @@ class Sam3dNode(LifecycleNode):
         self._action = ActionServer(
             self, Reconstruct, "reconstruct", execute_callback=lambda goal: Reconstruct.Result(),
             goal_callback=self._on_goal, handle_accepted_callback=self._on_accepted,
-            cancel_callback=lambda goal: CancelResponse.ACCEPT)
+            cancel_callback=lambda goal: CancelResponse.ACCEPT, result_timeout=_RESULTS_KEPT)
 
     @property
     def settings(self) -> Settings:
@@ -154,7 +158,8 @@ class Sam3dNode(LifecycleNode):
         return super().on_activate(state) if self._attempt(self._activate) else FAILURE
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        result = super().on_deactivate(state)
+        self._retire()
+        result = super().on_deactivate(state)       # the publishers are off from here on
         self._while_active.close()
         return result
 
@@ -163,6 +168,8 @@ class Sam3dNode(LifecycleNode):
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        if self._active:
+            self._retire()
         self._release()
         return super().on_shutdown(state)
 
@@ -240,8 +247,10 @@ class Sam3dNode(LifecycleNode):
         self._active = True
 
     def _release(self) -> None:
-        self._while_active.close()
-        self._while_configured.close()
+        try:
+            self._while_active.close()
+        finally:                                    # else the workers would keep the process from ending
+            self._while_configured.close()
         self._configured = False
         # rclpy keeps a dead reference to every subscription, publisher and timer that was destroyed.
         entities = self.default_callback_group.entities
@@ -250,24 +259,34 @@ class Sam3dNode(LifecycleNode):
     def _deactivate(self) -> None:
         self._active = False
         self._supersede()
-        for unserved in [*self._waiting, *self._builder.clear()]:
+        for unserved in [*self._waiting, *self._follower.clear(), *self._builder.clear()]:
             self._abort(unserved.goal, "the node was deactivated")
         self._waiting.clear()
-        self._follower.clear()
         for camera in self._cameras:
             camera.destroy()
             for source in ("input", "stamps"):
                 self._diagnostics.report(f"{source} {camera.namespace}", None)
         self._cameras.clear()
-        for source in ("frame", "reconstruction"):
-            self._diagnostics.report(source, None)
 
     def _supersede(self) -> None:
         """Make the results of the jobs at work unwanted, and forget the objects."""
         with self._lock:
             self._generation += 1
             self._rebuilt_once = False
+            self._latest = None
             self._tracker.clear()
+            self._forget_faults()
+
+    def _forget_faults(self) -> None:
+        """Of images and objects that are of no more interest; with the lock held, so that no job reports one after."""
+        for source in ("frame", "reconstruction"):
+            self._diagnostics.report(source, None)
+
+    def _retire(self) -> None:
+        """Forget the objects, and tell everybody so."""
+        self._supersede()
+        with self._lock:
+            self._outputs.clear(Header(stamp=self.get_clock().now().to_msg()))
 
     # Input
 
@@ -304,27 +323,29 @@ class Sam3dNode(LifecycleNode):
         return 1 / self.settings.max_rate if self.settings.max_rate else 0.0
 
     def _follow(self, job: _Job) -> None:
-        """Follow the objects into an image and publish them."""
+        """Follow the objects into an image and publish them, or begin with what a goal asks for."""
+        if job.goal:
+            self._begin(job)
+            return
         try:
             view, warnings = self._view(job, decode_masks_or_none)
             with self._lock:
                 self._check(job)
-                self._latest = job.match
                 objects = self._tracker.update(view.frame)
+                self._latest = view
                 due = rebuild.request(self._tracker) is not None
                 # Silence while the first objects are made: an empty array would say that there are none.
                 if objects or not due or self._rebuilt_once:
                     self._publish(objects, view)
+                self._diagnostics.report("frame", warnings[0] if warnings else None)
+                if not due:
+                    self._diagnostics.report("reconstruction", None)
             if due:
                 self._builder.put(job)
         except _Superseded:
             pass
-        except Fault as fault:
-            self._diagnostics.report("frame", fault)
         except Exception as error:
-            self._diagnostics.report("frame", self._internal_error(error))
-        else:
-            self._diagnostics.report("frame", warnings[0] if warnings else None)
+            self._report(job, "frame", error)
 
     def _view(self, job: _Job,
               find_masks: Callable[[Match, Settings], Segmentation]) -> tuple[_View, tuple[Fault, ...]]:
@@ -340,9 +361,17 @@ class Sam3dNode(LifecycleNode):
         return _View(job.match, frame, target_from_camera, settings, started), segmentation.warnings
 
     def _check(self, job: _Job) -> None:
-        """Raise _Superseded if the node was deactivated or cleared, or the clock set back, since the job was made."""
-        if job.generation != self._generation:
+        """Raise _Superseded if the job is no longer wanted."""
+        if job.generation != self._generation or \
+                (job.goal.is_cancel_requested if job.goal else not self.settings.enabled):
             raise _Superseded
+
+    def _report(self, job: _Job, source: str, error: Exception) -> None:
+        """Diagnose what became of a job, if that is still wanted."""
+        fault = error if isinstance(error, Fault) else self._internal_error(error)
+        with self._lock, suppress(_Superseded):
+            self._check(job)
+            self._diagnostics.report(source, fault)
 
     # Reconstruction, in the builder's thread
 
@@ -357,17 +386,20 @@ class Sam3dNode(LifecycleNode):
                 asked = rebuild.request(self._tracker)
             if asked is not None:
                 self._reconstruct(asked, job, lambda stage: None)
-                # The newest image once more: the new meshes are published where the objects are by now.
-                self._follower.put(replace(job, match=self._latest), "again")
+                with self._lock:
+                    self._check(job)
+                    self._publish_where_they_are()
         except _Superseded:
             pass
-        except Fault as fault:
-            self._diagnostics.report("reconstruction", fault)
         except Exception as error:
-            self._diagnostics.report("reconstruction", self._internal_error(error))
+            self._report(job, "reconstruction", error)
 
-    def _reconstruct(self, asked: rebuild.Request, job: _Job, on_stage: Callable[[str], None]) -> None:
-        """Reconstruct objects and give them to the tracker.  Raises Fault, and _Superseded."""
+    def _reconstruct(self, asked: rebuild.Request, job: _Job,
+                     on_stage: Callable[[str], None]) -> tuple[set[str], list[Fault]]:
+        """Reconstruct objects and give them to the tracker; their ids, and why others were not reconstructed.
+
+        Raises Fault, and _Superseded.
+        """
         def check_stage(stage: str) -> None:
             self._check(job)
             on_stage(stage)
@@ -376,15 +408,21 @@ class Sam3dNode(LifecycleNode):
         rebuilt = rebuild.prepare(asked, result.objects)
         with self._lock:
             self._check(job)
-            self._tracker.absorb(asked, rebuilt, result.plane)
+            ids = self._tracker.absorb(asked, rebuilt, result.plane)
             self._rebuilt_once = True
+            faults = [rejection.fault for rejection in result.rejections]
+            self._diagnostics.report("reconstruction", faults[0] if faults else None)
         self._reconstructions += 1
         self._figures |= {f"{stage}_ms": f"{value:.1f}" for stage, value in result.stage_ms.items()}
         self._figures["reconstructions"] = str(self._reconstructions)
         if self._solver:
             self._figures["not_put_at_rest"] = ", ".join(self._solver.refused)
-        faults = [rejection.fault for rejection in result.rejections]
-        self._diagnostics.report("reconstruction", faults[0] if faults else None)
+        return set(ids.values()), faults
+
+    def _publish_where_they_are(self, whole: bool = False) -> ObjectMeshArray:
+        """Publish the objects, new ones among them, in the newest image: that which they were made from is older."""
+        view = replace(self._latest, started=time.monotonic())
+        return self._publish(self._tracker.update(view.frame), view, whole)
 
     def _target_from_camera(self, frame: Frame, settings: Settings) -> np.ndarray:
         if settings.target_frame in ("", frame.frame_id):
@@ -431,7 +469,7 @@ class Sam3dNode(LifecycleNode):
             match = synchroniser.newest(
                 [stream for stream in synchroniser.required if with_masks or stream not in (MASKS, DETECTIONS)])
             if match and now - match.arrival <= timeout:
-                self._builder.request(_Job(match, self._generation, goal))
+                self._follower.request(_Job(match, self._generation, goal))
             elif goal.is_cancel_requested or now - waiting.since > timeout:
                 fault = synchroniser.fault(timeout, now) or Fault(FaultCode.STAMPS_DO_NOT_MATCH)
                 self._abort(goal, str(fault))
@@ -439,39 +477,52 @@ class Sam3dNode(LifecycleNode):
                 continue
             self._waiting.remove(waiting)
 
-    def _serve(self, job: _Job) -> None:
-        """Reconstruct and publish what a goal asks for, an image of the first camera."""
-        goal = job.goal
+    def _begin(self, job: _Job) -> None:
+        """Follow the objects into the image of a goal, one of the first camera, and have what it asks for rebuilt."""
+        wanted: list[int] = []
 
         def find_masks(match: Match, settings: Settings) -> Segmentation:
-            segmentation = decode_masks(match, settings) if needs_masks(goal.request) else None
-            image = match.messages[IMAGE]
-            return choose(goal.request, segmentation, image.height, image.width, settings.max_objects)
+            """All masks, so that no object seems to have none; but boxes stand alone."""
+            request, image = job.goal.request, match.messages[IMAGE]
+            segmentation = decode_masks(match, settings) if needs_masks(request) else None
+            chosen = choose(request, segmentation, image.height, image.width, settings.max_objects)
+            wanted.extend(instance.label for instance in chosen.instances)
+            return chosen if request.boxes else segmentation
 
-        def on_stage(stage: str) -> None:
-            if goal.is_cancel_requested:
-                raise _Superseded
-            self._give_feedback(goal, stage)
-
-        try:
+        with self._abort_on_error(job.goal):
             view, _ = self._view(job, find_masks)
             with self._lock:
                 self._check(job)
                 self._tracker.update(view.frame)
-                asked = rebuild.request(self._tracker, everything=True)
-            self._reconstruct(asked, job, on_stage)
+                self._latest = view
+                asked = rebuild.request(self._tracker, wanted)
+            self._builder.request(replace(job, asked=asked))
+
+    def _serve(self, job: _Job) -> None:
+        """Reconstruct what a goal asks for, and publish it where it is by now."""
+        with self._abort_on_error(job.goal):
+            ids, faults = self._reconstruct(job.asked, job, lambda stage: self._give_feedback(job.goal, stage))
             with self._lock:
                 self._check(job)
-                wanted = [item for item in self._tracker.objects(view.frame) if item.object.label]
-                meshes = self._publish(wanted, view, whole=True)
+                scene = self._publish_where_they_are(whole=True)
+            found = [item for item in scene.objects if item.id in ids]
+            if not found:
+                raise faults[0] if faults else Fault(FaultCode.MASK_EMPTY, "what was asked for has gone since")
+            self._finish(job.goal, Reconstruct.Result(
+                success=True, message="; ".join(map(str, faults)),
+                objects=ObjectMeshArray(header=scene.header, objects=found)))
+
+    @contextmanager
+    def _abort_on_error(self, goal: ServerGoalHandle) -> Iterator[None]:
+        """Tell the goal's client what went wrong."""
+        try:
+            yield
         except _Superseded:
             self._abort(goal, "the node was deactivated or reset")
         except Fault as fault:
             self._abort(goal, str(fault))
         except Exception as error:
             self._abort(goal, str(self._internal_error(error)))
-        else:
-            self._finish(goal, Reconstruct.Result(success=True, message="", objects=meshes))
 
     def _give_feedback(self, goal: ServerGoalHandle, stage: str) -> None:
         goal.publish_feedback(Reconstruct.Feedback(stage=stage, progress=PROGRESS[stage]))
@@ -480,10 +531,10 @@ class Sam3dNode(LifecycleNode):
         self._finish(goal, Reconstruct.Result(success=False, message=reason))
 
     def _finish(self, goal: ServerGoalHandle, result: Reconstruct.Result) -> None:
-        """Deliver a result, in the executor.
+        """Deliver a result, in the executor, unless ROS has been shut down.
 
         The goal begins to execute only here: waiting in an execute callback of rclpy either blocks the executor or
-        spins it.
+        spins it.  And it begins in the executor's thread, where requests to cancel it come in as well.
         """
         def deliver(handle: ServerGoalHandle) -> Reconstruct.Result:
             if handle.is_cancel_requested:
@@ -493,7 +544,8 @@ class Sam3dNode(LifecycleNode):
             else:
                 handle.abort()
             return result
-        goal.execute(deliver)
+        if self.executor and self.context.ok():
+            self.executor.create_task(goal.execute, deliver)
 
     # Services, parameters, diagnostics
 
@@ -507,17 +559,21 @@ class Sam3dNode(LifecycleNode):
         response.success = self._active
         response.message = "forgot all objects" if self._active else "the node is not active"
         if self._active:
-            self._supersede()
-            with self._lock:
-                self._outputs.clear(Header(stamp=self.get_clock().now().to_msg()))
+            self._retire()
         return response
 
     def _on_settings(self, before: Settings, after: Settings) -> None:
         if self._configured and after.target_frame and self._transforms is None and optional("tf2_ros"):
             self._transforms = Transforms(self)
-        if before.enabled and not after.enabled and self._active:
+        if not self._active:
+            return
+        if before.target_frame != after.target_frame:
+            self._supersede()                       # poses in the old frame mean nothing in the new one
+        if before.enabled and not after.enabled:
             self._follower.put(None)
             self._builder.put(None)
+            with self._lock:                        # what is being published goes out before this is answered
+                self._forget_faults()
 
     def _internal_error(self, error: Exception) -> Fault:
         if self.context.ok():  # else ROS is shutting down, and every call into it fails

@@ -1,7 +1,7 @@
 """When a reconstruction pays, and what it gives the tracker."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -32,20 +32,20 @@ MORE_IN_VIEW = 1.6
 RETRY_NS, MOST_DOUBLED = 3_000_000_000, 4
 
 
-def request(tracker: Tracker, everything: bool = False) -> Request | None:
+def request(tracker: Tracker, wanted: Collection[int] | None = None) -> Request | None:
     """What of the newest image is worth reconstructing: what is new, shows a new side, or has a doubtful mesh; None if
-    nothing is.  everything: all its instances, as a goal asks for.
+    nothing is.  wanted: the labels of its instances that a goal asks for instead.
     """
     frame = tracker.frame
     scene_from_camera = tracker.scene_from_camera(frame)
     camera_from_scene = np.linalg.inv(scene_from_camera)
-    labels = {i.label for i in (frame.instances if everything else tracker.unknown)}
+    labels = {i.label for i in tracker.unknown} if wanted is None else {*wanted}
     tracks, poses, earlier, beside = {}, {}, {}, []
     for track in tracker.tracks.values():
         if track.presence is not Presence.SEEN or track.seen_ns != frame.stamp_ns or not track.label:
             continue
         pose = camera_from_scene @ track.belief.scene_from_object
-        if pays(track, pose, tracker.areas.get(track.label, 0.0), frame.stamp_ns):
+        if wanted is None and pays(track, pose, tracker.areas.get(track.label, 0.0), frame.stamp_ns):
             labels.add(track.label)
         if track.label in labels:
             tracks[track.label], poses[track.label] = track.id, pose

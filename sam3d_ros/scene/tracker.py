@@ -123,13 +123,16 @@ class Tracker:
                  for track in self._present()}
         return [_tracked(track, camera_from_scene, poses[track.id]) for track in self._present()]
 
-    def absorb(self, request: Request, rebuilt: Sequence[Rebuilt], plane: np.ndarray | None = None) -> None:
+    def absorb(self, request: Request, rebuilt: Sequence[Rebuilt],
+               plane: np.ndarray | None = None) -> dict[int, str]:
         """Take in new meshes.  They were made from an older image; a known object has moved on with its frame since.
 
         plane: (4,) that the objects stand on, in that image's camera frame; None: where it was before
+        Returns the id of the object that each label of the request turned out to be.
         """
+        ids: dict[int, str] = {}
         if request.generation != self.generation:
-            return
+            return ids
         for identity in request.tracks.values():
             if identity in self.tracks:
                 self.tracks[identity].attempted_ns = request.frame.stamp_ns
@@ -138,6 +141,7 @@ class Tracker:
             if track is None:
                 known = self._at(request, item)
                 if known and item.area < _LESS_IN_VIEW * known.used_area:
+                    ids[item.label] = known.id
                     known.parts_refused_until_ns = request.frame.stamp_ns + _REFUSED_NS
                     continue      # hidden but for a part, from which it could not be told: its mesh is the better one
                 track = known or self._add(request, item)
@@ -154,9 +158,11 @@ class Tracker:
             track.used_area, track.misfit = item.area, 0.0
             track.views = with_view(track.views, item.view)
             track.visible_fraction = item.mesh.visible_fraction
+            ids[item.label] = track.id
         self.unknown = ()  # until the next image
         if self._resting:
             self._resting.update([*self.tracks.values()], request.frame.stamp_ns, request.scene_from_camera, plane)
+        return ids
 
     # One image
 
