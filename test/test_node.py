@@ -262,6 +262,20 @@ def test_max_rate():
         assert 4 <= len(rig.objects) <= 9
 
 
+def test_max_rate_may_be_raised_while_an_image_waits():
+    with Rig() as rig:
+        rig.good()
+        rig.node.set_parameters([Parameter("max_rate", value=1e-11)])
+        rig.send(scene())
+        rig.spin(0.5)
+        before = len(rig.objects)
+        rig.send(scene())
+        rig.spin(0.5)
+        assert len(rig.objects) == before
+        rig.node.set_parameters([Parameter("max_rate", value=10.0)])
+        rig.wait(lambda: len(rig.objects) > before, timeout=1.0)
+
+
 def test_best_effort_cameras_are_heard():
     from rclpy.qos import qos_profile_sensor_data
     with Rig() as rig:
