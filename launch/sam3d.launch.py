@@ -114,7 +114,8 @@ def launch_setup(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if argument["preset"] == "simulated":
         # Its true masks stay beside those of a detector.
         images = [(topic, name) for topic, name in topics.items() if topic not in detector.topics]
-        actions.append(Node(executable="simulated_camera", name="simulated_camera", parameters=[*files, common],
+        clock = {"publish_clock": True} if argument["use_sim_time"] == "true" else common
+        actions.append(Node(executable="simulated_camera", name="simulated_camera", parameters=[*files, clock],
                             remappings=images, **node))
     if argument["detector"] == "tabletop":
         actions.append(Node(executable="tabletop_segmenter", name="tabletop_segmenter", parameters=[*files, common],

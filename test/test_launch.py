@@ -107,6 +107,17 @@ def test_simulated_preset_starts_the_camera(launch_module):
     assert executables(launched(launch_module, preset="simulated")) == ["sam3d_node", "simulated_camera"]
 
 
+@pytest.mark.parametrize(("use_sim_time", "common", "camera"), [
+    ("", {}, {}),
+    ("false", {"use_sim_time": False}, {"use_sim_time": False}),
+    ("true", {"use_sim_time": True}, {"publish_clock": True}),
+])
+def test_simulated_camera_is_the_clock_of_simulated_time(launch_module, use_sim_time, common, camera):
+    actions = launched(launch_module, preset="simulated", use_sim_time=use_sim_time)
+    assert node(actions, "sam3d_node").keywords["parameters"][-1] == common
+    assert node(actions, "simulated_camera").keywords["parameters"][-1] == camera
+
+
 def test_argument_wins_over_detector_and_detector_over_preset(launch_module):
     def segmentation(**arguments: str) -> tuple[str, str | None]:
         sam3d_node = node(launched(launch_module, preset="gazebo", **arguments), "sam3d_node")

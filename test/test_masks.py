@@ -138,7 +138,62 @@ def test_label_images(encoding: str, dtype: type):
 def test_large_labels_are_renumbered():
     segmentation = decode(mask_image(np.where(TWO == 8, 2_000_000_000, TWO).astype(np.int32), "32SC1"))
     np.testing.assert_array_equal(segmentation.labels, np.where(TWO == 8, 2, np.where(TWO == 3, 1, 0)))
-    assert [i.detector_id for i in segmentation.instances] == ["3", "2000000000"]
+    assert [i.number for i in segmentation.instances] == [3, 2_000_000_000]
+    assert [i.detector_id for i in segmentation.instances] == ["", ""]
+
+
+def test_large_labels_keep_their_numbers_beside_a_detection():
+    detections = SimpleNamespace(detections=[
+        detection_2d(40, 29, 20, 18, hypothesis("cup", 0.7), identity="t5")])
+    large = np.where(TWO == 8, 2_000_000_000, TWO).astype(np.int32)
+    cup = decode(mask_image(large, "32SC1"), detections).instances[1]
+    assert (cup.number, cup.class_id, cup.detector_id) == (2_000_000_000, "cup", "t5")
+
+
+def test_one_large_mask_over_the_image_is_named_by_its_number():
+    with pytest.raises(Fault, match="label 70000 has 100%"):
+        decode(mask_image(np.full((40, 60), 70000, np.int32), "32SC1"))
+
+
+# Goals
+
+def chosen(segmentation: masks.Segmentation, **goal) -> list[int]:
+    """Numbers of the instances that a goal means."""
+    pytest.importorskip("rclpy")
+    from sam3d_ros.action import Reconstruct
+    from sam3d_ros.ros.requests import choose
+    return [i.number for i in choose(Reconstruct.Goal(**goal), segmentation, 40, 60, 9).instances]
+
+
+def panoptic(labels: np.ndarray) -> masks.Segmentation:
+    """Masks of Gazebo's panoptic camera: instance 5 of the class that `labels` gives."""
+    pixels = np.stack([(labels > 0) * 5, labels * 0, labels], axis=2).astype(np.uint8)
+    return decode(mask_image(pixels, "rgb8"), mask_format="gz_panoptic")
+
+
+def test_a_goal_gives_labels_as_they_are_published():
+    from geometry_msgs.msg import Point
+    third, eighth = 3 * 65536 + 5, 8 * 65536 + 5
+    assert chosen(panoptic(TWO), labels=[eighth]) == [eighth]
+    points = [Point(x=40.0, y=30.0), Point(x=7.0, y=7.0)]
+    assert chosen(panoptic(TWO), labels=[eighth], points=points) == [eighth, third]
+    assert chosen(panoptic(np.where(TWO == 8, TWO, 0)), labels=[eighth]) == [eighth]
+
+
+def test_a_goal_for_another_label_is_told_the_published_ones():
+    with pytest.raises(Fault) as caught:
+        chosen(panoptic(TWO), labels=[1, 2])
+    assert caught.value.code == FaultCode.MASK_EMPTY
+    assert caught.value.detail == f"no object with label 1, 2 in this image; there are {3 * 65536 + 5}, {8 * 65536 + 5}"
+
+
+def test_a_goal_at_an_object_of_an_unwanted_class_is_refused():
+    from geometry_msgs.msg import Point
+    semantic = np.repeat(TWO[:, :, None].astype(np.uint8), 3, axis=2)
+    segmentation = decode(mask_image(semantic, "rgb8"), mask_format="gz_semantic", classes="3")
+    assert chosen(segmentation, points=[Point(x=7.0, y=7.0)]) == [3]
+    with pytest.raises(Fault, match=r"pixel \(40, 30\)"):
+        chosen(segmentation, points=[Point(x=40.0, y=30.0)])
 
 
 def test_binary_image_is_one_object():

@@ -130,6 +130,22 @@ def test_several_cameras_need_a_common_frame():
         rig.wait(lambda: "PARAMETER_INVALID" in rig.codes())
 
 
+def test_a_camera_with_an_absolute_name_is_outside_the_node_s_namespace():
+    with Rig(cameras="/outside_cam", types={"/outside_cam/image": Image}, activate=False) as rig:
+        assert rig.node.trigger_configure() == SUCCESS
+        assert rig.node.trigger_activate() == SUCCESS
+        rig.wait(lambda: rig.publishers["/outside_cam/image"].get_subscription_count())
+        assert not rig.publishers["image"].get_subscription_count()
+
+
+@pytest.mark.parametrize("cameras", ["1left", "left,left"])
+def test_wrong_names_of_cameras_are_refused_while_configuring(cameras: str):
+    with Rig(cameras=cameras, target_frame="camera", activate=False) as rig:
+        assert rig.node.trigger_configure() == FAILURE
+        rig.wait(lambda: "PARAMETER_INVALID" in rig.codes())
+        assert "INTERNAL_ERROR" not in rig.codes()
+
+
 # The camera looks straight down from 1.5 m.
 BASE_FROM_CAMERA = np.array([[0.0, -1, 0, 0.2], [-1, 0, 0, 0.1], [0, 0, -1, 1.5], [0, 0, 0, 1]])
 
@@ -276,6 +292,20 @@ def test_max_rate():
             rig.spin(0.03)
         rig.spin(0.3)
         assert 4 <= len(rig.objects) <= 9
+
+
+def test_max_rate_may_be_raised_while_an_image_waits():
+    with Rig() as rig:
+        rig.good()
+        rig.node.set_parameters([Parameter("max_rate", value=1e-11)])
+        rig.send(scene())
+        rig.spin(0.5)
+        before = len(rig.objects)
+        rig.send(scene())
+        rig.spin(0.5)
+        assert len(rig.objects) == before
+        rig.node.set_parameters([Parameter("max_rate", value=10.0)])
+        rig.wait(lambda: len(rig.objects) > before, timeout=1.0)
 
 
 def test_best_effort_cameras_are_heard():

@@ -7,10 +7,12 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 
+from sam3d_ros.perception.faults import Fault, FaultCode  # noqa: E402
 from sam3d_ros.perception.pipeline import PipelineConfig  # noqa: E402
-from sam3d_ros.ros.parameters import Settings, descriptor, markdown_table, pipeline_config  # noqa: E402
+from sam3d_ros.ros.parameters import Parameters, Settings, descriptor, markdown_table, pipeline_config  # noqa: E402
 
 FIELDS = dataclasses.fields(Settings)
 
@@ -40,6 +42,39 @@ def test_pipeline_config_takes_its_part():
     assert (config.model, config.engine, config.threads, config.max_faces, config.min_points) == \
         ("a.onnx", "onnxruntime", 2, 700, 33)
     assert pipeline_config(Settings()) == PipelineConfig()
+
+
+def test_camera_namespaces():
+    assert Settings().camera_namespaces == ("",)
+    assert Settings(cameras="left, right/,").camera_namespaces == ("left", "right")
+    assert Settings(cameras="/left,/robot/right/").camera_namespaces == ("/left", "/robot/right")
+
+
+@pytest.mark.usefixtures("ros")
+@pytest.mark.parametrize(("cameras", "words"), [
+    ("left,right,left", "'left' is given twice"),
+    ("left,/robot/left/", "'/robot/left' is given twice"),
+    ("1left", "'1left' is no valid name: "),
+    ("left,my cam", "'my cam' is no valid name: "),
+    ("a//b", "'a//b' is no valid name: "),
+    ("left,/", "'/' is no valid name: "),
+    ("{nonsense}", "'{nonsense}' is no valid name: "),
+    ("robot/", ""),
+    ("/left,left,~/left", ""),
+])
+def test_names_of_cameras_are_checked(cameras: str, words: str):
+    node = Node("sam3d_node", namespace="robot", parameter_overrides=[Parameter("cameras", value=cameras)])
+    try:
+        parameters = Parameters(node, lambda: True, lambda before, after: None)
+        if not words:
+            parameters.check()
+            return
+        with pytest.raises(Fault) as caught:
+            parameters.check()
+    finally:
+        node.destroy_node()
+    assert caught.value.code is FaultCode.PARAMETER_INVALID
+    assert f"parameter cameras: {words}" in caught.value.detail
 
 
 def test_wanted_classes():

@@ -140,11 +140,12 @@ def test_bad_instances_are_rejected_and_the_others_built(pipeline):
     frame = scene(BALLS)
     depth = frame.depth.copy()
     depth[frame.labels == 2] = 0
-    instances = (*frame.instances, Instance(9, "not in the image"))
+    instances = (*frame.instances, Instance(9, "not in the image", published=70000))
     result = pipeline.run(replace(frame, depth=depth, instances=instances))
     assert [o.label for o in result.objects] == [1, 3]
     assert [(r.label, r.fault.code) for r in result.rejections] == [(2, FaultCode.TOO_FEW_POINTS),
                                                                    (9, FaultCode.TOO_FEW_POINTS)]
+    assert [r.fault.detail.split(":")[0] for r in result.rejections] == ["label 2", "label 70000"]
 
 
 def test_the_largest_objects_are_kept():

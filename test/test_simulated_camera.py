@@ -138,6 +138,13 @@ def test_orbit_moves_the_camera_to_and_fro_and_the_clock_follows_the_images(cont
                               decode_pixels(listener.at("segmentation", stamps[1])))
 
 
+def test_the_camera_that_is_the_clock_does_not_wait_for_it(context: Context) -> None:
+    camera = make_camera(context, publish_clock=True, use_sim_time=True, rate=20.0)
+    listener = run(context, camera, lambda got: len(got.complete_stamps()) >= 3)
+    stamps = listener.complete_stamps()[:3]
+    assert {b - a for a, b in zip(stamps[:-1], stamps[1:], strict=True)} == {50_000_000}
+
+
 @pytest.mark.parametrize("name, value", [("motion", "dance"), ("objects", 99), ("rate", 0.0),
                                          ("depth_encoding", "rgb8"), ("width", "wide")])
 def test_wrong_parameters_are_refused_by_name(context: Context, name: str, value: object) -> None:

@@ -127,6 +127,61 @@ def test_a_jump_back_clears_and_goes_on():
     assert feed(synchroniser, (DEPTH, 0), (MASKS, 0)) == [0]
 
 
+def outcomes(synchroniser: Synchroniser, *messages: tuple[str, float]) -> list[str]:
+    """What becomes of each message: the name of its fault, "match" or ""."""
+    def outcome(stream: str, ms: float) -> str:
+        try:
+            return "match" if synchroniser.add(stream, at(ms), f"{stream} {ms:g}", now=0.0) else ""
+        except Fault as fault:
+            return fault.code.name
+    return [outcome(*message) for message in messages]
+
+
+def test_a_bag_shorter_than_a_jump_may_loop():
+    synchroniser = make(required=(IMAGE, DEPTH))
+    loop = [(stream, ms) for ms in range(0, 800, 40) for stream in (IMAGE, DEPTH)]
+    assert outcomes(synchroniser, *loop).count("match") == 20
+    for _ in range(3):
+        again = outcomes(synchroniser, *loop)
+        assert again[:8] == ["STAMP_OUT_OF_ORDER"] * 8
+        assert again[8] == "CLOCK_JUMPED_BACK"
+        assert again[9:] == ["match", *["", "match"] * 15]
+    assert synchroniser.latest.messages == {IMAGE: "image 760", DEPTH: "depth_image 760"}
+
+
+@pytest.mark.parametrize("late", [
+    [1, 1, 1, 1, 1, 1, 1],              # one message again and again
+    [7, 6, 5, 4, 3, 2, 1],              # falling
+    [500, 500, 500, 500, 500, 500],     # the newest again and again
+    [1, 2, 3, 4, 510, 5, 6, 7, 8],      # never five in a row
+], ids=["same", "falling", "newest", "interrupted"])
+def test_late_messages_are_no_jump(late: list[float]):
+    synchroniser = make()
+    feed(synchroniser, (IMAGE, 500))
+    assert set(outcomes(synchroniser, *((IMAGE, ms) for ms in late))) <= {"STAMP_OUT_OF_ORDER", ""}
+    assert feed(synchroniser, (DEPTH, 500), (MASKS, 500)) == [500]
+
+
+def test_refused_messages_are_not_missing():
+    synchroniser = make()
+    feed(synchroniser, (IMAGE, 0), (DEPTH, 0), (MASKS, 0))
+    for step in range(1, 61):
+        with pytest.raises(Fault):
+            synchroniser.add(IMAGE, at(0), "image", now=step / 10)
+        feed(synchroniser, (DEPTH, 100 * step), (MASKS, 100 * step), now=step / 10)
+    fault = synchroniser.fault(5.0, now=6.0)
+    assert fault.code == FaultCode.STAMPS_DO_NOT_MATCH
+    assert "image is refused: its stamps are missing or do not rise" in fault.detail
+    assert "image: 10.0 Hz, 0.0 s ago" in fault.detail
+
+
+def test_refused_detections_are_not_waited_for():
+    synchroniser = make(required=(IMAGE, MASKS), optional=(DETECTIONS,))
+    for step in range(3):
+        assert fault_of(synchroniser, DETECTIONS, 0) == FaultCode.STAMP_MISSING
+        assert feed(synchroniser, (IMAGE, 33 * step), (MASKS, 33 * step)) == [33 * step]
+
+
 def test_newest_serves_requests():
     synchroniser = make()
     without_masks = (IMAGE, CAMERA_INFO, DEPTH)

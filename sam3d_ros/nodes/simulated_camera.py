@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import PoseStamped, TransformStamped
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.clock import Clock as NodeClock
+from rclpy.clock import ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
@@ -118,7 +120,9 @@ class SimulatedCamera(Node):
         self._images_published = 0
         self._create_publishers()
         self._truth.publish(self._truth_message())
-        self.create_timer(1 / self.settings.rate, self._publish)
+        # Simulated time would stand still for a timer that waits for it to go on.
+        clock = NodeClock(clock_type=ClockType.STEADY_TIME) if self.settings.publish_clock else None
+        self.create_timer(1 / self.settings.rate, self._publish, clock=clock)
         kinds = ", ".join(placed.shape.kind for placed in self.scene.objects)
         self.get_logger().info(f"{kinds}; {self.settings.width} x {self.settings.height} at {self.settings.rate:g} Hz")
 

@@ -35,6 +35,12 @@ class Instance:
     score: float = 1.0
     detector_id: str = ""      # the detector's own track id, or empty
     is_box: bool = False       # the mask is only a filled bounding box
+    published: int = 0         # the number in the publisher's image where labels were renumbered, else 0
+
+    @property
+    def number(self) -> int:
+        """What the publisher of the masks numbers the object with."""
+        return self.published or self.label
 
 
 @dataclass(frozen=True)

@@ -165,8 +165,8 @@ def select(labels: np.ndarray, instances: Sequence[Instance], max_objects: int,
     areas = label_areas(labels)
     largest = max(areas, key=areas.__getitem__, default=0)
     if areas.get(largest, 0) > ALL_FOREGROUND * labels.size:
-        share = areas[largest] / labels.size
-        raise Fault(FaultCode.MASK_ALL_FOREGROUND, f"label {largest} has {share:.0%} of the image")
+        share, numbers = areas[largest] / labels.size, {i.label: i.number for i in instances}
+        raise Fault(FaultCode.MASK_ALL_FOREGROUND, f"label {numbers[largest]} has {share:.0%} of the image")
     wanted = [instance for instance in instances if instance.label in areas]
     if classes:
         wanted = [instance for instance in wanted if instance.class_id in classes]

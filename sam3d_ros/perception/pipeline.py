@@ -299,7 +299,7 @@ class _Clock:
 
 
 def _rejection(instance: Instance, code: FaultCode, detail: str = "") -> Rejection:
-    return Rejection(instance.label, Fault(code, f"label {instance.label}" + (f": {detail}" if detail else "")))
+    return Rejection(instance.label, Fault(code, f"label {instance.number}" + (f": {detail}" if detail else "")))
 
 
 def _pixels(labels: np.ndarray, depth: np.ndarray | None, label: int, window: tuple[slice, slice] | None):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -19,6 +20,7 @@ from ..runtime.engine import DEFAULT_MODEL, ENGINE_CHOICES, MODEL_HELP, PRECISIO
 if TYPE_CHECKING:
     from ..perception.pipeline import PipelineConfig
 
+RCLError = rclpy_implementation.RCLError
 MASK_FORMATS = ("binary", "labels", "gz_semantic", "gz_panoptic", "yolo_msgs", "isaac_tensor", "boxes")
 
 
@@ -99,7 +101,8 @@ class Settings:
     @property
     def camera_namespaces(self) -> tuple[str, ...]:
         """`cameras` one by one; ("",) for the one without a namespace."""
-        return tuple(name.strip().strip("/") for name in self.cameras.split(",") if name.strip()) or ("",)
+        names = [name.strip() for name in self.cameras.split(",")]
+        return tuple(name.rstrip("/") or "/" for name in names if name) or ("",)
 
     @property
     def wanted_classes(self) -> frozenset[str]:
@@ -169,9 +172,24 @@ class Parameters:
         node.add_post_set_parameters_callback(self._changed)
 
     def check(self) -> None:
-        """Raise Fault PARAMETER_INVALID if a value given at start was refused."""
+        """Raise Fault PARAMETER_INVALID if a value given at start was refused, or cameras are named wrongly."""
         if self._refused:
             raise Fault(FaultCode.PARAMETER_INVALID, "; ".join(self._refused.values()))
+        if self.settings.cameras:
+            self._check_cameras()
+
+    def _check_cameras(self) -> None:
+        places = set()
+        for name in self.settings.camera_namespaces:
+            try:
+                place = self._node.resolve_topic_name(name, only_expand=True)
+            except RCLError as error:
+                reason = str(error).split(", at /")[0]  # without the place in rcl's source
+                raise Fault(FaultCode.PARAMETER_INVALID,
+                            f"parameter cameras: '{name}' is no valid name: {reason}") from None
+            if place in places:
+                raise Fault(FaultCode.PARAMETER_INVALID, f"parameter cameras: '{name}' is given twice")
+            places.add(place)
 
     def _declare(self, field: dataclasses.Field) -> None:
         try:

@@ -46,25 +46,28 @@ def choose(goal: Reconstruct.Goal, segmentation: Segmentation | None, height: in
 
 
 def _chosen(goal: Reconstruct.Goal, segmentation: Segmentation) -> Segmentation:
-    by_label = {instance.label: instance for instance in segmentation.instances}
-    wanted = [*goal.labels, *(_label_at(segmentation.labels, point) for point in goal.points)]
-    return replace(segmentation, instances=_look_up(wanted, by_label))
+    wanted = [*_numbered(goal.labels, segmentation), *(_instance_at(point, segmentation) for point in goal.points)]
+    return replace(segmentation, instances=tuple(dict.fromkeys(wanted)))
 
 
-def _look_up(wanted: Sequence[int], by_label: dict[int, Instance]) -> tuple[Instance, ...]:
-    missing = [label for label in wanted if label not in by_label]
+def _numbered(numbers: Sequence[int], segmentation: Segmentation) -> list[Instance]:
+    """Instances by the numbers that the publisher of the masks gave them."""
+    by_number = {instance.number: instance for instance in segmentation.instances}
+    missing = [number for number in numbers if number not in by_number]
     if missing:
         raise Fault(FaultCode.MASK_EMPTY, f"no object with label {', '.join(map(str, missing))} in this image; "
-                                          f"there are {', '.join(map(str, by_label))}")
-    return tuple(by_label[label] for label in dict.fromkeys(wanted))
+                                          f"there are {', '.join(map(str, by_number))}")
+    return [by_number[number] for number in numbers]
 
 
-def _label_at(labels: np.ndarray, point: Point) -> int:
+def _instance_at(point: Point, segmentation: Segmentation) -> Instance:
     row, column = round(point.y), round(point.x)
-    height, width = labels.shape
-    if not (0 <= row < height and 0 <= column < width) or labels[row, column] == 0:
+    height, width = segmentation.labels.shape
+    label = segmentation.labels[row, column] if 0 <= row < height and 0 <= column < width else 0
+    found = next((instance for instance in segmentation.instances if instance.label == label), None)
+    if found is None:
         raise Fault(FaultCode.MASK_EMPTY, f"no object at pixel ({point.x:g}, {point.y:g}) of this image")
-    return int(labels[row, column])
+    return found
 
 
 def _box(region: RegionOfInterest) -> np.ndarray:

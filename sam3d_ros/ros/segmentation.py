@@ -98,13 +98,12 @@ def _image(message: Image, height: int, width: int, mask_format: str) -> tuple[n
     pixels = decode_pixels(message, FaultCode.MASK_ENCODING_UNKNOWN, FaultCode.MASK_TRUNCATED,
                            FaultCode.MASK_BIG_ENDIAN)
     labels = masks.resize_nearest(decode(pixels), height, width)
-    numbers: dict[int, int] = {}  # label -> the publisher's number, where they differ
-    if labels.max() > masks.LARGEST_LABEL:
-        labels, old = masks.renumber(labels)
-        numbers = dict(enumerate(old, start=1))
     class_of = _CLASS_OF.get(mask_format, lambda number: "")
-    return labels, tuple(Instance(label, class_of(numbers.get(label, label)), detector_id=str(numbers.get(label, "")))
-                         for label in masks.label_areas(labels))
+    if labels.max() > masks.LARGEST_LABEL:
+        labels, numbers = masks.renumber(labels)
+        return labels, tuple(Instance(label, class_of(number), published=number)
+                             for label, number in enumerate(numbers, start=1))
+    return labels, tuple(Instance(label, class_of(label)) for label in masks.label_areas(labels))
 
 
 def _yolo(message: Any, height: int, width: int) -> tuple[np.ndarray, tuple[Instance, ...]]:

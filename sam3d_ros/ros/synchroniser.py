@@ -21,6 +21,8 @@ MISSING = {IMAGE: FaultCode.IMAGE_MISSING, CAMERA_INFO: FaultCode.CAMERA_INFO_MI
            MASKS: FaultCode.MASK_MISSING, DETECTIONS: FaultCode.MASK_MISSING}
 # A stamp that is older than its predecessor by more than this is a clock that was set back, not a late message.
 JUMP_BACK_NS = 1_000_000_000
+# So many late messages in a row, whose own stamps rise, are one, too: a bag shorter than that started over.
+LATE_IN_A_ROW = 5
 # Weight of the newest interval in a stream's rate.
 _RATE_SMOOTHING = 0.1
 
@@ -46,24 +48,40 @@ class _Entry:
 class StreamStatus:
     """What is known of one stream.
 
-    received: messages so far; interval: smoothed seconds between arrivals, 0 = unknown; arrival: of the newest, s;
-    newest_ns: its stamp; offset_ns: its stamp less that of the image nearest to it, None = there was no image
+    interval: smoothed seconds between arrivals, 0 = unknown; arrival: of the last message, refused or not, s
+    taken: arrival of the newest that was not refused, s; newest_ns: its stamp; offset_ns: its stamp less that of the
+    image nearest to it, None = there was no image
+    refused: messages in a row that were refused since then, with rising stamps; refused_ns: stamp of the last
     """
 
-    received: int = 0
     interval: float = 0.0
     arrival: float | None = None
+    taken: float | None = None
     newest_ns: int = 0
     offset_ns: int | None = None
+    refused: int = 0
+    refused_ns: int = 0
 
-    def seen(self, stamp_ns: int, now: float) -> None:
+    def arrive(self, now: float) -> None:
         """Count a message."""
         if self.arrival is not None:
             gap = now - self.arrival
             self.interval = gap if not self.interval else self.interval + _RATE_SMOOTHING * (gap - self.interval)
-        self.received += 1
         self.arrival = now
-        self.newest_ns = stamp_ns
+
+    def take(self, stamp_ns: int, now: float) -> None:
+        """Note that the message was taken."""
+        self.taken, self.newest_ns = now, stamp_ns
+        self.refused = self.refused_ns = 0
+
+    def refuse(self, stamp_ns: int) -> None:
+        """Note that the message was refused."""
+        self.refused = self.refused + 1 if stamp_ns > self.refused_ns else 1
+        self.refused_ns = stamp_ns
+
+    def forget(self) -> None:
+        """Forget the stamps."""
+        self.newest_ns = self.refused = self.refused_ns = 0
 
     @property
     def rate(self) -> float:
@@ -104,7 +122,7 @@ class Synchroniser:
         """Forget all messages and stamps, but not camera_info, which some drivers publish only once."""
         for stream, entries in self._kept.items():
             entries.clear()
-            self.status[stream].newest_ns = 0
+            self.status[stream].forget()
         self._bytes = 0
         self.latest = None
 
@@ -117,20 +135,15 @@ class Synchroniser:
         """
         now = time.monotonic() if now is None else now
         status = self.status[stream]
+        status.arrive(now)
         if stream == CAMERA_INFO:
-            status.seen(stamp_ns, now)
             self._camera_info = message
             return self._emit(now)
-        if stamp_ns <= 0:
-            raise Fault(FaultCode.STAMP_MISSING, f"on {stream}")
         behind = status.newest_ns - stamp_ns
-        if status.newest_ns and 0 <= behind <= JUMP_BACK_NS:
-            raise Fault(FaultCode.STAMP_OUT_OF_ORDER,
-                        f"on {stream}, {behind / 1e6:.1f} ms behind" if behind else f"on {stream}, same stamp twice")
-        jumped = status.newest_ns and behind > JUMP_BACK_NS
+        jumped = self._has_jumped(stream, stamp_ns)
         if jumped:
             self.clear()
-        status.seen(stamp_ns, now)
+        status.take(stamp_ns, now)
         insort(self._kept[stream], _Entry(stamp_ns, message, size, now))
         self._bytes += size
         image = self._nearest(IMAGE, stamp_ns)
@@ -154,11 +167,11 @@ class Synchroniser:
             arrival = self.status[stream].arrival
             if stream == CAMERA_INFO and arrival is not None:
                 continue
-            silent = now - (self._started if arrival is None else arrival)
+            silent = self._since(arrival, now)
             if silent > timeout:
                 return Fault(MISSING[stream], f"on {stream} for {silent:.1f} s; " + self.describe(now))
         if now - self._matched > timeout:
-            return Fault(FaultCode.STAMPS_DO_NOT_MATCH, self._likely_cause() + "; " + self.describe(now))
+            return Fault(FaultCode.STAMPS_DO_NOT_MATCH, self._likely_cause(timeout, now) + "; " + self.describe(now))
         return None
 
     def describe(self, now: float | None = None) -> str:
@@ -174,7 +187,31 @@ class Synchroniser:
             return f"{text}, stamp {status.offset_ns / 1e6:+.1f} ms from the image"
         return "; ".join(one(*item) for item in self.status.items())
 
-    def _likely_cause(self) -> str:
+    def _has_jumped(self, stream: str, stamp_ns: int) -> bool:
+        """Whether the stream's clock was set back.  Raises Fault STAMP_MISSING and STAMP_OUT_OF_ORDER."""
+        status = self.status[stream]
+        behind = status.newest_ns - stamp_ns
+        if stamp_ns <= 0:
+            status.refuse(stamp_ns)
+            raise Fault(FaultCode.STAMP_MISSING, f"on {stream}")
+        if not status.newest_ns or behind < 0:
+            return False
+        if behind > JUMP_BACK_NS:
+            return True
+        status.refuse(stamp_ns)
+        if behind and status.refused >= LATE_IN_A_ROW:
+            return True
+        raise Fault(FaultCode.STAMP_OUT_OF_ORDER,
+                    f"on {stream}, {behind / 1e6:.1f} ms behind" if behind else f"on {stream}, same stamp twice")
+
+    def _since(self, arrival: float | None, now: float) -> float:
+        """Seconds since an arrival, None: since the start."""
+        return now - (self._started if arrival is None else arrival)
+
+    def _likely_cause(self, timeout: float, now: float) -> str:
+        for stream in self.required:
+            if stream != CAMERA_INFO and self._since(self.status[stream].taken, now) > timeout:
+                return f"{stream} is refused: its stamps are missing or do not rise"
         for stream in self._kept:
             offset = self.status[stream].offset_ns
             if stream == IMAGE or offset is None or abs(offset) <= self.slop_ns:
@@ -187,8 +224,8 @@ class Synchroniser:
         return "stamps of depth and segmentation fit different images"
 
     def _emit(self, now: float) -> Match | None:
-        alive = [s for s in self.optional if self.status[s].arrival is not None
-                 and now - self.status[s].arrival < self.history_ns / 1e9]
+        alive = [s for s in self.optional if self.status[s].taken is not None
+                 and now - self.status[s].taken < self.history_ns / 1e9]
         match = self._find((*self.required, *alive), after_ns=self.latest.stamp_ns if self.latest else 0)
         if match is None:
             return None
