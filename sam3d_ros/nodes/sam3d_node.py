@@ -320,7 +320,8 @@ class Sam3dNode(LifecycleNode):
     # Following objects, in the follower's thread
 
     def _interval(self) -> float:
-        return 1 / self.settings.max_rate if self.settings.max_rate else 0.0
+        rate = self.settings.max_rate
+        return 1 / rate if rate else 0.0
 
     def _follow(self, job: _Job) -> None:
         """Follow the objects into an image and publish them, or begin with what a goal asks for."""
