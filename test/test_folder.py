@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import zlib
@@ -107,6 +108,22 @@ def test_every_label_is_an_instance(folder):
 def test_missing_file_is_named(folder, name):
     (folder / name).unlink()
     assert refusal(folder).endswith(f"{name} is missing")
+
+
+@pytest.mark.parametrize("name", ["color.png", "depth.png", "camera.json", "masks.png", "labels.json"])
+def test_dangling_link_is_named(folder, name):
+    (folder / name).unlink()
+    (folder / name).symlink_to("elsewhere")
+    assert refusal(folder).endswith(f"{name} is a link to a missing file")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("name", ["color.png", "depth.png", "camera.json", "masks.png", "labels.json"])
+def test_what_is_no_file_is_named(folder, name, make):
+    (folder / name).unlink()
+    make(folder / name)
+    assert refusal(folder).endswith(f"{name} is not a regular file")
 
 
 def test_not_a_folder(tmp_path):

@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import stat
 import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
@@ -50,7 +53,7 @@ def read_frame_folder(folder: Path) -> Frame:
     folder = Path(folder)
     if not folder.is_dir():
         raise _invalid(folder, "is not a folder")
-    has_depth = (folder / "depth.png").exists()
+    has_depth = os.path.lexists(folder / "depth.png")
     camera = _read_json(folder / "camera.json")
     intrinsics, depth_unit_m = _camera(camera, folder / "camera.json", has_depth)
     world_from_camera, support_height = _world(camera, folder / "camera.json")
@@ -208,16 +211,27 @@ def _read_class_ids(path: Path) -> dict[int, str]:
     return class_ids
 
 
+def _open_file(path: Path) -> BinaryIO:
+    """The regular file at `path`, open for reading; a pipe or a device could block or deliver without end.
+
+    Raises Fault(FRAME_FOLDER_INVALID): it is missing or not a regular file; OSError: it cannot be opened.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise _invalid(path, "is not a regular file")
+        return open(path, "rb")
+    except FileNotFoundError:
+        raise _invalid(path, "is a link to a missing file" if path.is_symlink() else "is missing") from None
+
+
 def _read_json(path: Path) -> dict:
     """The object in a JSON file, whole numbers as float (a number of any length stays a float, if need be inf)."""
     try:
-        with open(path, "rb") as file:
+        with _open_file(path) as file:
             text = file.read(MAX_JSON_BYTES + 1)
         if len(text) > MAX_JSON_BYTES:
             raise _invalid(path, f"is larger than {MAX_JSON_BYTES} bytes")
         content = json.loads(text, parse_int=float)
-    except FileNotFoundError:
-        raise _invalid(path, "is missing") from None
     except (OSError, ValueError, RecursionError) as error:
         raise _invalid(path, f"cannot be read: {error}") from error
     if not isinstance(content, dict):
@@ -229,14 +243,14 @@ def _read_png(path: Path, modes: tuple[str, ...], size: tuple[int, int]) -> np.n
     """Pixels of a PNG file that must have one of Pillow's `modes` and `size` (width, height); its size is known, and
     so bounded, before anything is decompressed."""
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        with _open_file(path) as file, Image.open(file, formats=("PNG",)) as image:
             if image.size != size:
                 raise _invalid(path, f"is {image.width} x {image.height}, but camera.json says {size[0]} x {size[1]}")
             if image.mode not in modes:
                 raise _invalid(path, f"has Pillow mode {image.mode}, wanted {' or '.join(modes)}")
             return np.array(image)
-    except FileNotFoundError:
-        raise _invalid(path, "is missing") from None
+    except UnidentifiedImageError:
+        raise _invalid(path, "cannot be read: it is no PNG file") from None
     except PNG_ERRORS as error:
         raise _invalid(path, f"cannot be read: {error}") from error
 
