@@ -104,7 +104,17 @@ def test_every_label_is_an_instance(folder):
     assert read_frame_folder(folder).instances == (Instance(1, "mug"), Instance(7, "hidden"), Instance(300, ""))
 
 
-@pytest.mark.parametrize("name", ["color.png", "camera.json", "masks.png", "labels.json"])
+def test_class_names_may_be_absent(folder):
+    (folder / "labels.json").unlink()
+    assert read_frame_folder(folder).instances == (Instance(1, ""), Instance(300, ""))
+
+
+def test_saturated_depth_is_no_reading(folder):
+    Image.fromarray(np.full((4, 6), 65535, np.uint16)).save(folder / "depth.png")
+    assert not read_frame_folder(folder).depth.any()
+
+
+@pytest.mark.parametrize("name", ["color.png", "camera.json", "masks.png"])
 def test_missing_file_is_named(folder, name):
     (folder / name).unlink()
     assert refusal(folder).endswith(f"{name} is missing")

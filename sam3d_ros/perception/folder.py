@@ -7,7 +7,7 @@ A frame folder holds
                  world_from_camera (4 x 4, rigid, a frame whose +Z points up) and support_height (metres, of what the
                  objects stand on, in that frame)
 - `masks.png`    8- or 16-bit grey, instance labels, 0 = background
-- `labels.json`  instance label (as a string) -> class name
+- `labels.json`  instance label (as a string) -> class name; may be absent
 
 The files are untrusted: whatever is wrong with them is a FRAME_FOLDER_INVALID fault that names the file.
 """
@@ -28,6 +28,7 @@ from PIL import Image, UnidentifiedImageError
 
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
+from sam3d_ros.perception.masks import label_areas
 from sam3d_ros.perception.objects import ReconstructedObject
 
 MAX_PIXELS = 2**25                # a little more than 8K video
@@ -63,8 +64,8 @@ def read_frame_folder(folder: Path) -> Frame:
     if has_depth:
         depth = _read_png(folder / "depth.png", GREY_16_BIT, size).astype(np.float32) * np.float32(depth_unit_m)
     labels = _read_png(folder / "masks.png", GREY_16_BIT + GREY_8_BIT, size).astype(np.int32)
-    class_ids = _read_class_ids(folder / "labels.json")
-    present = {int(label) for label in np.unique(labels) if label != 0}
+    class_ids = _read_class_ids(folder / "labels.json") if os.path.lexists(folder / "labels.json") else {}
+    present = label_areas(labels).keys()
     instances = tuple(Instance(label, class_ids.get(label, "")) for label in sorted(present | class_ids.keys()))
     return Frame(colour, depth, labels, intrinsics, instances, world_from_camera, frame_id=folder.resolve().name,
                  support_height=support_height)
