@@ -201,6 +201,8 @@ def test_the_camera_s_place_in_the_world_is_kept(folder, tmp_path):
     ({"fx": ...}, "lacks fx"),
     ({"depth_unit_m": ...}, "lacks depth_unit_m"),
     ({"depth_unit_m": -0.001}, "depth_unit_m = -0.001, which must be positive"),
+    ({"depth_unit_m": 1e300}, "depth_unit_m = 1e+300, which is not within 1e-06 to 1 m"),
+    ({"depth_unit_m": 1e-9}, "depth_unit_m = 1e-09, which is not within 1e-06 to 1 m"),
     ({"fy": 0}, "fy = 0, which must be positive"),
     ({"cx": "3"}, "cx that is not a finite number"),
     ({"cx": True}, "cx that is not a finite number"),

@@ -2,10 +2,10 @@
 
 A frame folder holds
 - `color.png`    8-bit RGB
-- `depth.png`    16-bit grey, aligned to colour, 0 = no reading, metres = value * depth_unit_m; may be absent
-- `camera.json`  width, height, fx, fy, cx, cy (pixels); with depth, depth_unit_m (metres per depth step); where known,
-                 world_from_camera (4 x 4, rigid, a frame whose +Z points up) and support_height (metres, of what the
-                 objects stand on, in that frame)
+- `depth.png`    16-bit grey, aligned to colour, 0 or 65535 = no reading, metres = value * depth_unit_m; may be absent
+- `camera.json`  width, height, fx, fy, cx, cy (pixels); with depth, depth_unit_m (metres per depth step, 1e-6 to 1);
+                 where known, world_from_camera (4 x 4, rigid, a frame whose +Z points up) and support_height (metres,
+                 of what the objects stand on, in that frame)
 - `masks.png`    8- or 16-bit grey, instance labels, 0 = background
 - `labels.json`  instance label (as a string) -> class name; may be absent
 
@@ -34,6 +34,8 @@ from sam3d_ros.perception.objects import ReconstructedObject
 MAX_PIXELS = 2**25                # a little more than 8K video
 MAX_JSON_BYTES = 2**20
 MAX_LABEL = 2**16 - 1             # masks.png has 16 bits
+SATURATED = 2**16 - 1             # of depth.png: as far as its 16 bits go, or farther
+DEPTH_UNITS = (1e-6, 1.0)         # metres per depth step
 INTRINSICS_KEYS = ("width", "height", "fx", "fy", "cx", "cy")
 DEPTH_UNIT_KEY = "depth_unit_m"
 WORLD_KEY, SUPPORT_KEY = "world_from_camera", "support_height"
@@ -62,7 +64,8 @@ def read_frame_folder(folder: Path) -> Frame:
     colour = _read_png(folder / "color.png", ("RGB",), size)
     depth = None
     if has_depth:
-        depth = _read_png(folder / "depth.png", GREY_16_BIT, size).astype(np.float32) * np.float32(depth_unit_m)
+        steps = _read_png(folder / "depth.png", GREY_16_BIT, size)
+        depth = np.where(steps == SATURATED, 0, steps).astype(np.float32) * np.float32(depth_unit_m)
     labels = _read_png(folder / "masks.png", GREY_16_BIT + GREY_8_BIT, size).astype(np.int32)
     class_ids = _read_class_ids(folder / "labels.json") if os.path.lexists(folder / "labels.json") else {}
     present = label_areas(labels).keys()
@@ -74,7 +77,7 @@ def read_frame_folder(folder: Path) -> Frame:
 def write_frame_folder(folder: Path, frame: Frame, depth_unit_m: float = 0.0001) -> None:
     """Write `frame` as a frame folder, over an earlier one; what the format has no place for is left out.
 
-    Depth is rounded to `depth_unit_m` (metres); beyond 65535 steps of it, it is written as no reading.
+    Depth is rounded to `depth_unit_m` (metres); from 65535 steps of it on, it is written as no reading.
     """
     folder = Path(folder)
     if frame.labels.min() < 0 or frame.labels.max() > MAX_LABEL:
@@ -91,7 +94,7 @@ def write_frame_folder(folder: Path, frame: Frame, depth_unit_m: float = 0.0001)
         (folder / "depth.png").unlink(missing_ok=True)
     else:
         steps = np.rint(frame.depth / depth_unit_m)
-        steps[steps > np.iinfo(np.uint16).max] = 0
+        steps[steps >= SATURATED] = 0
         Image.fromarray(steps.astype(np.uint16)).save(folder / "depth.png")
         camera[DEPTH_UNIT_KEY] = depth_unit_m
     _write_json(folder / "camera.json", camera)
@@ -174,13 +177,17 @@ def _camera(camera: dict, path: Path, has_depth: bool) -> tuple[Intrinsics, floa
             raise _invalid(path, f"has {key} that is not a finite number")
         if value <= 0 and key not in ("cx", "cy"):
             raise _invalid(path, f"has {key} = {value:g}, which must be positive")
+    depth_unit_m = camera.get(DEPTH_UNIT_KEY, 1.0)
+    if not DEPTH_UNITS[0] <= depth_unit_m <= DEPTH_UNITS[1]:
+        raise _invalid(path, f"has {DEPTH_UNIT_KEY} = {depth_unit_m:g}, which is not within {DEPTH_UNITS[0]:g} to "
+                             f"{DEPTH_UNITS[1]:g} m")
     width, height = camera["width"], camera["height"]
     if not (width.is_integer() and height.is_integer()):
         raise _invalid(path, "has a width or height that is not a whole number")
     if width * height > MAX_PIXELS:
         raise _invalid(path, f"has {width:.0f} x {height:.0f} pixels; at most {MAX_PIXELS} are read")
     focal_and_centre = (camera[key] for key in INTRINSICS_KEYS[2:])
-    return Intrinsics(int(width), int(height), *focal_and_centre), camera.get(DEPTH_UNIT_KEY, 1.0)
+    return Intrinsics(int(width), int(height), *focal_and_centre), depth_unit_m
 
 
 def _world(camera: dict, path: Path) -> tuple[np.ndarray | None, float | None]:
