@@ -242,8 +242,13 @@ def test_objects_json_has_exactly_the_documented_keys(tmp_path):
     pose = entry.pop("pose_object_to_camera")
     assert np.array(pose).shape == (4, 4) and np.array(pose)[:3, 3] == pytest.approx([0.1, -0.2, 0.8])
     assert entry == {"label": 3, "id": "box-1", "class_id": "box", "score": 0.5, "size": [0.1, 0.2, 0.3],
-                     "scale_source": "DEPTH", "scale_std": 0.02, "visible_fraction": 0.4, "mesh": "object_3.ply",
-                     "latency_ms": 12.5}
+                     "scale_source": "DEPTH", "scale_std": 0.02, "visible_fraction": 0.4, "status": "OK",
+                     "mesh": "object_3.ply", "latency_ms": 12.5}
+
+
+def test_a_doubtful_object_is_marked(tmp_path):
+    write_objects(tmp_path, [replace(make_object(), status=Status.LOW_QUALITY)], ["box-1"], 12.5)
+    assert json.loads((tmp_path / "objects.json").read_text())[0]["status"] == "LOW_QUALITY"
 
 
 def test_ply_is_a_watertight_coloured_mesh_in_metres(tmp_path):

@@ -133,6 +133,7 @@ def write_objects(folder: Path, objects: Sequence[ReconstructedObject], ids: Seq
             "scale_source": item.scale_source.name,
             "scale_std": float(item.scale_std),
             "visible_fraction": float(item.visible_fraction),
+            "status": item.status.name,
             "mesh": mesh,
             "latency_ms": float(latency_ms),
         })
