@@ -127,6 +127,11 @@ def test_up_is_given_or_the_support(pipeline):
     (dict(labels=np.ones((120, 160), np.int32)), FaultCode.MASK_SIZE_MISMATCH),
     (dict(intrinsics=replace(CAMERA, fx=0.0)), FaultCode.CAMERA_INFO_UNCALIBRATED),
     (dict(intrinsics=replace(CAMERA, fy=float("nan"))), FaultCode.CAMERA_INFO_UNCALIBRATED),
+    (dict(intrinsics=replace(CAMERA, fx=0.5, fy=0.6, cx=0.5, cy=0.5)), FaultCode.CAMERA_INFO_UNCALIBRATED),
+    (dict(intrinsics=replace(CAMERA, cx=1e9)), FaultCode.CAMERA_INFO_UNCALIBRATED),
+    (dict(intrinsics=replace(CAMERA, cy=-1e300)), FaultCode.CAMERA_INFO_UNCALIBRATED),
+    (dict(intrinsics=replace(CAMERA, fx=1e-9)), FaultCode.CAMERA_INFO_UNCALIBRATED),
+    (dict(intrinsics=replace(CAMERA, fx=3e5, fy=3e5)), FaultCode.CAMERA_INFO_UNCALIBRATED),
     (dict(intrinsics=replace(CAMERA, width=640)), FaultCode.CAMERA_INFO_SIZE_MISMATCH),
 ])
 def test_unusable_frames_are_named(pipeline, change, code):

@@ -14,8 +14,8 @@ class FaultCode(Enum):
     # camera_info
     CAMERA_INFO_MISSING = "no camera_info received: check the topic name and that the camera driver publishes it"
     CAMERA_INFO_UNCALIBRATED = (
-        "focal length is zero or not finite: calibrate the camera or fix its driver's calibration "
-        "file")
+        "focal length or principal point is zero, not finite or not in pixels: calibrate the camera or fix its "
+        "driver's calibration file")
     CAMERA_INFO_SIZE_MISMATCH = (
         "camera_info and image differ in size: use the camera_info of the same stream and "
         "resolution")

@@ -5,6 +5,7 @@ OpenCV and ROS `image_geometry`: x = (u - cx) / fx * z.
 """
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +13,9 @@ import numpy as np
 from .faults import Fault, FaultCode
 
 PLAUSIBLE_DEPTH = (0.02, 50.0)  # metres, median of a frame; outside this the unit is wrong
+# Degrees. A view 170 wide ends at 85 from the optical axis, and so does all that can be cropped from it, wherever its
+# principal point then lies.  Crops as narrow as 1 occur.
+FARTHEST_FROM_AXIS, NARROWEST_VIEW = 85.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,7 @@ def back_project(depth: np.ndarray, intrinsics: Intrinsics, rows: np.ndarray, co
 def check_frame(frame: Frame) -> None:
     """Raise the Fault that names what makes the whole frame unusable."""
     k = frame.intrinsics
-    if not all(np.isfinite([k.fx, k.fy, k.cx, k.cy])) or k.fx <= 0 or k.fy <= 0:
-        raise Fault(FaultCode.CAMERA_INFO_UNCALIBRATED, f"fx {k.fx}, fy {k.fy}")
+    _check_calibration(k)
     shape = frame.colour.shape[:2]
     if shape != (k.height, k.width):
         raise Fault(FaultCode.CAMERA_INFO_SIZE_MISMATCH, f"{k.width} x {k.height}, image {shape[1]} x {shape[0]}")
@@ -107,3 +110,28 @@ def check_frame(frame: Frame) -> None:
     median = float(np.median(seen))
     if not PLAUSIBLE_DEPTH[0] <= median <= PLAUSIBLE_DEPTH[1]:
         raise Fault(FaultCode.DEPTH_UNIT_SUSPECT, f"median {median:.4g} m")
+
+
+def _check_calibration(k: Intrinsics) -> None:
+    """Raise Fault CAMERA_INFO_UNCALIBRATED where no camera has such intrinsics: normalised, or in other units."""
+    values = f"fx {k.fx:g}, fy {k.fy:g}, cx {k.cx:g}, cy {k.cy:g}"
+    if not all(map(math.isfinite, (k.fx, k.fy, k.cx, k.cy))) or k.fx <= 0 or k.fy <= 0:
+        raise Fault(FaultCode.CAMERA_INFO_UNCALIBRATED, values)
+    left, right = _edge_angles(k.width, k.fx, k.cx)
+    top, bottom = _edge_angles(k.height, k.fy, k.cy)
+    farthest = max(map(abs, (left, right, top, bottom)))
+    if farthest > FARTHEST_FROM_AXIS:
+        raise Fault(FaultCode.CAMERA_INFO_UNCALIBRATED,
+                    f"{values}: the image of {k.width} x {k.height} pixels would reach {farthest:.4g} degrees from the "
+                    f"optical axis, at most {FARTHEST_FROM_AXIS:g} are plausible")
+    view = max(right - left, bottom - top)
+    if view < NARROWEST_VIEW:
+        raise Fault(FaultCode.CAMERA_INFO_UNCALIBRATED,
+                    f"{values}: the image of {k.width} x {k.height} pixels would span {view:.2g} degrees, at least "
+                    f"{NARROWEST_VIEW:g} is plausible")
+
+
+def _edge_angles(size: int, focal: float, centre: float) -> tuple[float, float]:
+    """Degrees from the optical axis of the first and the last pixel's outer edge; all arguments in pixels."""
+    first, last = (math.degrees(math.atan((edge - centre) / focal)) for edge in (-0.5, size - 0.5))
+    return first, last
