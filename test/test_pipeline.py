@@ -13,7 +13,7 @@ from scipy import ndimage
 from sam3d_ros.perception.appearance import vertex_colours
 from sam3d_ros.perception.evidence import Observation
 from sam3d_ros.perception.faults import Fault, FaultCode
-from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
+from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, check_frame
 from sam3d_ros.perception.objects import ScaleSource, Status
 from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig
 from sam3d_ros.runtime.engine import EngineError
@@ -139,6 +139,41 @@ def test_unusable_frames_are_named(pipeline, change, code):
         pipeline.run(replace(scene(BALLS), **change))
     assert fault.value.code is code and code.name in str(fault.value)
     assert len(pipeline.run(scene(BALLS)).objects) == 3
+
+
+@pytest.mark.parametrize("intrinsics", [
+    Intrinsics(320, 240, 14.0, 14.0, 159.5, 119.5),          # a view of 170 degrees
+    Intrinsics(320, 240, 5000.0, 5000.0, 159.5, 119.5),      # one of 4
+    Intrinsics(320, 240, 300.0, 300.0, -160.0, 480.0),       # cropped from an image twice as large
+    Intrinsics(320, 240, 1400.0, 1400.0, -1600.0, 1000.0),   # from a corner of 1920 x 1080
+])
+def test_intrinsics_of_wide_long_and_cropped_images_are_taken(intrinsics):
+    check_frame(replace(scene([]), intrinsics=intrinsics))
+
+
+def test_what_is_larger_than_any_object_is_named(pipeline):
+    frame = scene(BALLS, table=3.0)
+    labels = np.where(frame.labels == 0, 4, frame.labels)
+    result = pipeline.run(replace(frame, labels=labels, instances=(*frame.instances, Instance(4))))
+    assert [o.label for o in result.objects] == [1, 2, 3]
+    assert [(r.label, r.fault.code) for r in result.rejections] == [(4, FaultCode.OBJECT_TOO_LARGE)]
+
+
+@pytest.mark.parametrize("has_depth", [True, False])
+def test_scattered_pixels_are_no_object_but_a_cable_is(pipeline, has_depth):
+    """Ball, noise over the whole image, a line one pixel wide and a ball of which the mask has each second pixel."""
+    frame = scene([BALLS[0], BALLS[2]])
+    labels = np.where(frame.labels == 1, 1, 0)
+    labels[::2, ::2][frame.labels[::2, ::2] == 2] = 4
+    noise = np.random.default_rng(0).random(labels.shape) < 0.01
+    labels[noise & (labels == 0)] = 2
+    line = np.arange(20, 220)
+    labels[line, 300 - line // 2] = 3
+    frame = replace(frame, labels=labels.astype(np.int32), instances=tuple(Instance(n) for n in (1, 2, 3, 4)),
+                    depth=frame.depth if has_depth else None)
+    rejections = {r.label: r.fault.code for r in pipeline.run(frame).rejections}
+    assert rejections.get(2) is FaultCode.MASK_SCATTERED
+    assert FaultCode.MASK_SCATTERED not in {rejections.get(label) for label in (1, 3, 4)}
 
 
 def test_bad_instances_are_rejected_and_the_others_built(pipeline):

@@ -51,10 +51,16 @@ class FaultCode(Enum):
         "input")
     MASK_EMPTY = "the segmentation holds no object"
     MASK_ALL_FOREGROUND = "one mask covers the whole image: the detector's threshold or the mask_format is wrong"
+    MASK_SCATTERED = (
+        "a mask's pixels lie apart from each other: the detector's threshold or the mask_format is "
+        "wrong")
     MASK_TRUNCATED = "segmentation data are shorter than step x height: the publisher is broken"
     MASK_BIG_ENDIAN = "big-endian segmentation is not supported: make the publisher send little-endian data"
     TOO_MANY_OBJECTS = "more masks than max_objects: the largest are kept; raise max_objects if the machine can bear it"
     TOO_FEW_POINTS = "an object has too few depth readings inside its mask to be reconstructed"
+    OBJECT_TOO_LARGE = (
+        "an object's depth readings span more than this is made for: its mask takes in the background, or the depth's "
+        "unit or the camera's calibration is wrong")
     SHAPE_NOT_FOUND = "the model found no closed surface for an object: its mask or depth is too poor"
     # time
     STAMP_MISSING = "messages carry no stamp: images and masks cannot be matched"

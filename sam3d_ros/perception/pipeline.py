@@ -16,7 +16,7 @@ from threadpoolctl import ThreadpoolController
 from ..runtime.engine import DEFAULT_MODEL, BuildOptions, Engine, EngineError, load_engine
 from . import hollows
 from .appearance import seen_vertices, vertex_colours, vertex_normals
-from .cube import IMAGE_UP, NO_POINTS, Cube, fit_cube, fit_cube_to_mask, inlier_points
+from .cube import EDGE_PER_EXTENT, IMAGE_UP, NO_POINTS, Cube, fit_cube, fit_cube_to_mask, inlier_points
 from .evidence import Observation, filled, first_view, further_view, observed_points, support_row
 from .faults import Fault, FaultCode
 from .frame import Frame, Instance, Intrinsics, back_project, check_frame, pixel_directions
@@ -37,6 +37,10 @@ _MOST_HIDDEN = 0.25             # share of the outline that others hide: above, 
 _MASK_EDGE = 2                  # pixels of a mask's border that may belong to what is beside the object
 _CLEARANCE = 0.003              # metres above the support: nearer than this a reading may be the support's
 _BOX_CLEARANCE = 0.008          # metres above the support from which a box's content counts as the object
+_LARGEST = 2.0                  # metres that an object's readings may span, far more than the model is trained for
+_SPARSE = 0.1                   # share of its bounding box that a mask fills: below, it may be scattered pixels
+_APART = 2                      # pixels within which a pixel of an object has another one of it
+_LEAST_TOGETHER = 0.5           # share of a mask's pixels that have: below, it is no object's
 
 # OpenBLAS's threads spin for tens of milliseconds after a product, on the cores that the network needs next.
 _one_blas_thread = ThreadpoolController().wrap(limits=1, user_api="blas")
@@ -169,9 +173,9 @@ class Pipeline:
         with clock("evidence"):
             plane = support_plane(frame)
             up = _up(frame, plane)
-            frame = grown_masks(frame, plane)
+            given, frame = frame.labels, grown_masks(frame, plane)
             earlier = {label: tuple(views)[:MOST_VIEWS - 1] for label, views in (earlier or {}).items()}
-            frame, candidates, rejections = self._candidates(frame, plane, up, earlier)
+            frame, candidates, rejections = self._candidates(frame, given, plane, up, earlier)
             inputs = _inputs(frame, candidates, earlier, plane, up) if candidates else {}
         report("INFERENCE")
         with clock("inference"):
@@ -223,9 +227,12 @@ class Pipeline:
             raise Fault(FaultCode.ENGINE_FAILED, f"{self.engine_name} returned values that are not finite")
         return outputs
 
-    def _candidates(self, frame: Frame, plane: np.ndarray | None, up: np.ndarray | None,
+    def _candidates(self, frame: Frame, given: np.ndarray, plane: np.ndarray | None, up: np.ndarray | None,
                     earlier: Mapping[int, Sequence[Observation]]) -> tuple[Frame, list[_Candidate], list[Rejection]]:
-        """Instances with enough depth, at most max_objects; the frame with boxes narrowed to what stands in them."""
+        """Instances with enough depth, at most max_objects; the frame with boxes narrowed to what stands in them.
+
+        given: (H, W) labels before the masks grew, which joins pixels that lay apart
+        """
         if frame.depth is None:
             return self._masks_only(frame, up)
         labels = frame.labels
@@ -243,14 +250,17 @@ class Pipeline:
             if len(points) >= self.config.min_points:
                 keep = inlier_points(points)
                 rows, columns, points = rows[keep], columns[keep], points[keep]
-            if len(points) < self.config.min_points:
-                rejections.append(_rejection(instance, FaultCode.TOO_FEW_POINTS, f"{len(points)} readings"))
+            if rejection := self._no_object(instance, f"{len(points)} readings", len(points), given, window):
+                rejections.append(rejection)
                 continue
             further = np.concatenate([NO_POINTS, *(observed_points(view, _LEAST_READINGS, _ENOUGH_POINTS)
                                                    for view in earlier.get(instance.label, ()))])
             step = max(1, len(points) // _ENOUGH_POINTS)
             thin = points[::step]
             cube = fit_cube(thin, IMAGE_UP if up is None else up, further)
+            if (extent := cube.edge / EDGE_PER_EXTENT) > _LARGEST:
+                rejections.append(_rejection(instance, FaultCode.OBJECT_TOO_LARGE, f"{extent:.3g} m"))
+                continue
             doubtful = instance.is_box or len(points) < _FEW_POINTS * self.config.min_points or \
                 _touches_border(window, labels.shape) or \
                 _is_cut_off(frame, instance.label, window, earlier.get(instance.label, ()))
@@ -268,14 +278,24 @@ class Pipeline:
         for instance in frame.instances:
             window = slices[instance.label - 1]
             rows, columns = _pixels(frame.labels, None, instance.label, window)
-            if len(rows) < self.config.min_points:
-                rejections.append(_rejection(instance, FaultCode.TOO_FEW_POINTS, f"{len(rows)} pixels"))
+            if rejection := self._no_object(instance, f"{len(rows)} pixels", len(rows), frame.labels, window):
+                rejections.append(rejection)
                 continue
             cube = fit_cube_to_mask(rows, columns, frame.intrinsics, IMAGE_UP if up is None else up)
             found.append(_Candidate(instance, NO_POINTS, rows, columns, NO_POINTS, NO_POINTS, cube,
                                     Status.LOW_QUALITY))
         kept, surplus = self._largest(found)
         return frame, kept, rejections + surplus
+
+    def _no_object(self, instance: Instance, found: str, count: int, labels: np.ndarray,
+                   window: tuple[slice, slice] | None) -> Rejection | None:
+        """Why a mask is no object's, None if it may be one.
+
+        found: the `count` readings in it, as text; labels: (H, W), as they were given; window: around the instance
+        """
+        if count < self.config.min_points:
+            return _rejection(instance, FaultCode.TOO_FEW_POINTS, found)
+        return _rejection(instance, FaultCode.MASK_SCATTERED) if _is_scattered(labels, instance.label, window) else None
 
     def _largest(self, found: list[_Candidate]) -> tuple[list[_Candidate], list[Rejection]]:
         """The max_objects candidates of most pixels, by label, and the rejections of the rest."""
@@ -312,6 +332,15 @@ def _pixels(labels: np.ndarray, depth: np.ndarray | None, label: int, window: tu
     own = labels[window] == label
     rows, columns = np.nonzero(own if depth is None else own & (depth[window] > 0))
     return rows + window[0].start, columns + window[1].start
+
+
+def _is_scattered(labels: np.ndarray, label: int, window: tuple[slice, slice]) -> bool:
+    """Whether most pixels of a mask have no other one of it near: noise, where a thin object's pixels form a line."""
+    own = labels[window] == label
+    if own.mean() > _SPARSE:
+        return False
+    around = ndimage.convolve(own.astype(np.uint8), np.ones((2 * _APART + 1,) * 2, np.uint8), mode="constant")
+    return float((around[own] > 1).mean()) < _LEAST_TOGETHER
 
 
 def _above_support(points: np.ndarray, plane: np.ndarray | None) -> np.ndarray:
