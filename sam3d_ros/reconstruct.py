@@ -5,6 +5,8 @@ import argparse
 import collections
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,7 +14,9 @@ from tqdm import tqdm
 from sam3d_ros.engine_cli import show_progress
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import clear_objects, read_frame_folder, write_objects
-from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig, PipelineResult
+from sam3d_ros.perception.frame import Frame
+from sam3d_ros.perception.masks import label_areas, select
+from sam3d_ros.perception.pipeline import RANGES, Pipeline, PipelineConfig, PipelineResult, Rejection
 from sam3d_ros.runtime.engine import ENGINE_CHOICES, MODEL_HELP, PRECISIONS
 from sam3d_ros.scene.rebuild import reconstruct, warm_up
 
@@ -35,14 +39,29 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
                        help="what runs the student (default: %(default)s)")
     group.add_argument("--precision", choices=PRECISIONS, default=default.precision,
                        help="arithmetic of the engine (default: %(default)s)")
-    group.add_argument("--threads", type=int, default=default.threads, metavar="N",
+    group.add_argument("--threads", type=_in_range("threads"), default=default.threads, metavar="N",
                        help="CPU threads of engine and surfaces, 0 for all cores (default: %(default)s)")
-    group.add_argument("--max-objects", type=int, default=default.max_objects, metavar="N",
+    group.add_argument("--max-objects", type=_in_range("max_objects"), default=default.max_objects, metavar="N",
                        help="objects per frame, the largest masks first (default: %(default)s)")
-    group.add_argument("--max-faces", type=int, default=default.max_faces, metavar="N",
+    group.add_argument("--max-faces", type=_in_range("max_faces"), default=default.max_faces, metavar="N",
                        help="triangles per mesh (default: %(default)s)")
     group.add_argument("--no-symmetry", dest="symmetry", action="store_false",
                        help="do not complete hidden sides by planes of symmetry")
+
+
+def _in_range(name: str) -> Callable[[str], int]:
+    """What argparse reads the value of the option for PipelineConfig's field `name` with."""
+    low, high = RANGES[name]
+
+    def whole_number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a whole number from {low} to {high}")
+        return value
+    return whole_number
 
 
 def pipeline_config(args: argparse.Namespace) -> PipelineConfig:

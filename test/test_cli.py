@@ -1,6 +1,7 @@
 """The `sam3d` command: dispatch, exit status, and `sam3d reconstruct`."""
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -19,7 +20,7 @@ from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import write_frame_folder
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
 from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
-from sam3d_ros.perception.pipeline import PipelineConfig, PipelineResult, Rejection, check_frame
+from sam3d_ros.perception.pipeline import RANGES, PipelineConfig, PipelineResult, Rejection, check_frame
 
 DATA = Path(os.environ.get("SAM3D_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -186,6 +187,25 @@ def test_wrong_usage(arguments, capsys):
         cli.main(arguments)
     assert exit_info.value.code == 2
     assert "usage: sam3d" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["reconstruct", "a"], ["bench", "frames"], ["replay", "a", "-o", "b"]])
+@pytest.mark.parametrize(("option", "bounds"), [("--threads", "0 to 256"), ("--max-objects", "1 to 256"),
+                                                ("--max-faces", "100 to 200000")])
+@pytest.mark.parametrize("value", ["-1", "200001", "3.5", "many", pytest.param("9" * 5000, id="long")])
+def test_numbers_out_of_range_are_wrong_usage(command, option, bounds, value, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main([*command, option, value])
+    assert exit_info.value.code == 2
+    assert f"argument {option}: {value[:20]!r} is not a whole number from {bounds}" in capsys.readouterr().err
+
+
+def test_options_have_the_ranges_of_the_node_s_parameters():
+    pytest.importorskip("rclpy")
+    from sam3d_ros.ros.parameters import Settings
+
+    declared = {field.name: field.metadata for field in dataclasses.fields(Settings)}
+    assert {name: (declared[name]["low"], declared[name]["high"]) for name in RANGES} == RANGES
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
