@@ -20,6 +20,8 @@ from sam3d_ros.perception.pipeline import RANGES, Pipeline, PipelineConfig, Pipe
 from sam3d_ros.runtime.engine import ENGINE_CHOICES, MODEL_HELP, PRECISIONS
 from sam3d_ros.scene.rebuild import reconstruct, warm_up
 
+MOST_LISTED = 5     # objects rejected for one reason, each on a line of its own; more are summed up
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
@@ -71,24 +73,24 @@ def pipeline_config(args: argparse.Namespace) -> PipelineConfig:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Reconstruct every folder; a bad one does not stop the others, but makes the exit status 1."""
+    """Reconstruct every folder; a bad one, or one that no object comes of, is named at once and does not stop the
+    others, but makes the exit status 1."""
     outputs = output_folders(args.folders, args.out)
     pipeline = Pipeline.from_config(pipeline_config(args), show_progress)
-    faults = {}
+    failed = False
     try:
         pipeline.warm_up()          # so that the first frame's latency is not the compiler's
         warm_up()
         for folder, output in tqdm(outputs.items(), unit="frame", disable=not sys.stderr.isatty()):
-            clear_objects(output)
             try:
+                clear_objects(output)
                 tqdm.write(reconstruct_folder(pipeline, folder, output))
-            except Fault as fault:
-                faults[folder] = fault.without_traceback()
+            except (Fault, OSError) as error:
+                tqdm.write(f"sam3d: error: {folder}: {error}", file=sys.stderr)
+                failed = True
     finally:
         pipeline.close()
-    for folder, fault in faults.items():
-        print(f"sam3d: error: {folder}: {fault}", file=sys.stderr)
-    return 1 if faults else 0
+    return 1 if failed else 0
 
 
 def output_folders(folders: list[Path], out: Path) -> dict[Path, Path]:
@@ -107,21 +109,54 @@ def output_folders(folders: list[Path], out: Path) -> dict[Path, Path]:
 def reconstruct_folder(pipeline: Pipeline, folder: Path, output: Path) -> str:
     """Reconstruct one frame folder into `output`; objects that were rejected are named on stderr.
 
-    Returns a line for the user. Raises Fault for a bad folder or frame.
+    Returns a line for the user. Raises Fault for a bad folder or frame, and NOTHING_REBUILT; OSError.
     """
     frame = read_frame_folder(folder)
+    if frame.depth is None:
+        _note(folder, "no depth.png: shapes from colour and masks alone, sizes are guesses")
     start = time.perf_counter()
-    result = reconstruct(pipeline, frame)
+    chosen, warnings = _chosen(frame, pipeline.config.max_objects)
+    result = reconstruct(pipeline, chosen)
     latency_ms = (time.perf_counter() - start) * 1e3
     ids = [f"object_{number}" for number in range(1, len(result.objects) + 1)]
     write_objects(output, result.objects, ids, latency_ms)
-    for rejection in result.rejections:
-        tqdm.write(f"sam3d: {folder}: object {rejection.label} rejected: {rejection.fault}", file=sys.stderr)
-    return summary(folder, result, latency_ms)
+    for line in (*map(str, warnings), *rejection_lines(result.rejections)):
+        _note(folder, line)
+    if not result.objects:
+        raise Fault(FaultCode.NOTHING_REBUILT, f"0 of {len(frame.instances)} objects")
+    return summary(folder, result, len(frame.instances), latency_ms)
 
 
-def summary(folder: Path, result: PipelineResult, latency_ms: float) -> str:
-    """One line on a frame: how many objects, how long, and the name and largest extent of each."""
-    names = [f"{item.class_id or 'object'} {item.size.max() * 100:.1f} cm" for item in result.objects]
-    tried = len(result.objects) + len(result.rejections)
-    return f"{folder}: {len(result.objects)} of {tried} objects in {latency_ms:.0f} ms: {', '.join(names) or 'none'}"
+def _note(folder: Path, text: str) -> None:
+    tqdm.write(f"sam3d: {folder}: {text}", file=sys.stderr)
+
+
+def _chosen(frame: Frame, max_objects: int) -> tuple[Frame, tuple[Fault, ...]]:
+    """The frame with the instances to reconstruct, the `max_objects` largest, and what to say of the others.
+
+    Those without a pixel are kept, so that the pipeline says of each that it is not in the image.
+    Raises Fault MASK_EMPTY, MASK_ALL_FOREGROUND.
+    """
+    selected = select(frame.labels, frame.instances, max_objects)
+    present = label_areas(frame.labels)
+    absent = tuple(instance for instance in frame.instances if instance.label not in present)
+    return replace(frame, instances=selected.instances + absent), selected.warnings
+
+
+def rejection_lines(rejections: Sequence[Rejection]) -> Iterator[str]:
+    """A line for each rejected object, or, where there are more than MOST_LISTED, one for all of a fault."""
+    groups = collections.defaultdict(list)
+    for rejection in rejections:
+        groups[rejection.fault.code].append(rejection)
+    for code, group in groups.items():
+        if len(group) <= MOST_LISTED:
+            yield from (f"object {rejection.label} rejected: {rejection.fault}" for rejection in group)
+        else:
+            labels = ", ".join(str(rejection.label) for rejection in group[:MOST_LISTED])
+            yield f"{len(group)} objects ({labels}, ...) rejected: {Fault(code)}"
+
+
+def summary(folder: Path, result: PipelineResult, tried: int, latency_ms: float) -> str:
+    """One line on a frame: how many objects of how many, how long, and the name and largest extent of each."""
+    names = ", ".join(f"{item.class_id or 'object'} {item.size.max() * 100:.1f} cm" for item in result.objects)
+    return f"{folder}: {len(result.objects)} of {tried} objects in {latency_ms:.0f} ms: {names}"

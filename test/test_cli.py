@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import trimesh
+from PIL import Image
 
 import sam3d_ros
 from sam3d_ros import cli, reconstruct
@@ -133,6 +134,65 @@ def test_a_bad_folder_does_not_stop_the_others(tmp_path, pipeline, capsys):
     assert list((tmp_path / "out" / "bad").iterdir()) == []       # what the earlier run left there is gone
 
 
+@pytest.mark.parametrize(("value", "code"), [(0, "MASK_EMPTY"), (1, "MASK_ALL_FOREGROUND")])
+def test_masks_that_say_nothing_are_named(tmp_path, pipeline, capsys, value, code):
+    folder = make_folder(tmp_path / "a", "mug")
+    Image.fromarray(np.full((6, 8), value, np.uint16)).save(folder / "masks.png")
+    assert cli.main(["reconstruct", str(folder), "-o", str(tmp_path / "out")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"sam3d: error: {folder}: {code}: ")
+
+
+def test_a_frame_of_which_nothing_is_rebuilt_fails(tmp_path, pipeline, capsys):
+    folders = [make_folder(tmp_path / "a", "ghost"), make_folder(tmp_path / "b", "mug", "ghost")]
+    assert cli.main(["reconstruct", *map(str, folders), "-o", str(tmp_path / "out")]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1:4] for line in lines] == [
+        [str(folders[0]), "object 1 rejected", "TOO_FEW_POINTS"], ["error", str(folders[0]), "NOTHING_REBUILT"],
+        [str(folders[1]), "object 2 rejected", "TOO_FEW_POINTS"]]
+    assert json.loads((tmp_path / "out" / "a" / "objects.json").read_text()) == []
+
+
+def test_implausible_intrinsics_are_named(tmp_path, pipeline, capsys):
+    folder = make_folder(tmp_path / "a", "mug")
+    camera = json.loads((folder / "camera.json").read_text())
+    (folder / "camera.json").write_text(json.dumps(camera | {"fx": 1.6, "fy": 2.1, "cx": 0.5, "cy": 1e9}))
+    assert cli.main(["reconstruct", str(folder), "-o", str(tmp_path / "out")]) == 1
+    assert "CAMERA_INFO_UNCALIBRATED: fx 1.6, fy 2.1, cx 0.5, cy 1e+09: " in capsys.readouterr().err
+
+
+def test_many_rejections_of_a_kind_are_one_line(tmp_path, pipeline, capsys):
+    folder = make_folder(tmp_path / "a", "mug")
+    (folder / "labels.json").write_text(json.dumps({label: "ghost" for label in range(2, 1000)} | {1: "mug"}))
+    assert cli.main(["reconstruct", str(folder), "-o", str(tmp_path / "out")]) == 0
+    output = capsys.readouterr()
+    (line,) = output.err.splitlines()
+    assert "998 objects (2, 3, 4, 5, 6, ...) rejected: TOO_FEW_POINTS: " in line
+    assert "1 of 999 objects" in output.out
+
+
+def test_only_the_largest_masks_reach_the_pipeline(tmp_path, pipeline, capsys):
+    folder = make_folder(tmp_path / "a", *["mug"] * 5)
+    masks = np.array(Image.open(folder / "masks.png"))
+    masks[2, 4:] = 0
+    masks[0] = np.arange(100, 108)
+    Image.fromarray(masks).save(folder / "masks.png")
+    assert cli.main(["reconstruct", str(folder), "-o", str(tmp_path / "out"), "--max-objects", "4"]) == 0
+    entries = json.loads((tmp_path / "out" / "a" / "objects.json").read_text())
+    assert [entry["label"] for entry in entries] == [1, 3, 4, 5]
+    output = capsys.readouterr()
+    assert output.err.splitlines()[0].startswith(f"sam3d: {folder}: TOO_MANY_OBJECTS: 13 masks, max_objects is 4 ")
+    assert "4 of 13 objects" in output.out
+
+
+def test_an_absent_depth_image_is_said(tmp_path, pipeline, capsys):
+    folder = make_folder(tmp_path / "a", "mug")
+    (folder / "depth.png").unlink()
+    assert cli.main(["reconstruct", str(folder), "-o", str(tmp_path / "out")]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"sam3d: {folder}: no depth.png: ")
+
+
 def test_a_frame_without_depth_is_a_named_fault(tmp_path, pipeline, capsys):
     folder = make_folder(tmp_path / "a", "mug", depth=0.0)
     assert cli.main(["reconstruct", str(folder), "-o", str(tmp_path / "out")]) == 1
@@ -162,6 +222,28 @@ def test_an_output_that_cannot_be_written_is_one_line(tmp_path, pipeline, capsys
     assert cli.main(["reconstruct", str(make_folder(tmp_path / "a", "mug")), "-o", str(tmp_path / "out")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "out" in line
+
+
+def test_an_output_that_cannot_be_written_does_not_stop_the_others(tmp_path, pipeline, capsys):
+    folders = [make_folder(tmp_path / name, "mug") for name in "abc"]
+    (folders[0] / "color.png").unlink()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b").write_text("a file")
+    assert cli.main(["reconstruct", *map(str, folders), "-o", str(tmp_path / "out")]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[:3] for line in lines] == [["sam3d", "error", str(folder)] for folder in folders[:2]]
+    assert (tmp_path / "out" / "c" / "objects.json").exists()
+
+
+def test_a_fault_is_named_when_it_happens(tmp_path, pipeline, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    bad, good = make_folder(tmp_path / "bad", "mug"), make_folder(tmp_path / "good", "mug")
+    (bad / "color.png").unlink()
+    monkeypatch.setattr(pipeline, "run", interrupt)
+    assert cli.main(["reconstruct", str(bad), str(good), "-o", str(tmp_path / "out")]) == 130
+    assert "FRAME_FOLDER_INVALID" in capsys.readouterr().err
 
 
 def test_ctrl_c_is_quiet(tmp_path, pipeline, monkeypatch, capsys):

@@ -62,6 +62,7 @@ class FaultCode(Enum):
         "an object's depth readings span more than this is made for: its mask takes in the background, or the depth's "
         "unit or the camera's calibration is wrong")
     SHAPE_NOT_FOUND = "the model found no closed surface for an object: its mask or depth is too poor"
+    NOTHING_REBUILT = "none of the frame's objects could be rebuilt: see why each was rejected"
     # time
     STAMP_MISSING = "messages carry no stamp: images and masks cannot be matched"
     STAMP_OUT_OF_ORDER = "a message is older than one already processed and was dropped"
