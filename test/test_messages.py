@@ -178,6 +178,15 @@ def test_a_subscriber_puts_meshes_and_poses_together():
     assert not memory.complete(object_mesh_array([other], HEADER, without_mesh=["a"])).objects
 
 
+def test_meshes_of_objects_that_are_gone_are_forgotten():
+    memory = MeshMemory()
+    for number in range(20):
+        memory.complete(object_mesh_array([placed("a"), placed(f"passing_{number}")], HEADER))
+    assert len(memory._known) == 2
+    assert [o.id for o in memory.complete(object_mesh_array([placed("a")], HEADER, ["a"])).objects] == ["a"]
+    assert len(memory._known) == 1
+
+
 def test_a_hidden_object_is_never_shown_as_fresh():
     shown, old = object_mesh_array([placed("a"), hidden("b")], HEADER).objects
     assert (shown.status, shown.header.stamp) == (ObjectMesh.STATUS_LOW_QUALITY, HEADER.stamp)

@@ -85,6 +85,14 @@ def test_a_mesh_is_sent_once_and_to_every_new_listener():
         assert {(item.id, item.mesh_revision) for item in items} == {(items[0].id, 1)}
         newcomer = rig.collect(ObjectMeshArray, "objects")
         rig.send_until(lambda: rig.send(scene()), lambda: any(len(o.vertices) for a in newcomer for o in a.objects))
+        for _ in range(40):
+            rig.send(scene())
+            rig.spin(0.03)
+        # One that goes and comes back between two images, too.
+        rig.outside.destroy_subscription([*rig.outside.subscriptions][-1])
+        restarted = rig.collect(ObjectMeshArray, "objects")
+        rig.send_until(lambda: rig.send(scene()), lambda: any(len(o.vertices) for a in restarted for o in a.objects),
+                       timeout=3.0)
 
 
 def test_two_cameras_look_at_one_scene(monkeypatch: pytest.MonkeyPatch):

@@ -22,6 +22,8 @@ from .images import stamp_message, to_array
 from .transforms import pose_from_matrix
 
 MARKER_NAMESPACE = "sam3d"
+# Every mesh is sent again as often, for subscribers that missed the message with it.
+MESH_PERIOD = 5.0      # seconds
 # Baked shading: light that comes from the camera and above, so that no side is black.
 _AMBIENT = 0.55
 _POINT_STEP = 16
@@ -112,6 +114,27 @@ def mesh_arrays(message: ObjectMesh) -> MeshArrays:
                       np.frombuffer(message.vertex_std, np.float32))
 
 
+class MeshSchedule:
+    """Which meshes go out with the poses: new ones, and every one again after MESH_PERIOD."""
+
+    def __init__(self) -> None:
+        self._sent: dict[str, tuple[int, float]] = {}      # id -> revision, and when it is due again
+
+    def known(self, placed: Sequence[PlacedObject], now: float, whole: bool = False) -> list[str]:
+        """Ids of the objects whose mesh is left out of the message that is sent at `now` (seconds); whole: of none."""
+        known = [] if whole else [p.id for p in placed if self._is_known(p, now)]
+        due = [p for p in placed if p.id not in known]
+        # Those that go out together are due again one after the other, so that no message has to bear them all.
+        again = {p.id: (p.revision, now + MESH_PERIOD * number / len(due)) for number, p in enumerate(due, start=1)}
+        # Subscribers, too, forget an object that a message leaves out.
+        self._sent = {identity: self._sent[identity] for identity in known} | again
+        return known
+
+    def _is_known(self, placed: PlacedObject, now: float) -> bool:
+        revision, until = self._sent.get(placed.id, (None, 0.0))
+        return revision == placed.revision and now < until
+
+
 class MeshMemory:
     """For subscribers of `objects`: puts the meshes back into updates of the pose alone."""
 
@@ -119,16 +142,17 @@ class MeshMemory:
         self._known: dict[tuple[str, int], ObjectMesh] = {}
 
     def complete(self, message: ObjectMeshArray) -> ObjectMeshArray:
-        """The message with its empty arrays filled; objects whose mesh never came are left out."""
+        """The message with its empty arrays filled; objects whose mesh has not come yet are left out.
+
+        Meshes of objects that are not in it are forgotten: if one returns, its mesh is sent again.
+        """
         for item in message.objects:
-            key = item.id, item.mesh_revision
-            if len(item.vertices):
-                self._known = {known: mesh for known, mesh in self._known.items() if known[0] != item.id}
-                self._known[key] = item
-            elif (known := self._known.get(key)) is not None:
+            known = self._known.get((item.id, item.mesh_revision))
+            if not len(item.vertices) and known:
                 item.vertices, item.triangles = known.vertices, known.triangles
                 item.vertex_rgba, item.vertex_std = known.vertex_rgba, known.vertex_std
         message.objects = [item for item in message.objects if len(item.vertices)]
+        self._known = {(item.id, item.mesh_revision): item for item in message.objects}
         return message
 
 
@@ -180,11 +204,6 @@ class MarkerTracker:
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
         self._next = 0
-
-    @property
-    def count(self) -> int:
-        """Of the markers that are there."""
-        return len(self._numbers)
 
     def update(self, placed: Sequence[PlacedObject], header: Header) -> MarkerArray:
         """Markers of the present objects, after deletions of the vanished ones."""
