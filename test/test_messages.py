@@ -1,6 +1,7 @@
 """Objects to messages and back."""
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -249,6 +250,31 @@ def test_what_the_robot_holds_is_left_alone_until_it_is_let_go():
     tracker.note_attached(robot(("a", kinds.REMOVE), is_diff=True))
     found = tracker.update(both, HEADER).world.collision_objects
     assert [(o.id, o.operation) for o in found] == [("a", kinds.ADD), ("b", kinds.MOVE)]
+
+
+@pytest.mark.parametrize("operation", [b"\0", b"\1"], ids=["add", "remove"])
+def test_the_robot_may_take_an_object_while_its_obstacle_is_made(operation: bytes):
+    """What it holds comes in from another thread; the object is not removed from the scene after that."""
+    module = moveit_stand_in()
+    kinds = module.CollisionObject
+    tracker = PlanningSceneTracker(module)
+    if operation == kinds.REMOVE:
+        tracker.update([placed("a")], HEADER)
+    state = SimpleNamespace(is_diff=True, attached_collision_objects=[
+        SimpleNamespace(object=SimpleNamespace(id="a", operation=kinds.ADD))])
+    taking = threading.Thread(target=tracker.note_attached, args=(state,))
+
+    def make(**fields: Any) -> Any:
+        if not taking.ident:
+            taking.start()
+            taking.join(0.2)
+        return SimpleNamespace(**fields)
+    make.ADD, make.REMOVE, make.MOVE = kinds.ADD, kinds.REMOVE, kinds.MOVE
+    module.CollisionObject = make
+    [changed] = tracker.update([placed("a")] if operation == kinds.ADD else [], HEADER).world.collision_objects
+    assert (changed.id, changed.operation) == ("a", operation)
+    taking.join()
+    assert tracker.update([], HEADER).world.collision_objects == []
 
 
 def test_a_planner_gets_few_faces():

@@ -151,3 +151,33 @@ def test_subscribers_are_asked_for_a_few_times_a_second(stage: Stage):
     stage.topics["objects"].listen()
     stage.until("a", 4.0)
     assert 4 <= stage.asked <= 4 * 6
+
+
+def test_a_planner_that_comes_later_gets_every_obstacle(stage: Stage):
+    scene = stage.topics["planning_scene"]
+    stage.until("ab", 3.0)
+    first = scene.listen()
+    stage.publish("a", "b", hidden="b")
+    assert operations(first).startswith("+a +b")
+    stage.until("ab", 3.0)
+    second = scene.listen()
+    first.clear()
+    stage.publish("b", "c")
+    assert operations(second) == operations(first) == "-a +b +c"
+    stage.until("bc", 0.9)
+    second.clear()
+    stage.until("bc", 0.4)                            # it has surely been matched by both sides
+    assert "+b +c" in operations(second)
+    second.clear()
+    stage.until("bc", 3.0)
+    assert "+" not in operations(second) and "b c" in operations(second)
+
+
+def test_a_planner_that_restarts_gets_every_obstacle(stage: Stage):
+    scene = stage.topics["planning_scene"]
+    old = scene.listen()
+    stage.until("ab", 3.0)
+    scene.leave(old)
+    new = scene.listen()
+    stage.until("ab", 0.3)
+    assert "+a +b" in operations(new)

@@ -1,6 +1,7 @@
 """Reconstructed objects to messages, and ObjectMesh messages back to arrays."""
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -239,25 +240,49 @@ class PlanningSceneTracker:
 
     def __init__(self, moveit_msgs: ModuleType):
         self._msgs = moveit_msgs
-        self._revisions: dict[str, int] = {}
+        # id -> revision that was added; None: to be added anew
+        self._revisions: dict[str, int | None] = {}
         self._attached: set[str] = set()
+        # What the robot holds comes in while an update is at work in another thread.
+        self._lock = threading.Lock()
 
     def note_attached(self, robot_state: object) -> None:
         """Take in which objects the robot holds: the robot_state of a moveit_msgs/PlanningScene."""
         objects = [attached.object for attached in robot_state.attached_collision_objects]
         held = {o.id for o in objects if o.operation != self._msgs.CollisionObject.REMOVE}
-        if robot_state.is_diff:
-            held |= self._attached - {o.id for o in objects}
-        for identity in self._attached | held:
-            self._revisions.pop(identity, None)
-        self._attached = held
+        with self._lock:
+            if robot_state.is_diff:
+                held |= self._attached - {o.id for o in objects}
+            for identity in self._attached | held:
+                self._revisions.pop(identity, None)
+            self._attached = held
+
+    def add_anew(self) -> None:
+        """Take it that a planner has come that knows nothing: the next update adds everything.  Others still learn what
+        is gone."""
+        with self._lock:
+            self._revisions = dict.fromkeys(self._revisions)
+
+    def forget(self) -> None:
+        """Take it that no planner is left that knows anything."""
+        with self._lock:
+            self._revisions.clear()
 
     def is_news(self, placed: Sequence[PlacedObject]) -> bool:
         """Whether there is more to tell than motion."""
-        return self._revisions != {p.id: p.revision for p in placed if p.id not in self._attached}
+        with self._lock:
+            return self._revisions != {p.id: p.revision for p in placed if p.id not in self._attached}
 
     def update(self, placed: Sequence[PlacedObject], header: Header) -> object:
         """Diff that takes the planning scene from the last update to this one."""
+        with self._lock:
+            objects = self._changes(placed, header)
+        scene = self._msgs.PlanningScene(is_diff=True)
+        scene.robot_state.is_diff = True  # an empty state that is no diff would reset the robot
+        scene.world.collision_objects = objects
+        return scene
+
+    def _changes(self, placed: Sequence[PlacedObject], header: Header) -> list[object]:
         kinds = self._msgs.CollisionObject
         free = [p for p in placed if p.id not in self._attached]
         gone = sorted(set(self._revisions) - {p.id for p in free})
@@ -275,10 +300,7 @@ class PlanningSceneTracker:
                 message.mesh_poses = [Pose()]  # the mesh's own pose in the object frame: the identity
             self._revisions[p.id] = p.revision
             objects.append(message)
-        scene = self._msgs.PlanningScene(is_diff=True)
-        scene.robot_state.is_diff = True  # an empty state that is no diff would reset the robot
-        scene.world.collision_objects = objects
-        return scene
+        return objects
 
     def _object(self, identity: str, pose: Pose, header: Header, operation: bytes) -> object:
         return self._msgs.CollisionObject(header=header, id=identity, pose=pose, operation=operation)

@@ -69,6 +69,7 @@ class Outputs:
         self._monitor = None
         self._schedule = MeshSchedule()
         self._listeners = _Listeners(node, self._objects)
+        self._planners = _Listeners(node, self._scene) if self._scene else None
         self._marked = self._planned = 0.0
         self._marked_revisions: dict[str, int] = {}
         self._marker_tracker = MarkerTracker()
@@ -101,9 +102,8 @@ class Outputs:
         seen = [p for p in placed if p.seen]
         if settings.publish_tf and transforms:
             transforms.broadcast({f"sam3d/{p.id}": p.target_from_object for p in seen}, header)
-        if self._scene and (self._scene_tracker.is_news(placed) or now - self._planned > _PLANNING_PERIOD):
-            self._planned = now
-            self._scene.publish(self._scene_tracker.update(placed, header))
+        if self._scene:
+            self._publish_scene(placed, header, now)
         if settings.publish_markers and self._markers.get_subscription_count() and self._is_marker_time(placed, now):
             self._markers.publish(self._marker_tracker.update(placed, header))
         if settings.publish_object_points and self._points.get_subscription_count():
@@ -117,7 +117,18 @@ class Outputs:
         """Tell the viewers and the planner that all objects are gone."""
         self._markers.publish(self._marker_tracker.update([], header))
         if self._scene:
-            self._scene.publish(self._scene_tracker.update([], header))
+            self._publish_scene([], header, time.monotonic())
+
+    def _publish_scene(self, placed: Sequence[PlacedObject], header: Header, now: float) -> None:
+        tracker = self._scene_tracker
+        if not self._scene.get_subscription_count():
+            tracker.forget()
+            return
+        if self._planners.have_come(now):
+            tracker.add_anew()
+        if tracker.is_news(placed) or now - self._planned > _PLANNING_PERIOD:
+            self._planned = now
+            self._scene.publish(tracker.update(placed, header))
 
     def _is_marker_time(self, placed: Sequence[PlacedObject], now: float) -> bool:
         revisions = {p.id: p.revision for p in placed}
