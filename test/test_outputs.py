@@ -181,3 +181,11 @@ def test_a_planner_that_restarts_gets_every_obstacle(stage: Stage):
     new = scene.listen()
     stage.until("ab", 0.3)
     assert "+a +b" in operations(new)
+
+
+def test_header_and_pose_of_a_hidden_object_agree(stage: Stage):
+    """In the camera frame its pose is that of the present moment, and of the last look in a frame that stands still."""
+    [shown, still] = stage.publish("a", "b", hidden="b").objects
+    assert (shown.header.stamp, still.header.stamp) == (HEADER.stamp, stamp_message(4_000_000_001))
+    in_camera = Header(stamp=HEADER.stamp, frame_id="camera")
+    assert [o.header for o in stage.publish("a", "b", hidden="b", header=in_camera).objects] == [in_camera] * 2

@@ -80,11 +80,15 @@ class MeshArrays:
     vertex_std: np.ndarray
 
 
-def object_mesh(placed: PlacedObject, header: Header, with_mesh: bool = True) -> ObjectMesh:
-    """ObjectMesh with its pose in the frame of `header`, whose stamp is the image's; that of an object that the image
-    does not show is the stamp of the last that did.  Without its mesh, the arrays are empty."""
+def object_mesh(placed: PlacedObject, header: Header, with_mesh: bool = True, is_still: bool = False) -> ObjectMesh:
+    """ObjectMesh with its pose in the frame of `header`, whose stamp is the image's.  Without its mesh, the arrays are
+    empty.
+
+    is_still: the frame stands still, so that the pose of an object that the image does not show is that of the last
+    image that did, and has its stamp; in a frame that moves, the pose is that at the stamp of `header`
+    """
     obj = placed.object
-    if not placed.seen:
+    if is_still and not placed.seen:
         header = Header(stamp=stamp_message(placed.tracked.seen_ns), frame_id=header.frame_id)
     arrays = {}
     if with_mesh:
@@ -101,10 +105,14 @@ def object_mesh(placed: PlacedObject, header: Header, with_mesh: bool = True) ->
         **arrays)
 
 
-def object_mesh_array(placed: Sequence[PlacedObject], header: Header,
-                      without_mesh: Collection[str] = ()) -> ObjectMeshArray:
-    """ObjectMeshArray of all objects at the moment of one image; without_mesh: ids of those whose mesh is known."""
-    return ObjectMeshArray(header=header, objects=[object_mesh(p, header, p.id not in without_mesh) for p in placed])
+def object_mesh_array(placed: Sequence[PlacedObject], header: Header, without_mesh: Collection[str] = (),
+                      is_still: bool = False) -> ObjectMeshArray:
+    """ObjectMeshArray of all objects at the moment of one image.
+
+    without_mesh: ids of those whose mesh is known; is_still: whether the frame of `header` stands still
+    """
+    return ObjectMeshArray(header=header, objects=[
+        object_mesh(p, header, p.id not in without_mesh, is_still) for p in placed])
 
 
 def mesh_arrays(message: ObjectMesh) -> MeshArrays:

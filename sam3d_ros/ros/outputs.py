@@ -94,7 +94,8 @@ class Outputs:
         """
         now = time.monotonic()
         known = self._schedule.known(placed, now, self._listeners.have_come(now) or whole)
-        meshes = object_mesh_array(placed, header, known)
+        # Any frame but the camera's own stands still: objects are known by their places in it.
+        meshes = object_mesh_array(placed, header, known, is_still=header.frame_id != frame.frame_id)
         self._objects.publish(meshes)
         self._poses.publish(pose_array(placed, header))
         if self._detections:
