@@ -292,8 +292,12 @@ def test_enable_and_clear(rig: Rig):
     assert call(rig, SetBool, "enable", SetBool.Request(data=True)).success
     old = rig.good().objects[0].id
     assert rig.good().objects[0].id == old
-    assert call(rig, Trigger, "clear", Trigger.Request()).success
+    poses = rig.collect(PoseArray, "poses")
+    rig.send_until(lambda: rig.send(scene()), lambda: poses and poses[-1].poses)
     rig.spin(0.1)
+    assert call(rig, Trigger, "clear", Trigger.Request()).success
+    rig.wait(lambda: not rig.objects[-1].objects and not poses[-1].poses)
+    assert stamp_ns(rig.objects[-1].header.stamp) == rig.stamp and rig.objects[-1].header.frame_id == "camera"
     assert rig.good().objects[0].id != old
 
 

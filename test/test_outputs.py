@@ -189,3 +189,23 @@ def test_header_and_pose_of_a_hidden_object_agree(stage: Stage):
     assert (shown.header.stamp, still.header.stamp) == (HEADER.stamp, stamp_message(4_000_000_001))
     in_camera = Header(stamp=HEADER.stamp, frame_id="camera")
     assert [o.header for o in stage.publish("a", "b", hidden="b", header=in_camera).objects] == [in_camera] * 2
+
+
+def test_clear_empties_every_topic(stage: Stage):
+    received = {name: stage.topics[name].listen() for name in ("objects", "poses", "detections_3d", "planning_scene")}
+    stage.until("ab", 3.0)
+    for messages in received.values():
+        messages.clear()
+    stage.outputs.clear(Header(stamp=stamp_message(9_000_000_000)))
+    assert operations(received.pop("planning_scene")) == "-a -b"
+    for messages, field in zip(received.values(), ("objects", "poses", "detections"), strict=True):
+        [empty] = messages
+        assert (empty.header, len(getattr(empty, field))) == (HEADER, 0)
+    stage.publish("a", "b")
+    assert meshes(received["objects"]) == ["ab"]      # whoever took the empty array has forgotten the meshes
+
+
+def test_clear_before_the_first_result(stage: Stage):
+    received = stage.topics["objects"].listen()
+    stage.outputs.clear(HEADER)
+    assert [(array.header, array.objects) for array in received] == [(HEADER, [])]

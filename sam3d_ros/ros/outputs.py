@@ -67,6 +67,7 @@ class Outputs:
         if moveit_msgs:
             self._scene = self._create(moveit_msgs.PlanningScene, "planning_scene")
         self._monitor = None
+        self._header: Header | None = None
         self._schedule = MeshSchedule()
         self._listeners = _Listeners(node, self._objects)
         self._planners = _Listeners(node, self._scene) if self._scene else None
@@ -93,13 +94,11 @@ class Outputs:
         A mesh is sent when it is new, every MESH_PERIOD, to subscribers that are new, and if `whole`.
         """
         now = time.monotonic()
+        self._header = header
         known = self._schedule.known(placed, now, self._listeners.have_come(now) or whole)
         # Any frame but the camera's own stands still: objects are known by their places in it.
         meshes = object_mesh_array(placed, header, known, is_still=header.frame_id != frame.frame_id)
-        self._objects.publish(meshes)
-        self._poses.publish(pose_array(placed, header))
-        if self._detections:
-            self._detections.publish(detection_3d_array(self._vision_msgs, placed, header))
+        self._publish_objects(placed, meshes)
         seen = [p for p in placed if p.seen]
         if settings.publish_tf and transforms:
             transforms.broadcast({f"sam3d/{p.id}": p.target_from_object for p in seen}, header)
@@ -115,10 +114,20 @@ class Outputs:
         return meshes
 
     def clear(self, header: Header) -> None:
-        """Tell the viewers and the planner that all objects are gone."""
+        """Tell all subscribers that the objects are gone: as of the last image, so that no later result is older than
+        this; as of `header` if there was none."""
+        header, now = self._header or header, time.monotonic()
+        self._schedule.known([], now)
+        self._publish_objects([], object_mesh_array([], header))
         self._markers.publish(self._marker_tracker.update([], header))
         if self._scene:
-            self._publish_scene([], header, time.monotonic())
+            self._publish_scene([], header, now)
+
+    def _publish_objects(self, placed: Sequence[PlacedObject], meshes: ObjectMeshArray) -> None:
+        self._objects.publish(meshes)
+        self._poses.publish(pose_array(placed, meshes.header))
+        if self._detections:
+            self._detections.publish(detection_3d_array(self._vision_msgs, placed, meshes.header))
 
     def _publish_scene(self, placed: Sequence[PlacedObject], header: Header, now: float) -> None:
         tracker = self._scene_tracker
