@@ -20,7 +20,7 @@ from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
 from sam3d_ros.ros.bags import STORAGES, BagMessage, BagReader, BagWriter
 from sam3d_ros.ros.frames import decode_frame, decode_masks_or_none, input_types, message_bytes
 from sam3d_ros.ros.images import DEPTH_ENCODINGS, stamp_ns
-from sam3d_ros.ros.messages import PlacedObject, object_mesh_array, pose_array
+from sam3d_ros.ros.messages import MeshSchedule, PlacedObject, object_mesh_array, pose_array
 from sam3d_ros.ros.parameters import MASK_FORMATS, Settings
 from sam3d_ros.ros.synchroniser import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, MASKS, Match, Synchroniser
 from sam3d_ros.scene import rebuild
@@ -158,7 +158,7 @@ class Replay:
         self._classes = classes
         self._writer = writer
         self._tracker = Tracker(resting=Resting(ContactSolver()))
-        self._revisions: dict[str, int] = {}
+        self._schedule = MeshSchedule()
         self._first_faults: dict[FaultCode, Fault] = {}
         self._fault_counts: collections.Counter[FaultCode] = collections.Counter()
         self._synchroniser = Synchroniser(list(classes), slop_ns=int(settings.sync_slop * 1e9), history_ns=HISTORY_NS,
@@ -223,8 +223,7 @@ class Replay:
             self._note(fault)
         self.set_count += 1
         placed = [PlacedObject(item, np.eye(4)) for item in self._tracker.objects(frame)]
-        known = [p.id for p in placed if self._revisions.get(p.id) == p.revision]
-        self._revisions |= {p.id: p.revision for p in placed}
+        known = self._schedule.known(placed, time_ns / 1e9)
         header = match.messages[IMAGE].header
         self._writer.write(OBJECTS_TOPIC, time_ns, object_mesh_array(placed, header, known))
         self._writer.write(POSES_TOPIC, time_ns, pose_array(placed, header))

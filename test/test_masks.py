@@ -265,3 +265,14 @@ def test_isaac_tensor():
     for message, code in ((tensor_list(stack, 9), FaultCode.MASK_ENCODING_UNKNOWN), (short, FaultCode.MASK_TRUNCATED),
                           (SimpleNamespace(tensors=[]), FaultCode.MASK_TRUNCATED)):
         assert fault_of(lambda bad: decode(bad, mask_format="isaac_tensor"), message) == code
+
+
+def test_every_tensor_counts_towards_the_memory_of_waiting_masks():
+    pytest.importorskip("sensor_msgs")
+    from sam3d_ros.ros.frames import message_bytes
+
+    two = tensor_list(np.zeros((3, 1, 48, 64), np.uint8))
+    two.tensors += tensor_list(np.zeros((1, 1, 48, 64), np.uint8)).tensors
+    assert message_bytes(two) == 4 * 48 * 64
+    assert message_bytes(SimpleNamespace(data=b"123")) == 3
+    assert message_bytes(SimpleNamespace(tensors=[])) == message_bytes(SimpleNamespace()) == 0
