@@ -237,6 +237,12 @@ def test_objects_as_tf_frames(monkeypatch: pytest.MonkeyPatch):
         assert (frame.header.frame_id, frame.child_frame_id) == ("camera", f"sam3d/{result.objects[0].id}")
         translation = frame.transform.translation
         np.testing.assert_allclose([translation.x, translation.y, translation.z], POSITION, atol=3e-3)
+        # Published again in the newest image when another object is ready, but not as the same frame.
+        rig.send_until(lambda: rig.send(scene(two=True)), lambda: len(rig.objects[-1].objects) == 2)
+        stamps = [stamp_ns(array.header.stamp) for array in rig.objects]
+        assert len(set(stamps)) < len(stamps)
+        frames = [(t.child_frame_id, stamp_ns(t.header.stamp)) for t in sent]
+        assert len(set(frames)) == len(frames)
 
 
 def test_simulated_time_that_stands_still():
