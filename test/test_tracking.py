@@ -252,10 +252,10 @@ def test_only_what_is_new_is_reconstructed_and_the_revision_rises_with_the_mesh_
 @pytest.mark.parametrize("at_once", [True, False])
 def test_two_masks_of_one_image_are_two_objects_however_near(at_once: bool):
     """Two balls that nearly touch: each lies where the other would be looked for."""
-    world, ball = World(), Toy("ellipsoid", np.full(3, 0.03))
-    world.toys, world.places = [*TOYS, ball, ball], [*PLACES, pose(-0.1, -0.15, 0.015), pose(-0.069, -0.15, 0.015)]
+    world, ball = World(), Toy("ellipsoid", np.full(3, 0.028))
+    world.toys, world.places = [*TOYS, ball, ball], [*PLACES, pose(-0.1, -0.15, 0.014), pose(-0.071, -0.15, 0.014)]
     for step in range(6):
-        world.look(0.1 * step + 0.1, camera_at(0.3), (1, 2, 3, 4, 5) if at_once or step else (1, 2, 3, 4))
+        world.look(0.1 * step + 0.1, camera_at(0.3), (1, 2, 3, 4, 5) if at_once or step else (1, 2, 3, 4, 0))
         world.build()
     assert len(world.tracker.tracks) == 5
     assert {track.label for track in world.tracker.tracks.values()} == {1, 2, 3, 4, 5}
