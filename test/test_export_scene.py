@@ -102,7 +102,13 @@ def test_usd_is_balanced_and_parses_where_usd_is_installed(scene_folder):
     lambda rows: rows.clear(), lambda rows: rows[0].update(mesh="../object_1.ply"),
     lambda rows: rows[0].update(mesh="absent.ply"), lambda rows: rows[0].update(pose_object_to_camera=[[1]]),
     lambda rows: rows[0].update(pose_object_to_camera=(2 * np.eye(4)).tolist()), lambda rows: rows[0].pop("label"),
-    lambda rows: rows[0].update(label=2), lambda rows: rows[0].update(mesh=5)])
+    lambda rows: rows[0].update(label=2), lambda rows: rows[0].update(mesh=5), lambda rows: rows[0].update(mesh=""),
+    lambda rows: rows[0].update(mesh=".."), lambda rows: rows[0].update(label=-1),
+    lambda rows: rows[0].update(label=float("inf")),
+    lambda rows: rows[0].update(pose_object_to_camera=np.diag([-1.0, 1, 1, 1]).tolist()),
+    lambda rows: rows[0].update(pose_object_to_camera=[*rows[0]["pose_object_to_camera"][:3], [5, 5, 5, 5]]),
+    lambda rows: [row.update(pose_object_to_camera=np.diag([1, sign, sign, 1.0]).tolist())
+                  for row, sign in zip(rows, (1, -1, 1), strict=True)]])
 def test_broken_results_are_named(result, change):
     rows = json.loads((result / "objects.json").read_text())
     change(rows)
@@ -110,6 +116,28 @@ def test_broken_results_are_named(result, change):
     with pytest.raises(Fault) as caught:
         read_scene(result)
     assert caught.value.code == FaultCode.RESULT_INVALID
+
+
+@pytest.mark.parametrize("change", [
+    lambda data: data[:100], lambda data: b"", lambda data: b"hello", lambda data: data[:-200],
+    lambda data: data[:-4] + b"\xff\xff\xff\x7f", lambda data: data[:-4] + b"\xff\xff\xff\xff",
+    lambda data: data.replace(b"element vertex 8", b"element vertex 99999999999"),
+    lambda data: data.replace(b"end_header\n", b"end_header\n" + np.full(3, np.nan, np.float32).tobytes(), 1)])
+def test_broken_meshes_are_named(result, change):
+    file = result / "object_1.ply"
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(Fault, match="object_1.ply") as caught:
+        read_scene(result)
+    assert caught.value.code == FaultCode.RESULT_INVALID
+
+
+def test_a_name_from_a_result_cannot_steer_the_terminal(result, capsys):
+    rows = json.loads((result / "objects.json").read_text())
+    rows[0]["mesh"] = "\x1b[31mred\n.ply"
+    (result / "objects.json").write_text(json.dumps(rows))
+    assert cli.main(["export-scene", str(result)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "\x1b" not in line and "?[31mred .ply" in line
 
 
 def test_no_result_is_named(tmp_path, capsys):
