@@ -22,13 +22,14 @@ _POSE_SIGMA = (0.005, 0.03)
 _SAME_SUPPORT = 0.008        # metres between the undersides of objects that stand on one plane
 _UP_TOLERANCE = np.cos(np.deg2rad(10))
 _MAX_LABEL = 2**32 - 1
+_NAME_LENGTH = 60            # letters of a class in a name: file systems refuse names of more than 255
 
 
 @dataclass(frozen=True)
 class SceneObject:
     """A rigid body.
 
-    name: letters, digits and underscores, unlike all others'; class_id: as the detector named it
+    name: letters, digits and underscores, a letter first, unlike all others'; class_id: as the detector named it
     mesh: closed, metres, object frame; rgb: (N, 3) uint8, vertex colours; pieces: convex, each (K, 3) corners, metres
     world_from_object: (4, 4) float64; the world's +Z points up, z = 0 is the support
     mass: kg; centre_of_mass: (3,) metres, object frame; inertia: (3, 3) kg m^2 about it, object frame axes
@@ -172,7 +173,14 @@ def _settled(entries: Sequence[_Entry], poses: np.ndarray) -> np.ndarray:
 
 def _scene_object(entry: _Entry, pose: np.ndarray, density: float, max_pieces: int) -> SceneObject:
     mass = trimesh.triangles.mass_properties(entry.mesh.triangles, density=density)
-    name = re.sub(r"[^A-Za-z0-9]+", "_", entry.class_id).strip("_") or "object"
     pieces = tuple(convex_pieces(entry.mesh.vertices, entry.mesh.faces, max_pieces))
-    return SceneObject(f"{name}_{entry.label}", entry.class_id, entry.mesh, entry.rgb, pieces, pose, float(mass.mass),
+    return SceneObject(_name(entry), entry.class_id, entry.mesh, entry.rgb, pieces, pose, float(mass.mass),
                        np.asarray(mass.center_mass), np.asarray(mass.inertia))
+
+
+def _name(entry: _Entry) -> str:
+    """Its class and label as an identifier; labels are unique, and so are what ends in _<label>."""
+    name = re.sub(r"[^A-Za-z0-9]+", "_", entry.class_id).strip("_")
+    if not name[:1].isalpha():          # identifiers of USD may not start with a digit, as those of the YCB objects do
+        name = f"object_{name}".rstrip("_")
+    return f"{name[:_NAME_LENGTH].rstrip('_')}_{entry.label}"
