@@ -196,6 +196,19 @@ def test_every_subcommand_explains_itself(command, capsys):
     assert f"usage: sam3d {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("command", "text"), [("engine", "engines for NVIDIA GPUs"), ("export", "as the ONNX file")])
+def test_help_keeps_capitals(command, text, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    assert text in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_error_is_one_line_without_control_characters(tmp_path, capsys):
+    assert cli.main(["export-scene", str(tmp_path / "a\n\x1b[2Jb")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "\x1b" not in line and "a ?[2Jb" in line
+
+
 def test_help_imports_nothing_heavy():
     code = ("import sys\nfrom sam3d_ros import cli\n"
             "try:\n    cli.main(['--help'])\nexcept SystemExit:\n    pass\n"
