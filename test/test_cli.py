@@ -14,12 +14,13 @@ import pytest
 import trimesh
 
 import sam3d_ros
-from sam3d_ros import cli, reconstruct
+from sam3d_ros import cli, engine_cli, reconstruct
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import write_frame_folder
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
 from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
 from sam3d_ros.perception.pipeline import PipelineConfig, PipelineResult, Rejection, check_frame
+from sam3d_ros.runtime.engine_cache import EngineCache, EngineKey
 
 DATA = Path(os.environ.get("SAM3D_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -207,6 +208,43 @@ def test_an_error_is_one_line_without_control_characters(tmp_path, capsys):
     assert cli.main(["export-scene", str(tmp_path / "a\n\x1b[2Jb")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "\x1b" not in line and "a ?[2Jb" in line
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    (["--capability", "foo", "--engine", "tensorrt-rtx"], "'foo' is no compute capability, such as 8.6"),
+    (["--capability", "5.0", "--engine", "tensorrt-rtx"], "builds for 12.0, 8.6, not for 5.0"),
+    (["--capability", "8.6"], "only tensorrt-rtx builds ahead of time"),
+    (["--capability", "8.6", "--engine", "tensorrt"], "only tensorrt-rtx builds ahead of time")])
+def test_engines_that_cannot_be_built_ahead_are_wrong_usage(options, said, monkeypatch, capsys):
+    library = SimpleNamespace(module=SimpleNamespace(ComputeCapability=SimpleNamespace(CURRENT=0, SM86=1, SM120=2)))
+    monkeypatch.setattr(engine_cli, "load_library", lambda name: library)
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["engine", "build", *options])
+    assert exit_info.value.code == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_verified_engines_are_counted_and_problems_said_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(engine_cli.cuda, "load_library", lambda: None)
+    verify = ["engine", "--cache", str(tmp_path), "verify"]
+    assert cli.main(verify) == 0
+    assert capsys.readouterr().out == f"0 engines in {tmp_path / 'engines'}, 0 of them unusable\n"
+    cache = EngineCache(tmp_path)
+    for precision in ("fp16", "fp32"):
+        key = EngineKey("0" * 64, "tensorrt 10.3", "12.6", "560", "Orin", "8.7", precision, "crops 1")
+        with cache.locked():
+            cache.store(key, b"plan", {})
+    (cache.folder / f"{key.digest}.engine").write_bytes(b"other")
+    assert cli.main(verify) == 1
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert sorted(line[:4] for line in lines) == ["BAD ", "ok  "]
+    assert sum(line.count("it was not written by sam3d_ros") for line in lines) == 1
+    assert "2 engines" in last and "1 of them unusable" in last and "no NVIDIA driver" in last
+
+
+def test_engines_are_not_verified_with_a_model_that_is_missing(tmp_path, capsys):
+    assert cli.main(["engine", "--cache", str(tmp_path), "verify", "--model", "nosuch"]) == 1
+    assert "MODEL_MISSING" in capsys.readouterr().err
 
 
 def test_help_imports_nothing_heavy():
