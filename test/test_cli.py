@@ -247,6 +247,20 @@ def test_engines_are_not_verified_with_a_model_that_is_missing(tmp_path, capsys)
     assert "MODEL_MISSING" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04broken", None])
+def test_what_is_no_checkpoint_is_not_exported(tmp_path, content, capsys):
+    torch = pytest.importorskip("torch")
+    file = tmp_path / "checkpoint.pt"
+    if content is None:
+        torch.save({"weights": torch.zeros(2)}, file)
+    else:
+        file.write_bytes(content)
+    assert cli.main(["export", str(file), str(tmp_path / "x.onnx")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"sam3d: error: {file} is no checkpoint of `sam3d train`")
+    assert not (tmp_path / "x.onnx").exists()
+
+
 def test_help_imports_nothing_heavy():
     code = ("import sys\nfrom sam3d_ros import cli\n"
             "try:\n    cli.main(['--help'])\nexcept SystemExit:\n    pass\n"
