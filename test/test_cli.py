@@ -261,6 +261,29 @@ def test_what_is_no_checkpoint_is_not_exported(tmp_path, content, capsys):
     assert not (tmp_path / "x.onnx").exists()
 
 
+@pytest.mark.parametrize("installed", ["tensorrt", "tensorrt-rtx", "none"])
+def test_the_jetson_benchmark_measures_whatever_can_be_built(tmp_path, installed):
+    """With a `sam3d` that builds one kind of engine, and misses the bar."""
+    command = tmp_path / "sam3d"
+    command.write_text(f"""#!/bin/sh
+echo "$*" >> {tmp_path}/calls
+case "$*" in
+    "engine build --engine {installed}") exit 0 ;;
+    "bench latency"*) echo '{{}}' > "$6" ;;
+esac
+exit 1
+""")
+    command.chmod(0o755)
+    script = Path(sam3d_ros.__file__).parents[1] / "docker" / "jetson_benchmark.sh"
+    found = subprocess.run(["sh", str(script), "found.json"], cwd=tmp_path, capture_output=True, text=True, check=True,
+                           env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls[1:3] == ["engine build --engine tensorrt", "engine build --engine tensorrt-rtx"]
+    assert calls[3].startswith("bench latency")
+    assert found.stdout.endswith("found.json\n") and (tmp_path / "found.json").exists()
+    assert f"{installed} is not measured" not in found.stdout
+
+
 def test_help_imports_nothing_heavy():
     code = ("import sys\nfrom sam3d_ros import cli\n"
             "try:\n    cli.main(['--help'])\nexcept SystemExit:\n    pass\n"
