@@ -175,6 +175,21 @@ def test_a_write_that_fails_leaves_the_old_engine(cache, monkeypatch):
     assert cache.load(KEY) == PLAN and not [name for name in os.listdir(cache.folder) if name.endswith(".tmp")]
 
 
+def test_what_a_killed_process_left_is_not_in_the_way_of_the_next_with_its_number(cache):
+    (cache.folder / f".x.timing.{os.getpid()}.tmp").write_bytes(b"half a note")
+    cache.write_note("x.timing", b"abc")
+    assert cache.read_note("x.timing") == b"abc"
+
+
+def test_a_temporary_file_is_never_one_that_was_there(cache, monkeypatch):
+    monkeypatch.setattr(engine_cache.secrets, "token_hex", lambda count: "0" * 2 * count)
+    there = cache.folder / f".x.timing.{'0' * 16}.tmp"
+    there.write_bytes(b"another's")
+    with pytest.raises(FileExistsError):
+        cache.write_note("x.timing", b"abc")
+    assert there.read_bytes() == b"another's"
+
+
 def test_removal(cache):
     other = dataclasses.replace(KEY, device="Thor")
     cache.store(other, PLAN, {})

@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -214,7 +215,8 @@ class EngineCache:
             os.close(folder)
 
     def _write(self, folder: int, name: str, data: bytes) -> None:
-        temporary = f".{name}.{os.getpid()}.tmp"
+        # Not named after the process: in a container a killed one and its successor have the same number.
+        temporary = f".{name}.{secrets.token_hex(8)}.tmp"
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600,
                        dir_fd=folder)
         try:
