@@ -149,9 +149,26 @@ def test_oversized_files_are_not_read(cache, caplog, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", '{"key": 3}', '{"key": {"model": "a"}}', "\xff",
-                                  '{"key": "x", "bytes": "many", "sha256": 1}'])
+                                  '{"key": "x", "bytes": "many", "sha256": 1}',
+                                  pytest.param("[" * 30_000, id="deep list"),
+                                  pytest.param('{"x":' * 10_000, id="deep object")])
 def test_a_broken_sidecar_counts_as_absent(cache, text):
     sidecar_file(cache).write_text(text, encoding="latin-1")
+    assert cache.load(KEY) is None
+    assert cache.entries()[0].problem
+
+
+@pytest.mark.parametrize("text", ["Infinity", "-Infinity", "NaN", "1e999"])
+def test_a_size_that_is_no_number_of_bytes_counts_as_absent(cache, text):
+    sidecar = sidecar_file(cache).read_text()
+    sidecar_file(cache).write_text(sidecar.replace(f'"bytes": {len(PLAN)}', f'"bytes": {text}'))
+    assert cache.load(KEY) is None
+    assert "not complete" in cache.entries()[0].problem
+
+
+def test_a_deeply_nested_key_counts_as_absent(cache):
+    sidecar = sidecar_file(cache).read_text()
+    sidecar_file(cache).write_text(sidecar.replace('"Orin"', "[" * 700 + "]" * 700))
     assert cache.load(KEY) is None
     assert cache.entries()[0].problem
 

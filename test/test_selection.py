@@ -103,11 +103,23 @@ def test_a_wanted_precision(machine):
     assert error.value.reason == "ENGINE_UNAVAILABLE" and "fp16" in error.value.detail
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"x": 1}', "null"])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"x": 1}', "null", pytest.param("[" * 100_000, id="deep list"),
+                                  pytest.param('{"x":' * 100_000, id="deep object")])
 def test_broken_notes_do_no_harm(machine, text):
     machine()
     (machine.folder / "cpu.json").write_text(text)
-    assert machine().name == "c"
+    assert machine().name == "c" and len(machine.loaded) == 4
+    assert machine().name == "c" and len(machine.loaded) == 1            # noted again
+
+
+def test_notes_that_are_read_but_cannot_be_written_are_not_kept(machine, monkeypatch):
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    with monkeypatch.context() as patch:
+        patch.setattr(selection, "_notes", lambda cache: {"x": deep})
+        assert machine().name == "c" and len(machine.loaded) == 4
+    assert machine().name == "c" and len(machine.loaded) == 1
 
 
 @pytest.mark.parametrize("choice", [{"engine": "tensorrt", "precision": "fp16"}, {"engine": "../x"}, 3])

@@ -178,10 +178,10 @@ class EngineCache:
         sidecar = _details(_read(folder, name + ".json", MAX_DETAILS_BYTES))
         try:
             found = EngineKey(**sidecar["key"])
-            size, digest = int(sidecar["bytes"]), str(sidecar["sha256"])
-        except (KeyError, TypeError, ValueError) as error:
+            built_for, size, digest = found.digest, int(sidecar["bytes"]), str(sidecar["sha256"])
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise _Damaged(f"its sidecar is not complete: {error!r}") from error
-        if found.digest != name or (key is not None and found != key):
+        if built_for != name or (key is not None and found != key):
             raise _Damaged("it was built for something else")
         data = _read(folder, name + ".engine", MAX_PLAN_BYTES + len(MAGIC))
         if not data.startswith(MAGIC):
@@ -260,7 +260,7 @@ def _read(folder: int, name: str, limit: int) -> bytes:
 def _details(data: bytes) -> dict[str, Any]:
     try:
         sidecar = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _Damaged(f"its sidecar is not JSON: {error}") from error
     if not isinstance(sidecar, dict):
         raise _Damaged("its sidecar is not a JSON object")

@@ -152,7 +152,7 @@ def _noted(cache: EngineCache, key: str) -> tuple[str, str] | None:
 def _notes(cache: EngineCache) -> dict[str, Any]:
     try:
         notes = json.loads(cache.read_note(_NOTE) or "{}")
-    except (OSError, ValueError, EngineError):
+    except (OSError, ValueError, RecursionError, EngineError):
         return {}
     return notes if isinstance(notes, dict) else {}
 
@@ -162,6 +162,10 @@ def _note(cache: EngineCache, key: str, fastest: tuple[str, str], times: dict[tu
              "ms": {" ".join(candidate): round(1e3 * seconds, 2) for candidate, seconds in times.items()}}
     _log.info("fastest CPU engine: %s", entry)
     try:
-        cache.write_note(_NOTE, json.dumps(_notes(cache) | {key: entry}, indent=1).encode())
+        text = json.dumps(_notes(cache) | {key: entry}, indent=1)
+    except RecursionError:                      # what some versions of Python read they cannot write
+        text = json.dumps({key: entry}, indent=1)
+    try:
+        cache.write_note(_NOTE, text.encode())
     except (OSError, EngineError) as error:     # a machine without a writable home measures every time
         _log.warning("the measurement of CPU engines cannot be kept: %s", error)
