@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.metadata
 import json
 import logging
@@ -135,10 +136,19 @@ def _agree(file: ModelFile, engine: Engine, exact: Engine) -> bool:
 
 def _situation(file: ModelFile, threads: int, wanted: list[tuple[str, str]]) -> str:
     """What the measurement depends on, as one digest."""
-    versions = [importlib.metadata.version(name) for name in available_engines()]
+    versions = [_version(name) for name in available_engines()]
     facts = [_VERSION, file.sha256, threads, wanted, versions, cpu_model(), instructions(),
              len(os.sched_getaffinity(0))]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _version(name: str) -> str:
+    """Version of a CPU engine's library; empty if it does not say."""
+    try:
+        return importlib.metadata.version(name)     # without importing it, which takes a while
+    except importlib.metadata.PackageNotFoundError:
+        # The distribution may have another name than the module, as onnxruntime-gpu has.
+        return str(getattr(importlib.import_module(CPU_ENGINES[name]), "__version__", ""))
 
 
 def _noted(cache: EngineCache, key: str) -> tuple[str, str] | None:
