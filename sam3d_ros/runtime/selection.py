@@ -162,7 +162,7 @@ def _noted(cache: EngineCache, key: str) -> tuple[str, str] | None:
 def _notes(cache: EngineCache) -> dict[str, Any]:
     try:
         notes = json.loads(cache.read_note(_NOTE) or "{}")
-    except (OSError, ValueError, RecursionError, EngineError):
+    except (ValueError, RecursionError, EngineError):
         return {}
     return notes if isinstance(notes, dict) else {}
 
