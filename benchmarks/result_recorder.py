@@ -58,6 +58,8 @@ class ResultRecorder(Node):
         stale = sum(item.status != Status.HIDDEN and item.header.stamp != message.header.stamp
                     for item in message.objects)
         if self._clear:
+            if not message.objects:      # what `clear` itself publishes: no time belongs to it
+                return
             if not vertices:
                 self._skip_next_time()
                 return

@@ -30,6 +30,34 @@ def parameters() -> str:
     return markdown_table().replace("<", "&lt;")
 
 
+def segmenter_parameters() -> str:
+    """Parameters of tabletop_segmenter."""
+    from dataclasses import asdict
+
+    from sam3d_ros.nodes.tabletop_segmenter import PARAMETERS
+    from sam3d_ros.perception.tabletop import TabletopConfig
+
+    defaults = asdict(TabletopConfig())
+    return table(("parameter", "default", "range", "meaning"), [
+        (f"`{name}`", f"`{defaults[name]}`", f"{low} to {high}", meaning)
+        for name, (meaning, low, high) in PARAMETERS.items()])
+
+
+def camera_parameters() -> str:
+    """Parameters of simulated_camera."""
+    from dataclasses import fields
+
+    from sam3d_ros.nodes.simulated_camera import CameraSettings
+
+    rows = []
+    for setting in fields(CameraSettings):
+        about = setting.metadata
+        allowed = ", ".join(about["choices"]) if about["low"] is None else f"{about['low']} to {about['high']}"
+        default = str(setting.default).lower() if isinstance(setting.default, bool) else setting.default
+        rows.append((f"`{setting.name}`", f"`{default}`", allowed, about["description"]))
+    return table(("parameter", "default", "range", "meaning"), rows)
+
+
 def faults() -> str:
     """Every named fault with its advice."""
     from sam3d_ros.perception.faults import FaultCode
@@ -324,8 +352,8 @@ SHAPE_SECTIONS = ("core", "oracle", "noise", "protocol", "robustness", "no_depth
                   "uncertainty", "ablation")
 PARTS: dict[str, Callable[[], str]] = {
     part.__name__: part for part in (
-        parameters, faults, message_definitions, accuracy, speed, bytes_to_mesh,
-        training_run, shipped_models, real_frames, shape_setting,
+        parameters, segmenter_parameters, camera_parameters, faults, message_definitions, accuracy, speed,
+        bytes_to_mesh, training_run, shipped_models, real_frames, shape_setting,
         shape_summary, shape_by_object, shape_by_visibility, shape_pictures, published, registration,
         tracking, rough_soak, gpu_sizing, physics, grasping)
 } | {f"shape_{name}": partial(shape_section, name) for name in SHAPE_SECTIONS}

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from sam3d_ros import __version__
 from sam3d_ros.perception.faults import Fault
+from sam3d_ros.terminal import printable
 
 EXIT_FAULT = 1
 EXIT_INTERRUPTED = 130      # what a shell reports for a process that SIGINT ended
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser, run = _parser(arguments)
         return run(parser.parse_args(arguments))
     except (Fault, OSError) as error:
-        print(f"sam3d: error: {error}", file=sys.stderr)
+        print(f"sam3d: error: {printable(str(error))}", file=sys.stderr)
         return EXIT_FAULT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -58,7 +59,8 @@ def _parser(arguments: Sequence[str]):
     chosen = next((argument for argument in arguments if not argument.startswith("-")), None)
     run = None
     for name, command in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=command.help, description=command.help.capitalize() + ".")
+        description = f"{command.help[0].upper()}{command.help[1:]}."
+        subparser = subparsers.add_parser(name, help=command.help, description=description)
         if name == chosen:
             module = importlib.import_module(command.module)
             module.add_arguments(subparser)

@@ -85,7 +85,7 @@ ROS_PACKAGES = {
     "tf2_ros": "no poses in another frame than the camera's, no TF output",
     "vision_msgs": "no detections input, no detections_3d output",
     "moveit_msgs": "no planning_scene output",
-    "launch_ros": "no ros2 launch: start the nodes as in the README",
+    "launch_ros": "no ros2 launch: start the nodes as in docs/launch.md, Without ros2 launch",
 }
 
 IMAGE_TYPE, CAMERA_INFO_TYPE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"

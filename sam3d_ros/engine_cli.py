@@ -2,16 +2,20 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.runtime import cuda, golden
-from sam3d_ros.runtime.engine import DEFAULT_MODEL, MODEL_HELP, BuildOptions, EngineError, read_model
+from sam3d_ros.runtime.engine import DEFAULT_MODEL, MODEL_HELP, BuildOptions, EngineError, ModelFile, read_model
 from sam3d_ros.runtime.engine_cache import EngineCache, Entry
 from sam3d_ros.runtime.signature import STUDENT
 from sam3d_ros.runtime.tensorrt_build import MODULES, PRECISIONS, load_library
 from sam3d_ros.runtime.tensorrt_engine import build_ahead, engine_key, load_tensorrt, open_device
+from sam3d_ros.terminal import printable
+
+AHEAD = "tensorrt-rtx"              # the one that builds for GPUs that are not there
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--model", default=DEFAULT_MODEL, help=f"{MODEL_HELP} (default: %(default)s)")
     build.add_argument("--engine", choices=tuple(MODULES), default="tensorrt", help="(default: %(default)s)")
     build.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="(default: %(default)s)")
-    build.add_argument("--capability", action="append", metavar="X.Y",
+    build.add_argument("--capability", action="append", metavar="X.Y", default=[], type=_capability,
                        help="compute capability of the GPU, as 8.6, 8.9 or 12.0; may be given several times; "
-                            "tensorrt-rtx only")
+                            f"{AHEAD} only")
+    build.set_defaults(refuse=build.error)
     actions.add_parser("list", help="say what is in the cache", description="Say what is in the cache.")
     verify = actions.add_parser("verify", help="check every engine",
                                 description="Check that every engine is whole and ours, and, of those built for this "
@@ -54,9 +59,32 @@ def show_progress(percent: int, what: str) -> None:
     print(f"sam3d: engine {percent:3d} % {what:<40}", end=end, file=sys.stderr, flush=True)
 
 
+def _capability(text: str) -> str:
+    if not re.fullmatch(r"[0-9]+\.[0-9]", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no compute capability, such as 8.6")
+    return text
+
+
+def _check_capabilities(args: argparse.Namespace) -> None:
+    """End with a usage error if engines are wanted that cannot be built ahead of time.
+
+    Raises EngineError(ENGINE_UNAVAILABLE) where the library is not installed.
+    """
+    if not args.capability:
+        return
+    if args.engine != AHEAD:
+        args.refuse(f"argument --capability: only {AHEAD} builds ahead of time: add --engine {AHEAD}")
+    known = re.findall(r"\bSM(\d+)(\d)\b", " ".join(dir(load_library(AHEAD).module.ComputeCapability)))
+    supported = [f"{major}.{minor}" for major, minor in known]
+    unknown = [capability for capability in args.capability if capability not in supported]
+    if unknown:
+        args.refuse(f"argument --capability: {AHEAD} builds for {', '.join(supported)}, not for {', '.join(unknown)}")
+
+
 def _build(args: argparse.Namespace) -> int:
+    _check_capabilities(args)
     model, options = read_model(args.model), BuildOptions(folder=args.cache, on_progress=show_progress)
-    for capability in args.capability or ():
+    for capability in args.capability:
         key = build_ahead(args.engine, model, STUDENT, args.precision, capability, options)
         print(f"{key.digest[:12]}  {key.library}, {key.precision}, for compute capability {capability}")
     if not args.capability:
@@ -75,12 +103,15 @@ def _list(cache: EngineCache) -> int:
 
 
 def _verify(cache: EngineCache, args: argparse.Namespace) -> int:
-    problems = 0
-    for entry in cache.entries():
-        problem = entry.problem or _problem_here(entry, args)
-        problems += bool(problem)
-        print(f"{'BAD' if problem else 'ok ':3} {_line(entry)}" + (f": {problem}" if problem else ""))
-    return 1 if problems else 0
+    model, entries, bad = read_model(args.model), cache.entries(), 0
+    for entry in entries:
+        problem = "" if entry.problem else _problem_here(entry, model, args.cache)
+        is_bad = bool(entry.problem or problem)
+        bad += is_bad
+        print(f"{'BAD' if is_bad else 'ok ':3} {_line(entry)}" + (f": {printable(problem)}" if problem else ""))
+    unasked = "; none was asked for answers: no NVIDIA driver" if entries and cuda.load_library() is None else ""
+    print(f"{len(entries)} engines in {cache.folder}, {bad} of them unusable{unasked}")
+    return 1 if bad else 0
 
 
 def _clear(cache: EngineCache, damaged: bool) -> int:
@@ -91,7 +122,7 @@ def _clear(cache: EngineCache, damaged: bool) -> int:
 
 def _line(entry: Entry) -> str:
     if entry.key is None:
-        return f"{entry.name[:12]}  {entry.problem}"
+        return f"{entry.name[:12]}  {printable(entry.problem)}"
     key = entry.key
     device = key.device or "any GPU"
     return (f"{entry.name[:12]}  {key.library}, {key.precision}, {device} ({key.capability}), model {key.model[:12]}, "
@@ -99,11 +130,14 @@ def _line(entry: Entry) -> str:
             f"{entry.details.get('check', 'not checked on a GPU yet')}")
 
 
-def _problem_here(entry: Entry, args: argparse.Namespace) -> str:
-    """What is wrong with the answers of an engine that was built for this machine; empty if nothing, or for others."""
+def _problem_here(entry: Entry, model: ModelFile, folder: Path | None) -> str:
+    """What is wrong with the answers of an engine that was built for this machine; empty if nothing, or for others.
+
+    folder: of the cache, None: the default
+    """
     if cuda.load_library() is None:
         return ""
-    model, name = read_model(args.model), entry.key.library.split()[0]
+    name = entry.key.library.split()[0]
     device = open_device()
     is_for_this = entry.key == engine_key(load_library(name), model, STUDENT, entry.key.precision, device)
     device.close()
@@ -111,7 +145,7 @@ def _problem_here(entry: Entry, args: argparse.Namespace) -> str:
         return ""
     try:
         engine = load_tensorrt(name, model, STUDENT, entry.key.precision,
-                               BuildOptions(allow_build=False, folder=args.cache))
+                               BuildOptions(allow_build=False, folder=folder))
     except EngineError as error:
         return error.detail
     try:

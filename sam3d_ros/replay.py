@@ -20,16 +20,19 @@ from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
 from sam3d_ros.ros.bags import STORAGES, BagMessage, BagReader, BagWriter
 from sam3d_ros.ros.frames import decode_frame, decode_masks_or_none, input_types, message_bytes
 from sam3d_ros.ros.images import DEPTH_ENCODINGS, stamp_ns
-from sam3d_ros.ros.messages import PlacedObject, object_mesh_array, pose_array
+from sam3d_ros.ros.messages import MeshSchedule, PlacedObject, object_mesh_array, pose_array
 from sam3d_ros.ros.parameters import MASK_FORMATS, Settings
 from sam3d_ros.ros.synchroniser import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, MASKS, Match, Synchroniser
 from sam3d_ros.scene import rebuild
 from sam3d_ros.scene.resting import ContactSolver, Resting
 from sam3d_ros.scene.tracker import Tracker
+from sam3d_ros.terminal import in_range, printable
 
 OBJECTS_TOPIC, OBJECTS_TYPE = "/objects", "sam3d_ros/msg/ObjectMeshArray"
 POSES_TOPIC, POSES_TYPE = "/poses", "geometry_msgs/msg/PoseArray"
 COLOUR_ENCODINGS = ("rgb8", "bgr8", "rgba8", "bgra8")
+GREY_ENCODING = "mono8"           # an image only where no topic has colour: masks have this encoding, too
+BAG_SUFFIXES = (".db3", ".mcap")
 # Stream -> option that names its topic
 OPTIONS = {IMAGE: "--image", DEPTH: "--depth", CAMERA_INFO: "--camera-info", MASKS: "--segmentation",
            DETECTIONS: "--detections"}
@@ -49,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     topics.add_argument("--mask-format", choices=MASK_FORMATS, default=default.mask_format,
                         help="what the segmentation topic holds (default: %(default)s)")
     topics.add_argument("--raw-image", action="store_true", help="the image is not rectified: use K of camera_info")
-    topics.add_argument("--slop", type=float, default=default.sync_slop, metavar="SECONDS",
+    low, high = (Settings.__dataclass_fields__["sync_slop"].metadata[end] for end in ("low", "high"))
+    topics.add_argument("--slop", type=in_range(float, low, high), default=default.sync_slop, metavar="SECONDS",
                         help="largest difference between the stamps of a set (default: %(default)s)")
     add_pipeline_arguments(parser)
 
@@ -59,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     settings = Settings(mask_format=args.mask_format, image_is_rectified=not args.raw_image, sync_slop=args.slop,
                         max_objects=args.max_objects)
     given = {stream: topic for stream in OPTIONS if (topic := getattr(args, stream))}
-    out = args.out or Path(f"{args.bag.resolve().stem}_sam3d")
+    out = args.out or default_out(args.bag)
     with BagReader(args.bag) as reader:
         streams = input_types(settings, with_detections=DETECTIONS in given)
         topics = choose_topics(describe_topics(reader), streams, given)
@@ -70,9 +74,16 @@ def run(args: argparse.Namespace) -> int:
             finally:
                 replay.pipeline.close()
     for line in replay.problems():
-        print(f"sam3d: {line}", file=sys.stderr)
+        print(f"sam3d: {printable(line)}", file=sys.stderr)
     print(f"{out}: {replay.object_count} objects in {replay.set_count} images")
     return 0
+
+
+def default_out(bag: Path) -> Path:
+    """Name of the new bag, in the working folder: that of the old one, which may hold dots if it is a folder's."""
+    bag = bag.resolve()
+    name = bag.stem if bag.is_file() and bag.suffix in BAG_SUFFIXES else bag.name
+    return Path(f"{name}_sam3d")
 
 
 class Topic(NamedTuple):
@@ -98,7 +109,7 @@ def describe_topics(reader: BagReader) -> list[Topic]:
 
 
 def choose_topics(topics: Sequence[Topic], classes: Mapping[str, type], given: Mapping[str, str]) -> dict[str, str]:
-    """Stream -> name of its topic: as given, else the only one that fits.
+    """Stream -> name of its topic: as given, else the only one that fits and is no other stream's.
 
     Raises Fault(BAG_TOPICS_UNCLEAR) where none or several fit; its detail lists the topics.
     """
@@ -108,8 +119,11 @@ def choose_topics(topics: Sequence[Topic], classes: Mapping[str, type], given: M
         fitting = [topic for topic in topics if topic.type == type_name(message_class)]
         if stream in given:
             fitting = [topic for topic in fitting if topic.name == given[stream]]
+            if given[stream] in chosen.values():
+                raise Fault(FaultCode.BAG_TOPICS_UNCLEAR, f"{given[stream]} is given for two streams")
         else:
-            free = [topic for topic in fitting if topic.name not in given.values()]
+            taken = {*given.values(), *chosen.values()}
+            free = [topic for topic in fitting if topic.name not in taken]
             fitting = _narrow(stream, free, chosen.get(IMAGE))
         if len(fitting) != 1:
             wanted = f"{given[stream]} of type {type_name(message_class)}" if stream in given else f"topic for {stream}"
@@ -126,11 +140,12 @@ def type_name(message_class: type) -> str:
 def _narrow(stream: str, topics: list[Topic], image_topic: str | None) -> list[Topic]:
     """The likely ones among topics of the right type: by encoding, and, as long as several are left, by name."""
     if stream == IMAGE:
-        topics = [topic for topic in topics if topic.encoding in COLOUR_ENCODINGS]
+        coloured = [topic for topic in topics if topic.encoding in COLOUR_ENCODINGS]
+        topics = coloured or [topic for topic in topics if topic.encoding == GREY_ENCODING]
     if stream == DEPTH:
         topics = [topic for topic in topics if topic.encoding in DEPTH_ENCODINGS]
     if stream == MASKS:
-        topics = [topic for topic in topics if topic.name != image_topic and topic.encoding != "32FC1"]
+        topics = [topic for topic in topics if topic.encoding != "32FC1"]
     hints = [lambda name: name.rpartition("/")[2] == stream]
     if stream == DEPTH:
         hints.append(lambda name: "depth" in name)
@@ -158,7 +173,7 @@ class Replay:
         self._classes = classes
         self._writer = writer
         self._tracker = Tracker(resting=Resting(ContactSolver()))
-        self._revisions: dict[str, int] = {}
+        self._schedule = MeshSchedule()
         self._first_faults: dict[FaultCode, Fault] = {}
         self._fault_counts: collections.Counter[FaultCode] = collections.Counter()
         self._synchroniser = Synchroniser(list(classes), slop_ns=int(settings.sync_slop * 1e9), history_ns=HISTORY_NS,
@@ -223,8 +238,7 @@ class Replay:
             self._note(fault)
         self.set_count += 1
         placed = [PlacedObject(item, np.eye(4)) for item in self._tracker.objects(frame)]
-        known = [p.id for p in placed if self._revisions.get(p.id) == p.revision]
-        self._revisions |= {p.id: p.revision for p in placed}
+        known = self._schedule.known(placed, time_ns / 1e9)
         header = match.messages[IMAGE].header
         self._writer.write(OBJECTS_TOPIC, time_ns, object_mesh_array(placed, header, known))
         self._writer.write(POSES_TOPIC, time_ns, pose_array(placed, header))

@@ -157,6 +157,16 @@ def test_the_truth_itself_has_no_error_and_what_is_not_found_is_counted(data):
     assert "missing" in frames.table(list(scores.values()))
 
 
+def test_a_true_mesh_that_is_missing_is_named(data, tmp_path, capsys):
+    results = tmp_path / "results"
+    (results / "desk").mkdir(parents=True)
+    (results / "desk" / "objects.json").write_text("[]")
+    assert cli.main(["bench", "frames", "--frames", str(data / "frames"), "--meshes", str(tmp_path / "nosuch"),
+                     "--results", str(results), "-o", str(tmp_path / "report.json")]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"sam3d: error: the true mesh {tmp_path / 'nosuch' / 'meshes' / 'box.ply'} does not exist")
+
+
 def test_thin_walled_containers_are_known_by_their_name():
     def is_thin_walled(name: str) -> bool:
         return frames.TrueObject(1, name, trimesh.Trimesh(), np.eye(4), 1.0).is_thin_walled

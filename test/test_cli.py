@@ -16,12 +16,13 @@ import trimesh
 from PIL import Image
 
 import sam3d_ros
-from sam3d_ros import cli, reconstruct
+from sam3d_ros import cli, engine_cli, reconstruct
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import write_frame_folder
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
 from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
 from sam3d_ros.perception.pipeline import RANGES, PipelineConfig, PipelineResult, Rejection, check_frame
+from sam3d_ros.runtime.engine_cache import EngineCache, EngineKey
 
 DATA = Path(os.environ.get("SAM3D_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -296,6 +297,93 @@ def test_every_subcommand_explains_itself(command, capsys):
         cli.main([command, "--help"])
     assert exit_info.value.code == 0
     assert f"usage: sam3d {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("command", "text"), [("engine", "engines for NVIDIA GPUs"), ("export", "as the ONNX file")])
+def test_help_keeps_capitals(command, text, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    assert text in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_error_is_one_line_without_control_characters(tmp_path, capsys):
+    assert cli.main(["export-scene", str(tmp_path / "a\n\x1b[2Jb")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "\x1b" not in line and "a ?[2Jb" in line
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    (["--capability", "foo", "--engine", "tensorrt-rtx"], "'foo' is no compute capability, such as 8.6"),
+    (["--capability", "5.0", "--engine", "tensorrt-rtx"], "builds for 12.0, 8.6, not for 5.0"),
+    (["--capability", "8.6"], "only tensorrt-rtx builds ahead of time"),
+    (["--capability", "8.6", "--engine", "tensorrt"], "only tensorrt-rtx builds ahead of time")])
+def test_engines_that_cannot_be_built_ahead_are_wrong_usage(options, said, monkeypatch, capsys):
+    library = SimpleNamespace(module=SimpleNamespace(ComputeCapability=SimpleNamespace(CURRENT=0, SM86=1, SM120=2)))
+    monkeypatch.setattr(engine_cli, "load_library", lambda name: library)
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["engine", "build", *options])
+    assert exit_info.value.code == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_verified_engines_are_counted_and_problems_said_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(engine_cli.cuda, "load_library", lambda: None)
+    verify = ["engine", "--cache", str(tmp_path), "verify"]
+    assert cli.main(verify) == 0
+    assert capsys.readouterr().out == f"0 engines in {tmp_path / 'engines'}, 0 of them unusable\n"
+    cache = EngineCache(tmp_path)
+    for precision in ("fp16", "fp32"):
+        key = EngineKey("0" * 64, "tensorrt 10.3", "12.6", "560", "Orin", "8.7", precision, "crops 1")
+        with cache.locked():
+            cache.store(key, b"plan", {})
+    (cache.folder / f"{key.digest}.engine").write_bytes(b"other")
+    assert cli.main(verify) == 1
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert sorted(line[:4] for line in lines) == ["BAD ", "ok  "]
+    assert sum(line.count("it was not written by sam3d_ros") for line in lines) == 1
+    assert "2 engines" in last and "1 of them unusable" in last and "no NVIDIA driver" in last
+
+
+def test_engines_are_not_verified_with_a_model_that_is_missing(tmp_path, capsys):
+    assert cli.main(["engine", "--cache", str(tmp_path), "verify", "--model", "nosuch"]) == 1
+    assert "MODEL_MISSING" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04broken", None])
+def test_what_is_no_checkpoint_is_not_exported(tmp_path, content, capsys):
+    torch = pytest.importorskip("torch")
+    file = tmp_path / "checkpoint.pt"
+    if content is None:
+        torch.save({"weights": torch.zeros(2)}, file)
+    else:
+        file.write_bytes(content)
+    assert cli.main(["export", str(file), str(tmp_path / "x.onnx")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"sam3d: error: {file} is no checkpoint of `sam3d train`")
+    assert not (tmp_path / "x.onnx").exists()
+
+
+@pytest.mark.parametrize("installed", ["tensorrt", "tensorrt-rtx", "none"])
+def test_the_jetson_benchmark_measures_whatever_can_be_built(tmp_path, installed):
+    """With a `sam3d` that builds one kind of engine, and misses the bar."""
+    command = tmp_path / "sam3d"
+    command.write_text(f"""#!/bin/sh
+echo "$*" >> {tmp_path}/calls
+case "$*" in
+    "engine build --engine {installed}") exit 0 ;;
+    "bench latency"*) echo '{{}}' > "$6" ;;
+esac
+exit 1
+""")
+    command.chmod(0o755)
+    script = Path(sam3d_ros.__file__).parents[1] / "docker" / "jetson_benchmark.sh"
+    found = subprocess.run(["sh", str(script), "found.json"], cwd=tmp_path, capture_output=True, text=True, check=True,
+                           env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls[1:3] == ["engine build --engine tensorrt", "engine build --engine tensorrt-rtx"]
+    assert calls[3].startswith("bench latency")
+    assert found.stdout.endswith("found.json\n") and (tmp_path / "found.json").exists()
+    assert f"{installed} is not measured" not in found.stdout
 
 
 def test_help_imports_nothing_heavy():

@@ -1,5 +1,6 @@
 """The engine cache gives back what was stored, and nothing else."""
 import dataclasses
+import errno
 import json
 import multiprocessing
 import os
@@ -149,9 +150,26 @@ def test_oversized_files_are_not_read(cache, caplog, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", '{"key": 3}', '{"key": {"model": "a"}}', "\xff",
-                                  '{"key": "x", "bytes": "many", "sha256": 1}'])
+                                  '{"key": "x", "bytes": "many", "sha256": 1}',
+                                  pytest.param("[" * 30_000, id="deep list"),
+                                  pytest.param('{"x":' * 10_000, id="deep object")])
 def test_a_broken_sidecar_counts_as_absent(cache, text):
     sidecar_file(cache).write_text(text, encoding="latin-1")
+    assert cache.load(KEY) is None
+    assert cache.entries()[0].problem
+
+
+@pytest.mark.parametrize("text", ["Infinity", "-Infinity", "NaN", "1e999"])
+def test_a_size_that_is_no_number_of_bytes_counts_as_absent(cache, text):
+    sidecar = sidecar_file(cache).read_text()
+    sidecar_file(cache).write_text(sidecar.replace(f'"bytes": {len(PLAN)}', f'"bytes": {text}'))
+    assert cache.load(KEY) is None
+    assert "not complete" in cache.entries()[0].problem
+
+
+def test_a_deeply_nested_key_counts_as_absent(cache):
+    sidecar = sidecar_file(cache).read_text()
+    sidecar_file(cache).write_text(sidecar.replace('"Orin"', "[" * 700 + "]" * 700))
     assert cache.load(KEY) is None
     assert cache.entries()[0].problem
 
@@ -173,6 +191,116 @@ def test_a_write_that_fails_leaves_the_old_engine(cache, monkeypatch):
         cache.store(KEY, PLAN[::-1], {})
     monkeypatch.undo()
     assert cache.load(KEY) == PLAN and not [name for name in os.listdir(cache.folder) if name.endswith(".tmp")]
+
+
+def test_what_a_killed_process_left_is_not_in_the_way_of_the_next_with_its_number(cache):
+    (cache.folder / f".x.timing.{os.getpid()}.tmp").write_bytes(b"half a note")
+    cache.write_note("x.timing", b"abc")
+    assert cache.read_note("x.timing") == b"abc"
+
+
+def test_a_temporary_file_is_never_one_that_was_there(cache, monkeypatch):
+    monkeypatch.setattr(engine_cache.secrets, "token_hex", lambda count: "0" * 2 * count)
+    there = cache.folder / f".x.timing.{'0' * 16}.tmp"
+    there.write_bytes(b"another's")
+    with pytest.raises(FileExistsError):
+        cache.write_note("x.timing", b"abc")
+    assert there.read_bytes() == b"another's"
+
+
+@pytest.fixture
+def read_only(monkeypatch):
+    """Nothing can be written or made any more, as on a file system that is mounted so."""
+    opened = os.open
+
+    def mkdir(path, mode=0o777, *, dir_fd=None):
+        raise OSError(errno.EEXIST if os.path.isdir(path) else errno.EROFS, "refused", str(path))
+
+    def open_to_read(path, flags, *arguments, **options):
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, "refused", str(path))
+        return opened(path, flags, *arguments, **options)
+
+    def make():
+        monkeypatch.setattr(os, "mkdir", mkdir)
+        monkeypatch.setattr(os, "open", open_to_read)
+
+    return make
+
+
+def place_below_a_file(tmp_path, read_only):
+    (tmp_path / "file").write_text("")
+    return tmp_path / "file" / "cache"
+
+
+def place_that_is_a_file(tmp_path, read_only):
+    (tmp_path / "file").write_text("")
+    return tmp_path / "file"
+
+
+def place_that_cannot_be_written(tmp_path, read_only):
+    read_only()
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("place", [place_below_a_file, place_that_is_a_file, place_that_cannot_be_written])
+def test_a_cache_that_cannot_be_made_is_empty(tmp_path, read_only, place, caplog):
+    cache = EngineCache(place(tmp_path, read_only))
+    with cache.locked():
+        assert cache.load(KEY) is None and cache.read_note("x.timing") == b""
+    assert "is not held against other processes" in caplog.text and "is not loaded" in caplog.text
+    for action in (lambda: cache.store(KEY, PLAN, {}), lambda: cache.write_note("x.timing", b""), cache.entries,
+                   cache.remove):
+        with pytest.raises(OSError):
+            action()
+
+
+def test_a_cache_that_cannot_be_written_is_read(cache, read_only, caplog):
+    cache.write_note("x.timing", b"abc")
+    read_only()
+    with cache.locked():
+        assert cache.load(KEY) == PLAN and cache.read_note("x.timing") == b"abc"
+    assert "is not held against other processes" in caplog.text
+    cache.folder.chmod(0o770)
+    for action in (lambda: cache.load(KEY), lambda: cache.read_note("x.timing"), cache.locked().__enter__):
+        unsafe(action, "open to others")
+
+
+def test_an_engine_that_cannot_be_read_counts_as_absent(cache, monkeypatch, caplog):
+    def fail(*arguments, **options):
+        raise OSError(errno.EIO, "broken disk")
+
+    cache.write_note("x.timing", b"abc")
+    monkeypatch.setattr(engine_cache.os, "fdopen", fail)
+    assert cache.load(KEY) is None and "broken disk" in caplog.text and cache.read_note("x.timing") == b""
+
+
+def test_a_failure_of_the_work_under_the_lock_is_not_hidden(cache):
+    with pytest.raises(OSError, match="the work"), cache.locked():
+        raise OSError("the work")
+
+
+def test_a_linked_lock_is_refused(cache, tmp_path):
+    (cache.folder / "lock").symlink_to(tmp_path / "elsewhere")
+    unsafe(cache.locked().__enter__, "lock", "symbolic link")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_file_system_without_locks(cache, monkeypatch, caplog):
+    def fail(file, operation):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(engine_cache.fcntl, "flock", fail)
+    with cache.locked():
+        assert cache.load(KEY) == PLAN
+    assert "no locks" in caplog.text
+
+
+def test_a_temporary_file_that_is_renamed_meanwhile_does_not_stop_the_lock(cache, monkeypatch):
+    listed = os.listdir
+    monkeypatch.setattr(engine_cache.os, "listdir", lambda folder: [".cpu.json.0.tmp", *listed(folder)])
+    with cache.locked():
+        assert cache.load(KEY) == PLAN
 
 
 def test_removal(cache):

@@ -4,6 +4,8 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import mujoco
@@ -14,7 +16,8 @@ import trimesh
 from sam3d_ros import cli
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import write_ply
-from sam3d_ros.scene.layout import read_scene
+from sam3d_ros.scene.export import WRITERS, write_mjcf
+from sam3d_ros.scene.layout import Scene, read_scene
 
 # x right, y down, z forward: looks down at 45 degrees from 0.6 m.
 CAMERA_FROM_WORLD = np.array([[1, 0, 0, 0], [0, -np.sqrt(0.5), -np.sqrt(0.5), 0], [0, np.sqrt(0.5), -np.sqrt(0.5), 0.6],
@@ -102,7 +105,13 @@ def test_usd_is_balanced_and_parses_where_usd_is_installed(scene_folder):
     lambda rows: rows.clear(), lambda rows: rows[0].update(mesh="../object_1.ply"),
     lambda rows: rows[0].update(mesh="absent.ply"), lambda rows: rows[0].update(pose_object_to_camera=[[1]]),
     lambda rows: rows[0].update(pose_object_to_camera=(2 * np.eye(4)).tolist()), lambda rows: rows[0].pop("label"),
-    lambda rows: rows[0].update(label=2), lambda rows: rows[0].update(mesh=5)])
+    lambda rows: rows[0].update(label=2), lambda rows: rows[0].update(mesh=5), lambda rows: rows[0].update(mesh=""),
+    lambda rows: rows[0].update(mesh=".."), lambda rows: rows[0].update(label=-1),
+    lambda rows: rows[0].update(label=float("inf")),
+    lambda rows: rows[0].update(pose_object_to_camera=np.diag([-1.0, 1, 1, 1]).tolist()),
+    lambda rows: rows[0].update(pose_object_to_camera=[*rows[0]["pose_object_to_camera"][:3], [5, 5, 5, 5]]),
+    lambda rows: [row.update(pose_object_to_camera=np.diag([1, sign, sign, 1.0]).tolist())
+                  for row, sign in zip(rows, (1, -1, 1), strict=True)]])
 def test_broken_results_are_named(result, change):
     rows = json.loads((result / "objects.json").read_text())
     change(rows)
@@ -110,6 +119,68 @@ def test_broken_results_are_named(result, change):
     with pytest.raises(Fault) as caught:
         read_scene(result)
     assert caught.value.code == FaultCode.RESULT_INVALID
+
+
+@pytest.mark.parametrize("change", [
+    lambda data: data[:100], lambda data: b"", lambda data: b"hello", lambda data: data[:-200],
+    lambda data: data[:-4] + b"\xff\xff\xff\x7f", lambda data: data[:-4] + b"\xff\xff\xff\xff",
+    lambda data: data.replace(b"element vertex 8", b"element vertex 99999999999"),
+    lambda data: data.replace(b"end_header\n", b"end_header\n" + np.full(3, np.nan, np.float32).tobytes(), 1)])
+def test_broken_meshes_are_named(result, change):
+    file = result / "object_1.ply"
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(Fault, match="object_1.ply") as caught:
+        read_scene(result)
+    assert caught.value.code == FaultCode.RESULT_INVALID
+
+
+def test_a_name_from_a_result_cannot_steer_the_terminal(result, capsys):
+    rows = json.loads((result / "objects.json").read_text())
+    rows[0]["mesh"] = "\x1b[31mred\n.ply"
+    (result / "objects.json").write_text(json.dumps(rows))
+    assert cli.main(["export-scene", str(result)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "\x1b" not in line and "?[31mred .ply" in line
+
+
+@pytest.mark.parametrize("options", [
+    ["--density", "0"], ["--density", "-5"], ["--density", "nan"], ["--density", "inf"], ["--density", "heavy"],
+    ["--pieces", "0"], ["--pieces", "-1"], ["--pieces", "1.5"]])
+def test_what_simulators_would_refuse_is_wrong_usage(result, options, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["export-scene", str(result), "-o", str(result / "scene"), *options])
+    assert exit_info.value.code == 2
+    assert f"argument {options[0]}: '{options[1]}' is not" in capsys.readouterr().err
+    assert not (result / "scene").exists()
+
+
+@pytest.mark.parametrize(("class_ids", "names"), [
+    (["003_cracker_box", "005", "Käse\n\x1b[31m"], ["object_003_cracker_box_1", "object_005_2", "K_se_31m_3"]),
+    (["kind", "kind_1", "kind_1_2"], ["kind_1", "kind_1_2", "kind_1_2_3"]),
+    (["", "x" * 300, "x" * 59 + "__y"], ["object_1", "x" * 60 + "_2", "x" * 59 + "_3"])])
+def test_names_are_identifiers_and_unlike_each_other(result, class_ids, names):
+    rows = json.loads((result / "objects.json").read_text())
+    for row, class_id in zip(rows, class_ids, strict=True):
+        row["class_id"] = class_id
+    (result / "objects.json").write_text(json.dumps(rows))
+    assert cli.main(["export-scene", str(result), "-o", str(result / "scene"), "--format", *WRITERS]) == 0
+    model = mujoco.MjModel.from_xml_path(str(result / "scene" / "scene.xml"))
+    assert [model.body(number).name for number in range(1, 4)] == names
+    assert model.mesh(names[0]).vertnum[0] >= 8 and model.nmesh == 6           # of each the mesh and one piece
+    usd = re.findall(r'def Xform "(.*?)"', (result / "scene" / "scene.usda").read_text())
+    assert usd == ["World", "support", *names]
+    assert all(re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name) for name in usd)
+    assert set(trimesh.load(result / "scene" / "scene.glb").geometry) == set(names)
+
+
+def test_a_piece_is_not_named_like_another_object(result):
+    item, other = read_scene(result).objects[:2]
+    cut = replace(item, name="kind_1", pieces=item.pieces * 3)
+    file = write_mjcf(Scene((cut, replace(other, name="kind_1_2")), np.eye(4)), result)
+    model = mujoco.MjModel.from_xml_path(str(file))
+    assert model.nmesh == 6
+    assert np.ptp(trimesh.load(result / "meshes" / "kind_1_2.obj").vertices, axis=0) == pytest.approx(
+        np.ptp(other.mesh.vertices, axis=0), abs=1e-6)
 
 
 def test_no_result_is_named(tmp_path, capsys):

@@ -1,6 +1,8 @@
 """Grasp planning, grasps in simulation, and the node that publishes them."""
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -140,6 +142,15 @@ def test_node_publishes_grasps_and_keeps_meshes_of_moved_objects(ros):
     node = GraspConsumer(namespace="grasp_test")
     published = []
     node._poses = type("Publisher", (), {"publish": staticmethod(published.append)})
+
+    def send(message: ObjectMeshArray) -> None:
+        """And wait for what is made of it."""
+        before = len(published)
+        node._on_objects(message)
+        deadline = time.monotonic() + 20
+        while len(published) == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
     try:
         pose = np.eye(4)
         pose[:3, 3] = [0.4, 0, 0.05]
@@ -147,21 +158,64 @@ def test_node_publishes_grasps_and_keeps_meshes_of_moved_objects(ros):
                           triangles=to_array("I", SHAPES["box"].faces.astype(np.uint32)))
         item.pose.pose = pose_from_matrix(pose)
         header = Header(frame_id="base")
-        node._on_objects(ObjectMeshArray(header=header, objects=[item]))
+        send(ObjectMeshArray(header=header, objects=[item]))
         pose[0, 3] = 0.6
         moved = ObjectMesh(id="a", class_id="box")
         moved.pose.pose = pose_from_matrix(pose)
-        node._on_objects(ObjectMeshArray(header=header, objects=[moved]))
-        node._on_objects(ObjectMeshArray(header=header, objects=[]))
+        send(ObjectMeshArray(header=header, objects=[moved]))
+        send(ObjectMeshArray(header=header, objects=[]))
         doubtful, other = (ObjectMesh(id=name, class_id="box", vertices=item.vertices, triangles=item.triangles,
                                       pose=moved.pose, status=status)
                            for name, status in (("a", ObjectMesh.STATUS_LOW_QUALITY), ("b", ObjectMesh.STATUS_OK)))
         pose[0, 3] = 0.2
         other.pose.pose = pose_from_matrix(pose)
-        node._on_objects(ObjectMeshArray(header=header, objects=[doubtful, other]))
+        send(ObjectMeshArray(header=header, objects=[doubtful, other]))
     finally:
         node.destroy_node()
     assert [message.header.frame_id for message in published] == ["base"] * 4
     assert [round(message.poses[0].position.x, 1) for message in published[:2]] == [0.4, 0.6]
     assert published[2].poses == []
     assert {round(grasp.position.x, 1) for grasp in published[3].poses} == {0.2}      # ten are asked for
+
+
+def test_the_node_takes_every_message_while_it_plans(ros, monkeypatch):
+    """The mesh of "b" comes once, while the first message is planned on, which fails."""
+    from std_msgs.msg import Header
+
+    from sam3d_ros.msg import ObjectMesh, ObjectMeshArray
+    from sam3d_ros.nodes import grasp_consumer
+    from sam3d_ros.ros.messages import to_array
+
+    node = grasp_consumer.GraspConsumer(namespace="slow_grasp_test")
+    planned, is_planning, all_sent = [], threading.Event(), threading.Event()
+
+    def plan(meshes: list[SceneMesh], *arguments) -> list[Grasp]:
+        planned.append(len(meshes))
+        is_planning.set()
+        assert all_sent.wait(20)
+        if len(planned) == 1:
+            raise RuntimeError("a mesh that cannot be grasped")
+        return []
+    monkeypatch.setattr(grasp_consumer, "plan_grasps", plan)
+
+    def send(names: str, with_mesh: bool) -> None:
+        objects = [ObjectMesh(id=name) for name in names]
+        if with_mesh:
+            objects[-1].vertices = to_array("f", SHAPES["box"].vertices.astype(np.float32))
+            objects[-1].triangles = to_array("I", SHAPES["box"].faces.astype(np.uint32))
+        node._on_objects(ObjectMeshArray(header=Header(frame_id="base"), objects=objects))
+    sending = threading.Thread(target=lambda: [send("ab", number == 0) for number in range(20)])
+    try:
+        send("a", True)
+        assert is_planning.wait(20)
+        sending.start()
+        sending.join(5)
+        assert not sending.is_alive()
+        all_sent.set()
+        deadline = time.monotonic() + 20
+        while len(planned) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        all_sent.set()
+        node.destroy_node()
+    assert planned == [1, 2]

@@ -92,6 +92,21 @@ def test_detections_are_matched_by_overlap():
     assert masks.box_overlap(np.array([0, 0, 2, 2]), np.array([1, 1, 3, 3])) == pytest.approx(1 / 7)
 
 
+def test_a_mask_without_a_pixel_does_not_spoil_those_beside_it():
+    mask = np.zeros((20, 20), bool)
+    mask[5:9, 5:9] = True
+    labels = masks.stack_labels([mask, mask], 20, 20)             # found twice: the one covers the other
+    found = masks.with_detections(labels, (Instance(1), Instance(2)), [Detection(np.array([5, 5, 9, 9.0]), "cup")])
+    assert sorted(instance.class_id for instance in found) == ["", "cup"]
+
+
+def test_a_class_that_is_not_wanted_may_cover_the_image():
+    labels = np.ones((100, 100), np.int32)
+    labels[40:45, 40:45] = 2
+    found = masks.select(labels, (Instance(1, "floor"), Instance(2, "cup")), 16, frozenset({"cup"}))
+    assert [instance.label for instance in found.instances] == [2]
+
+
 def test_select_keeps_the_largest_in_the_order_of_labels():
     labels = blocks(l1=(slice(0, 2), slice(0, 2)), l4=(slice(10, 20), slice(10, 20)), l2=(slice(30, 38), slice(30, 38)))
     chosen = masks.select(labels, [Instance(label) for label in (1, 4, 2, 99)], 2)
@@ -265,3 +280,14 @@ def test_isaac_tensor():
     for message, code in ((tensor_list(stack, 9), FaultCode.MASK_ENCODING_UNKNOWN), (short, FaultCode.MASK_TRUNCATED),
                           (SimpleNamespace(tensors=[]), FaultCode.MASK_TRUNCATED)):
         assert fault_of(lambda bad: decode(bad, mask_format="isaac_tensor"), message) == code
+
+
+def test_every_tensor_counts_towards_the_memory_of_waiting_masks():
+    pytest.importorskip("sensor_msgs")
+    from sam3d_ros.ros.frames import message_bytes
+
+    two = tensor_list(np.zeros((3, 1, 48, 64), np.uint8))
+    two.tensors += tensor_list(np.zeros((1, 1, 48, 64), np.uint8)).tensors
+    assert message_bytes(two) == 4 * 48 * 64
+    assert message_bytes(SimpleNamespace(data=b"123")) == 3
+    assert message_bytes(SimpleNamespace(tensors=[])) == message_bytes(SimpleNamespace()) == 0

@@ -1,6 +1,7 @@
 """Objects to messages and back."""
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -178,12 +179,25 @@ def test_a_subscriber_puts_meshes_and_poses_together():
     assert not memory.complete(object_mesh_array([other], HEADER, without_mesh=["a"])).objects
 
 
+def test_meshes_of_objects_that_are_gone_are_forgotten():
+    memory = MeshMemory()
+    for number in range(20):
+        memory.complete(object_mesh_array([placed("a"), placed(f"passing_{number}")], HEADER))
+    assert len(memory._known) == 2
+    assert [o.id for o in memory.complete(object_mesh_array([placed("a")], HEADER, ["a"])).objects] == ["a"]
+    assert len(memory._known) == 1
+
+
 def test_a_hidden_object_is_never_shown_as_fresh():
-    shown, old = object_mesh_array([placed("a"), hidden("b")], HEADER).objects
+    both = [placed("a"), hidden("b")]
+    shown, old = object_mesh_array(both, HEADER, is_still=True).objects
     assert (shown.status, shown.header.stamp) == (ObjectMesh.STATUS_LOW_QUALITY, HEADER.stamp)
     assert (old.status, old.header.stamp) == (int(Status.HIDDEN), stamp_message(4_000_000_001))
     assert old.header.frame_id == HEADER.frame_id
-    assert len(pose_array([placed("a"), hidden("b")], HEADER).poses) == 1
+    assert len(pose_array(both, HEADER).poses) == 1
+    # In a frame that moves its pose is that of the array's moment, and only the status says that it is not seen.
+    shown, old = object_mesh_array(both, HEADER).objects
+    assert (old.status, old.header) == (int(Status.HIDDEN), HEADER)
 
 
 def moveit_stand_in() -> Any:
@@ -240,6 +254,31 @@ def test_what_the_robot_holds_is_left_alone_until_it_is_let_go():
     tracker.note_attached(robot(("a", kinds.REMOVE), is_diff=True))
     found = tracker.update(both, HEADER).world.collision_objects
     assert [(o.id, o.operation) for o in found] == [("a", kinds.ADD), ("b", kinds.MOVE)]
+
+
+@pytest.mark.parametrize("operation", [b"\0", b"\1"], ids=["add", "remove"])
+def test_the_robot_may_take_an_object_while_its_obstacle_is_made(operation: bytes):
+    """What it holds comes in from another thread; the object is not removed from the scene after that."""
+    module = moveit_stand_in()
+    kinds = module.CollisionObject
+    tracker = PlanningSceneTracker(module)
+    if operation == kinds.REMOVE:
+        tracker.update([placed("a")], HEADER)
+    state = SimpleNamespace(is_diff=True, attached_collision_objects=[
+        SimpleNamespace(object=SimpleNamespace(id="a", operation=kinds.ADD))])
+    taking = threading.Thread(target=tracker.note_attached, args=(state,))
+
+    def make(**fields: Any) -> Any:
+        if not taking.ident:
+            taking.start()
+            taking.join(0.2)
+        return SimpleNamespace(**fields)
+    make.ADD, make.REMOVE, make.MOVE = kinds.ADD, kinds.REMOVE, kinds.MOVE
+    module.CollisionObject = make
+    [changed] = tracker.update([placed("a")] if operation == kinds.ADD else [], HEADER).world.collision_objects
+    assert (changed.id, changed.operation) == ("a", operation)
+    taking.join()
+    assert tracker.update([], HEADER).world.collision_objects == []
 
 
 def test_a_planner_gets_few_faces():

@@ -82,6 +82,14 @@ def test_a_mesh_is_sent_once_and_to_every_new_listener():
         assert {(item.id, item.mesh_revision) for item in items} == {(items[0].id, 1)}
         newcomer = rig.collect(ObjectMeshArray, "objects")
         rig.send_until(lambda: rig.send(scene()), lambda: any(len(o.vertices) for a in newcomer for o in a.objects))
+        for _ in range(40):
+            rig.send(scene())
+            rig.spin(0.03)
+        # One that goes and comes back between two images, too.
+        rig.outside.destroy_subscription([*rig.outside.subscriptions][-1])
+        restarted = rig.collect(ObjectMeshArray, "objects")
+        rig.send_until(lambda: rig.send(scene()), lambda: any(len(o.vertices) for a in restarted for o in a.objects),
+                       timeout=3.0)
 
 
 def test_two_cameras_look_at_one_scene(monkeypatch: pytest.MonkeyPatch):
@@ -229,6 +237,12 @@ def test_objects_as_tf_frames(monkeypatch: pytest.MonkeyPatch):
         assert (frame.header.frame_id, frame.child_frame_id) == ("camera", f"sam3d/{result.objects[0].id}")
         translation = frame.transform.translation
         np.testing.assert_allclose([translation.x, translation.y, translation.z], POSITION, atol=3e-3)
+        # Published again in the newest image when another object is ready, but not as the same frame.
+        rig.send_until(lambda: rig.send(scene(two=True)), lambda: len(rig.objects[-1].objects) == 2)
+        stamps = [stamp_ns(array.header.stamp) for array in rig.objects]
+        assert len(set(stamps)) < len(stamps)
+        frames = [(t.child_frame_id, stamp_ns(t.header.stamp)) for t in sent]
+        assert len(set(frames)) == len(frames)
 
 
 def test_simulated_time_that_stands_still():
@@ -330,8 +344,12 @@ def test_enable_and_clear(rig: Rig):
     assert call(rig, SetBool, "enable", SetBool.Request(data=True)).success
     old = rig.good().objects[0].id
     assert rig.good().objects[0].id == old
-    assert call(rig, Trigger, "clear", Trigger.Request()).success
+    poses = rig.collect(PoseArray, "poses")
+    rig.send_until(lambda: rig.send(scene()), lambda: poses and poses[-1].poses)
     rig.spin(0.1)
+    assert call(rig, Trigger, "clear", Trigger.Request()).success
+    rig.wait(lambda: not rig.objects[-1].objects and not poses[-1].poses)
+    assert stamp_ns(rig.objects[-1].header.stamp) == rig.stamp and rig.objects[-1].header.frame_id == "camera"
     assert rig.good().objects[0].id != old
 
 

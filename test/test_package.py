@@ -88,6 +88,19 @@ def test_imports_keep_to_their_layer(forbidden, allowed_in):
     assert [file for file in importing if file.parts[0] not in allowed_in] == []
 
 
+def test_compiled_code_depends_on_its_own_file_alone():
+    """Numba keeps what it has compiled until that file changes, with the functions and constants of others in it."""
+    for file in SOURCES:
+        source = ast.parse(file.read_text())
+        ours = {alias.asname or alias.name for node in ast.walk(source) if isinstance(node, ast.ImportFrom)
+                and (node.level or (node.module or "").startswith("sam3d_ros")) for alias in node.names}
+        for function in (node for node in ast.walk(source) if isinstance(node, ast.FunctionDef)):
+            if any("njit" in ast.unparse(d) or "_compiled" in ast.unparse(d) for d in function.decorator_list):
+                used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+                used -= {argument.arg for argument in function.args.args}
+                assert not used & ours, f"{file}: {function.name}"
+
+
 @pytest.mark.parametrize("name", EXECUTABLES)
 def test_executable_is_installed_where_ros2_run_looks(name):
     executable = Path(get_package_prefix("sam3d_ros"), "lib", "sam3d_ros", name)

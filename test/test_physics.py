@@ -131,6 +131,12 @@ def test_a_foot_is_drawn_down_and_the_top_stays():
     assert above.vertices[:, 2].min() + above.camera_from_object[2, 3] == pytest.approx(0.004, abs=1e-6)
 
 
+def test_what_is_held_high_over_the_support_stays_as_it_is():
+    held = rebuilt(BLOCK, [0, 0, 0.2], 0.005)
+    found, = yielding([held], FLOOR)
+    np.testing.assert_allclose(found.size, held.size, atol=1e-6)
+
+
 def test_what_is_raised_to_the_support_keeps_an_inside():
     flat = trimesh.creation.box([0.08, 0.05, 0.015]).subdivide_to_size(0.01)
     found, = yielding([rebuilt(flat, [0, 0, -0.0125], 0.01)], FLOOR)

@@ -281,6 +281,40 @@ def test_unclear_topics_are_listed(tmp_path, pipeline, capsys):
     assert "/camera/color/image_raw (sensor_msgs/msg/Image, bgr8)" in line
 
 
+@pytest.mark.parametrize("stream", ["segmentation", "depth_image"])
+def test_a_stream_that_the_bag_lacks_is_named(tmp_path, pipeline, capsys, stream):
+    moments = [images_of(index) for index in range(2)]
+    for moment in moments:
+        del moment[stream]
+    line = failure(tmp_path, capsys, write_bag(tmp_path / "bag", "mcap", moments))
+    assert "BAG_TOPICS_UNCLEAR: no topic for segmentation" in line
+
+
+def test_a_grey_image_is_found(tmp_path, pipeline):
+    moment = images_of(0)
+    moment["image"] = image(START_NS, "mono8", np.full((HEIGHT, WIDTH), 90, np.uint8))
+    bag = write_bag(tmp_path / "bag", "mcap", [moment])
+    assert cli.main(["replay", str(bag), "-o", str(tmp_path / "out")]) == 0
+    assert (pipeline.frames[0].colour == 90).all()
+
+
+def test_the_default_output_is_named_after_the_bag(tmp_path, pipeline, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bag = write_bag(tmp_path / "run_1.5", "mcap", [images_of(0)])
+    assert cli.main(["replay", "run_1.5"]) == 0
+    (file,) = bag.glob("*.mcap")
+    assert cli.main(["replay", str(file.rename(tmp_path / "run_2.5.mcap"))]) == 0
+    assert {path.name for path in tmp_path.glob("*_sam3d")} == {"run_1.5_sam3d", "run_2.5_sam3d"}
+
+
+@pytest.mark.parametrize("slop", ["nan", "-1", "1.5", "wide"])
+def test_a_slop_that_the_node_would_refuse_is_wrong_usage(slop, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["replay", "bag", "--slop", slop])
+    assert exit_info.value.code == 2
+    assert f"--slop: '{slop}' is not a number from 0 to 1" in capsys.readouterr().err
+
+
 IMAGE_TYPE, INFO_TYPE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
 NODE_INPUT = [Topic("/image", IMAGE_TYPE, "rgb8"), Topic("/depth_image", IMAGE_TYPE, "16UC1"),
               Topic("/camera_info", INFO_TYPE), Topic("/segmentation", IMAGE_TYPE, "mono16")]
@@ -296,6 +330,13 @@ NODE_INPUT = [Topic("/image", IMAGE_TYPE, "rgb8"), Topic("/depth_image", IMAGE_T
     ([*NODE_INPUT[:3], Topic("/a/mask", IMAGE_TYPE, "mono8"), Topic("/b/mask", IMAGE_TYPE, "mono8")],
      {"segmentation": "/b/mask"}, ["/image", "/camera_info", "/depth_image", "/b/mask"]),
     (NODE_INPUT[:2], {}, None),
+    (NODE_INPUT[:3], {}, None),                                                             # no masks
+    ([*NODE_INPUT[:1], *NODE_INPUT[2:]], {}, None),                                         # no depth: 16-bit masks
+    (NODE_INPUT, {"depth_image": "/segmentation", "segmentation": "/segmentation"}, None),
+    ([Topic("/image", IMAGE_TYPE, "mono8"), *NODE_INPUT[1:]], {},
+     ["/image", "/camera_info", "/depth_image", "/segmentation"]),
+    ([*NODE_INPUT, Topic("/infra/image", IMAGE_TYPE, "mono8")], {"segmentation": "/segmentation"},
+     ["/image", "/camera_info", "/depth_image", "/segmentation"]),
     (NODE_INPUT, {"depth_image": "/camera_info"}, None),
     ([], {}, None),
 ])

@@ -1,8 +1,10 @@
 """Which CPU engine `auto` takes, and what it notes."""
+import importlib.metadata
 import json
 import time
 
 import numpy as np
+import onnxruntime
 import pytest
 from student_graphs import student_model
 
@@ -44,9 +46,9 @@ def machine(tmp_path, monkeypatch):
             raise found
         return found
 
-    def load(precision="auto", threads=0):
+    def load(precision="auto", threads=0, name="auto"):
         loaded.clear()
-        return load_engine("auto", model, precision, threads, STUDENT, BuildOptions(folder=tmp_path / "cache"))
+        return load_engine(name, model, precision, threads, STUDENT, BuildOptions(folder=tmp_path / "cache"))
 
     monkeypatch.setattr(selection, "load_named", load_named)
     monkeypatch.setattr(selection, "available_engines", lambda: ["openvino", "onnxruntime"])
@@ -73,6 +75,25 @@ def test_another_model_or_number_of_threads_is_measured_anew(machine):
     assert machine(threads=1).name == "b"
     machine.model.write_bytes(b"another model")
     assert machine().name == "b"
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu"])
+def test_a_library_whose_distribution_has_another_name(machine, monkeypatch, name):
+    """As where onnxruntime-gpu is installed instead of onnxruntime."""
+    installed = importlib.metadata.version
+
+    def version(name):
+        if name == "onnxruntime":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert machine(name=name).name == "c" and len(machine.loaded) == 4
+    assert machine(name=name).name == "c" and len(machine.loaded) == 1
+    monkeypatch.setattr(onnxruntime, "__version__", "99.0")
+    assert machine(name=name).name == "c" and len(machine.loaded) == 4       # another version is measured anew
+    monkeypatch.delattr(onnxruntime, "__version__")
+    assert machine(name=name).name == "c" and len(machine.loaded) == 4
 
 
 def test_an_inaccurate_engine_is_not_taken_however_fast(machine, caplog):
@@ -103,11 +124,23 @@ def test_a_wanted_precision(machine):
     assert error.value.reason == "ENGINE_UNAVAILABLE" and "fp16" in error.value.detail
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"x": 1}', "null"])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"x": 1}', "null", pytest.param("[" * 100_000, id="deep list"),
+                                  pytest.param('{"x":' * 100_000, id="deep object")])
 def test_broken_notes_do_no_harm(machine, text):
     machine()
     (machine.folder / "cpu.json").write_text(text)
-    assert machine().name == "c"
+    assert machine().name == "c" and len(machine.loaded) == 4
+    assert machine().name == "c" and len(machine.loaded) == 1            # noted again
+
+
+def test_notes_that_are_read_but_cannot_be_written_are_not_kept(machine, monkeypatch):
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    with monkeypatch.context() as patch:
+        patch.setattr(selection, "_notes", lambda cache: {"x": deep})
+        assert machine().name == "c" and len(machine.loaded) == 4
+    assert machine().name == "c" and len(machine.loaded) == 1
 
 
 @pytest.mark.parametrize("choice", [{"engine": "tensorrt", "precision": "fp16"}, {"engine": "../x"}, 3])

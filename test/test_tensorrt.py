@@ -1,6 +1,8 @@
 """The TensorRT engine, every branch of it, on stand-ins for the driver and the library."""
 import dataclasses
+import errno
 import json
+import os
 import sys
 import threading
 
@@ -174,6 +176,50 @@ def test_built_once_then_taken_from_the_cache(machine):
     assert sidecar["key"]["library"] == "tensorrt 10.3.0" and sidecar["key"]["device"] == "Fake GPU"
     assert sidecar["key"]["cuda"] == "12.6" and sidecar["key"]["capability"] == "8.6"
     assert "crops 1 x 1 x 6 x 96 x 96" in sidecar["key"]["profile"] and "vIoU" in sidecar["check"]
+
+
+def full_disk(machine):
+    def fail(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    machine.monkeypatch.setattr(os, "fsync", fail)
+
+
+def file_in_the_way(machine):
+    machine.folder.write_text("")
+
+
+@pytest.mark.parametrize("trouble", [full_disk, file_in_the_way])
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx", "auto"])
+def test_an_engine_that_cannot_be_kept_is_used(machine, name, trouble, caplog):
+    trouble(machine)
+    engine = machine.load(name)
+    assert engine.name == f"{'tensorrt' if name == 'auto' else name} fp16"
+    assert machine.trt.builds + machine.rtx.builds == 1
+    assert engine.infer(student_inputs())["layout"].shape == (1, 10)
+    engine.close()
+    assert f"{engine.name} cannot be kept" in caplog.text
+    machine.load(name).close()
+    assert machine.trt.builds + machine.rtx.builds == 2
+    assert machine.refusal(name="tensorrt", allow_build=False)[0] == "ENGINE_NOT_BUILT"
+
+
+def test_an_engine_for_other_devices_that_cannot_be_kept_is_an_error(machine):
+    file_in_the_way(machine)
+    with pytest.raises(OSError):
+        tensorrt_engine.build_ahead("tensorrt-rtx", read_model(machine.model), STUDENT, "fp16", "8.6",
+                                    BuildOptions(folder=machine.folder))
+
+
+def test_a_cache_that_becomes_unsafe_while_an_engine_is_built_is_refused(machine):
+    checked = golden.check
+
+    def check(engine, wanted):
+        (machine.folder / "engines").chmod(0o770)
+        return checked(engine, wanted)
+
+    machine.monkeypatch.setattr(golden, "check", check)
+    assert machine.refusal()[0] == "ENGINE_CACHE_UNSAFE"
 
 
 def test_what_is_not_built_is_named(machine):

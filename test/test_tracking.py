@@ -249,6 +249,42 @@ def test_only_what_is_new_is_reconstructed_and_the_revision_rises_with_the_mesh_
     assert rebuild.request(world.tracker) is None
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_two_masks_of_one_image_are_two_objects_however_near(at_once: bool):
+    """Two balls that nearly touch: each lies where the other would be looked for."""
+    world, ball = World(), Toy("ellipsoid", np.full(3, 0.028))
+    world.toys, world.places = [*TOYS, ball, ball], [*PLACES, pose(-0.1, -0.15, 0.014), pose(-0.071, -0.15, 0.014)]
+    for step in range(6):
+        world.look(0.1 * step + 0.1, camera_at(0.3), (1, 2, 3, 4, 5) if at_once or step else (1, 2, 3, 4, 0))
+        world.build()
+    assert len(world.tracker.tracks) == 5
+    assert {track.label for track in world.tracker.tracks.values()} == {1, 2, 3, 4, 5}
+    assert {track.revision for track in world.tracker.tracks.values()} == {1}
+    assert rebuild.request(world.tracker) is None
+
+
+def test_a_mask_that_gives_no_object_is_tried_ever_less_often():
+    world, asked_at = World(), []
+    world.toys, world.places = [*TOYS, Toy("box", np.array([0.05, 0.06, 0.04]))], [*PLACES, pose(-0.1, -0.15, 0.02)]
+    for step in range(80):
+        world.look(0.5 * step + 0.5, camera_at(0.3), (1, 2, 3, 4))
+        asked = rebuild.request(world.tracker)
+        assert (asked is None) == (world.tracker.waiting != ())
+        if asked is not None:
+            asked_at.append(0.5 * step + 0.5)
+            world.tracker.absorb(asked, [])
+    assert np.diff(asked_at).tolist() == [3, 6, 12]
+    # As soon as far more of it is in view, or something else is there, it is tried at once.
+    world.toys[3] = Toy("box", np.array([0.09, 0.09, 0.07]))
+    world.look(40.5, camera_at(0.3), (1, 2, 3, 4))
+    assert rebuild.request(world.tracker) is not None
+
+
+def test_nothing_is_asked_for_before_the_first_image():
+    tracker = Tracker()
+    assert rebuild.request(tracker) is None
+
+
 @pytest.mark.parametrize("status", [Status.OK, Status.LOW_QUALITY])
 def test_a_marked_mesh_is_made_anew_from_less_that_is_new_but_not_from_nothing(status):
     world = World()
@@ -386,6 +422,23 @@ def test_of_one_side_the_clearer_view_is_kept():
     for azimuth in (1.0, 2.0, 3.0, 4.0, 5.0):
         views = with_view(views, view(azimuth, 1.0))
     assert len(views) == 4
+
+
+def test_a_cleared_tracker_knows_no_support_plane():
+    settled = []
+
+    def settle(objects, plane):
+        settled.append(plane)
+        return [item.scene_from_object for item in objects]
+    tracker = Tracker(resting=Resting(settle))
+    frame = picture([(BOX, PLACES[0])], camera_at(0.3), (1,), 0.0, True, np.random.default_rng(0))
+    for plane in (np.array([0.0, -0.6, -0.8, 0.4]), None):
+        tracker.clear()
+        tracker.update(frame)
+        asked = rebuild.request(tracker)
+        made = reconstruction(BOX, np.linalg.inv(camera_at(0.3)) @ PLACES[0], 1)
+        tracker.absorb(asked, rebuild.prepare(asked, [made]), plane)
+    assert len(settled) == 1
 
 
 def test_without_depth_objects_are_known_by_their_place():

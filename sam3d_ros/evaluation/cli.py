@@ -152,7 +152,7 @@ def run_frames(args: argparse.Namespace) -> int:
             pipeline = Pipeline.from_config(pipeline_config(args))
             stack.callback(pipeline.close)
             engine, product = pipeline.engine_name, frames.live(pipeline)
-        folders = tqdm(frames.frame_folders(args.frames), unit="frame")
+        folders = stack.enter_context(tqdm(frames.frame_folders(args.frames), unit="frame"))
         scores = frames.judge(folders, args.meshes, {PRODUCT: product} | frames.BASELINES)
     print(frames.table(scores))
     methods = frames.report(scores)

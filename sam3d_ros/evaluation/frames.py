@@ -130,7 +130,7 @@ def frame_folders(root: Path) -> list[Path]:
 
 
 def read_true_frame(folder: Path, mesh_root: Path) -> TrueFrame:
-    """A frame folder with gt.json; the true meshes are found below `mesh_root`."""
+    """A frame folder with gt.json; the true meshes are found below `mesh_root`.  Raises FileNotFoundError."""
     truth = json.loads((folder / "gt.json").read_text())
     objects = [TrueObject(entry["label"], Path(entry["mesh"]).stem, _load_true_mesh(mesh_root / entry["mesh"]),
                           np.array(entry["pose_object_to_camera"]), entry["visible_fraction"])
@@ -224,7 +224,9 @@ def posed_mesh(item: ReconstructedObject) -> trimesh.Trimesh:
 
 @lru_cache(maxsize=64)
 def _load_true_mesh(path: Path) -> trimesh.Trimesh:
-    """Shared by all objects of one kind: not to be changed."""
+    """Shared by all objects of one kind: not to be changed.  Raises FileNotFoundError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"the true mesh {path} does not exist: --meshes is where gt.json's paths start")
     return _load_mesh(path)
 
 

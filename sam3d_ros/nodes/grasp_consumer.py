@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+import traceback
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from ..ros.messages import MeshMemory, mesh_arrays
 from ..ros.qos import RESULTS
 from ..ros.running import run_node
 from ..ros.transforms import matrix_from_pose, pose_from_matrix
+from ..ros.worker import Worker
 
 
 class GraspConsumer(Node):
@@ -42,7 +44,14 @@ class GraspConsumer(Node):
         self._memory = MeshMemory()
         self._poses = self.create_publisher(PoseArray, "grasps", RESULTS)
         self._markers = self.create_publisher(MarkerArray, "grasp_markers", RESULTS)
+        # Planning takes longer than an image: in a thread of its own, so that no message with a mesh is lost meanwhile.
+        self._planner = Worker(self._plan, lambda: 0.0)
         self.create_subscription(ObjectMeshArray, "objects", self._on_objects, RESULTS)
+
+    def destroy_node(self) -> None:
+        """Stop the planner, then destroy the node."""
+        self._planner.stop()
+        super().destroy_node()
 
     def _parameter(self, name: str, default: float | int | str, description: str) -> Any:
         descriptor = ParameterDescriptor(description=description, read_only=True)
@@ -53,7 +62,18 @@ class GraspConsumer(Node):
         return self.declare_parameter(name, default, descriptor).value
 
     def _on_objects(self, message: ObjectMeshArray) -> None:
-        objects = self._memory.complete(message).objects
+        self._planner.put(self._memory.complete(message))
+
+    def _plan(self, message: ObjectMeshArray) -> None:
+        """Publish grasps for the newest message, in the planner's thread."""
+        try:
+            self._publish_grasps(message)
+        except Exception as error:
+            if self.context.ok():     # else ROS is shutting down, and every call into it fails
+                self.get_logger().error("".join(traceback.format_exception(error)))
+
+    def _publish_grasps(self, message: ObjectMeshArray) -> None:
+        objects = message.objects
         meshes = [_posed(item) for item in objects]
         # What is hidden may still be in the way, but where it is now is not known well enough to grasp it.
         targets = [index for index, item in enumerate(objects)

@@ -339,7 +339,7 @@ class Sam3dNode(LifecycleNode):
                 if objects or not due or self._rebuilt_once:
                     self._publish(objects, view)
                 self._diagnostics.report("frame", warnings[0] if warnings else None)
-                if not due:
+                if not due and not self._tracker.waiting:
                     self._diagnostics.report("reconstruction", None)
             if due:
                 self._builder.put(job)

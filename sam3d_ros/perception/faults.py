@@ -24,7 +24,8 @@ class FaultCode(Enum):
         "distortion")
     # image
     IMAGE_MISSING = "no image received: check the topic name, the QoS and that the camera runs"
-    IMAGE_ENCODING_UNKNOWN = "image encoding not supported: use rgb8, bgr8, rgba8, bgra8 or mono8"
+    IMAGE_ENCODING_UNKNOWN = (
+        "image encoding not supported: use rgb8, bgr8, rgba8, bgra8 or mono8; Bayer and YUV need ROS's cv_bridge")
     IMAGE_BIG_ENDIAN = "big-endian images are not supported: make the publisher send little-endian data"
     IMAGE_TRUNCATED = (
         "image data are shorter than step x height, or step is shorter than a row: the publisher is "

@@ -129,7 +129,11 @@ def label_areas(labels: np.ndarray) -> dict[int, int]:
 def with_detections(labels: np.ndarray, instances: Sequence[Instance],
                     detections: Sequence[Detection]) -> tuple[Instance, ...]:
     """Instances with class, score and id of the detection whose box overlaps the mask's bounding box the most."""
+    areas = label_areas(labels)
+
     def best(instance: Instance) -> Instance:
+        if instance.label not in areas:         # of two masks that are the same, one has no pixel left
+            return instance
         box = bounding_box(labels == instance.label)
         overlaps = [box_overlap(box, d.box) for d in detections]
         if not overlaps or max(overlaps) < SAME_OBJECT_OVERLAP:
@@ -163,16 +167,16 @@ def select(labels: np.ndarray, instances: Sequence[Instance], max_objects: int,
     Raises Fault MASK_EMPTY, MASK_ALL_FOREGROUND.
     """
     areas = label_areas(labels)
-    largest = max(areas, key=areas.__getitem__, default=0)
-    if areas.get(largest, 0) > ALL_FOREGROUND * labels.size:
-        share, numbers = areas[largest] / labels.size, {i.label: i.number for i in instances}
-        raise Fault(FaultCode.MASK_ALL_FOREGROUND, f"label {numbers[largest]} has {share:.0%} of the image")
     wanted = [instance for instance in instances if instance.label in areas]
     if classes:
         wanted = [instance for instance in wanted if instance.class_id in classes]
     if not wanted:
         detail = f"{len(areas)} masks, none of the classes {', '.join(sorted(classes))}" if areas else ""
         raise Fault(FaultCode.MASK_EMPTY, detail)
+    largest = max(wanted, key=lambda instance: areas[instance.label])
+    share = areas[largest.label] / labels.size
+    if share > ALL_FOREGROUND:
+        raise Fault(FaultCode.MASK_ALL_FOREGROUND, f"label {largest.number} has {share:.0%} of the image")
     warnings = ()
     if len(wanted) > max_objects:
         warnings = (Fault(FaultCode.TOO_MANY_OBJECTS, f"{len(wanted)} masks, max_objects is {max_objects}"),)

@@ -150,8 +150,10 @@ class Pipeline:
         depth = np.where(ball > 0, 0.5 - np.sqrt(np.maximum(ball, 0)) * 0.005, 0.55).astype(np.float32)
         labels = np.concatenate([(ball > 0) * np.int32(n) for n in range(1, count + 1)], axis=1)
         camera = Intrinsics(64 * count, 48, 100, 100, 32 * count, 24)
-        self.run(Frame(np.full((*labels.shape, 3), 128, np.uint8), np.tile(depth, (1, count)), labels, camera,
-                       tuple(Instance(n) for n in range(1, count + 1))))
+        frame = Frame(np.full((*labels.shape, 3), 128, np.uint8), np.tile(depth, (1, count)), labels, camera,
+                      tuple(Instance(n) for n in range(1, count + 1)))
+        self.run(frame)
+        hidden_share(frame, 1)
         hollows.warm_up()
 
     def __call__(self, frame: Frame) -> list[ReconstructedObject]:

@@ -215,7 +215,6 @@ def _surface_points(distance):  # pragma: no cover (compiled)
 @_compiled
 def _look_up(field, n, x, y, z):  # pragma: no cover (compiled)
     """Distance at a point, voxels, trilinear; variance of the nearest voxel; slope of the distance along the axes."""
-    half = np.float32(0.5)
     i, j, k = int(x), int(y), int(z)
     u, v, w = x - np.float32(i), y - np.float32(j), z - np.float32(k)
     p = 2 * ((i * n + j) * n + k)
@@ -225,8 +224,15 @@ def _look_up(field, n, x, y, z):  # pragma: no cover (compiled)
     f00, f01, f10, f11 = d00 + w * e00, d01 + w * e01, d10 + w * e10, d11 + w * e11
     low, high = f00 + v * (f01 - f00), f10 + v * (f11 - f10)
     e0, e1 = e00 + v * (e01 - e00), e10 + v * (e11 - e10)
-    variance = field[2 * ((int(x + half) * n + int(y + half)) * n + int(z + half)) + 1]
+    variance = _variance_at(field, n, x, y, z)
     return low + u * (high - low), variance, high - low, f01 - f00 + u * (f11 - f10 - f01 + f00), e0 + u * (e1 - e0)
+
+
+@_compiled
+def _variance_at(field, n, x, y, z):  # pragma: no cover (compiled)
+    """Variance of the voxel nearest to a point, voxels, which may lie on the last layer."""
+    half = np.float32(0.5)
+    return field[2 * ((int(x + half) * n + int(y + half)) * n + int(z + half)) + 1]
 
 
 @_compiled
@@ -234,7 +240,7 @@ def _variance(field, n, points):  # pragma: no cover (compiled)
     """(P,) square voxels, what points (P, 3) add to the variance of a comparison."""
     variance = np.empty(len(points), np.float32)
     for p in range(len(points)):
-        variance[p] = _look_up(field, n, points[p, 0], points[p, 1], points[p, 2])[1] + _LEAST_VARIANCE
+        variance[p] = _variance_at(field, n, points[p, 0], points[p, 1], points[p, 2]) + _LEAST_VARIANCE
     return variance
 
 
@@ -245,7 +251,7 @@ def _variances(field, n, points, planes):  # pragma: no cover (compiled)
     variances = np.full((len(planes) + 1, len(points)), _UNKNOWN, np.float32)
     for p in range(len(points)):
         a, b, c = points[p]
-        variances[0, p] = _look_up(field, n, a, b, c)[1]
+        variances[0, p] = _variance_at(field, n, a, b, c)
         for k in range(len(planes)):
             x, y, z = _image(a, b, c, planes[k, 1], planes[k, 2], planes[k, 3], planes[k, 4])
             if min(x, y, z) >= 0 and max(x, y, z) < last:

@@ -82,5 +82,6 @@ def decode_masks_or_none(match: Match, settings: Settings) -> Segmentation:
 
 
 def message_bytes(message: object) -> int:
-    """Memory of a message's bulk data; small messages count as nothing."""
-    return len(getattr(message, "data", ()))
+    """Memory of a message's bulk data, that of all its tensors if it is a list of them; small messages count as
+    nothing."""
+    return sum(len(getattr(part, "data", ())) for part in getattr(message, "tensors", (message,)))

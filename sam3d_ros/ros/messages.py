@@ -1,6 +1,7 @@
 """Reconstructed objects to messages, and ObjectMesh messages back to arrays."""
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -22,6 +23,8 @@ from .images import stamp_message, to_array
 from .transforms import pose_from_matrix
 
 MARKER_NAMESPACE = "sam3d"
+# Every mesh is sent again as often, for subscribers that missed the message with it.
+MESH_PERIOD = 5.0      # seconds
 # Baked shading: light that comes from the camera and above, so that no side is black.
 _AMBIENT = 0.55
 _POINT_STEP = 16
@@ -77,11 +80,15 @@ class MeshArrays:
     vertex_std: np.ndarray
 
 
-def object_mesh(placed: PlacedObject, header: Header, with_mesh: bool = True) -> ObjectMesh:
-    """ObjectMesh with its pose in the frame of `header`, whose stamp is the image's; that of an object that the image
-    does not show is the stamp of the last that did.  Without its mesh, the arrays are empty."""
+def object_mesh(placed: PlacedObject, header: Header, with_mesh: bool = True, is_still: bool = False) -> ObjectMesh:
+    """ObjectMesh with its pose in the frame of `header`, whose stamp is the image's.  Without its mesh, the arrays are
+    empty.
+
+    is_still: the frame stands still, so that the pose of an object that the image does not show is that of the last
+    image that did, and has its stamp; in a frame that moves, the pose is that at the stamp of `header`
+    """
     obj = placed.object
-    if not placed.seen:
+    if is_still and not placed.seen:
         header = Header(stamp=stamp_message(placed.tracked.seen_ns), frame_id=header.frame_id)
     arrays = {}
     if with_mesh:
@@ -98,10 +105,14 @@ def object_mesh(placed: PlacedObject, header: Header, with_mesh: bool = True) ->
         **arrays)
 
 
-def object_mesh_array(placed: Sequence[PlacedObject], header: Header,
-                      without_mesh: Collection[str] = ()) -> ObjectMeshArray:
-    """ObjectMeshArray of all objects at the moment of one image; without_mesh: ids of those whose mesh is known."""
-    return ObjectMeshArray(header=header, objects=[object_mesh(p, header, p.id not in without_mesh) for p in placed])
+def object_mesh_array(placed: Sequence[PlacedObject], header: Header, without_mesh: Collection[str] = (),
+                      is_still: bool = False) -> ObjectMeshArray:
+    """ObjectMeshArray of all objects at the moment of one image.
+
+    without_mesh: ids of those whose mesh is known; is_still: whether the frame of `header` stands still
+    """
+    return ObjectMeshArray(header=header, objects=[
+        object_mesh(p, header, p.id not in without_mesh, is_still) for p in placed])
 
 
 def mesh_arrays(message: ObjectMesh) -> MeshArrays:
@@ -112,6 +123,27 @@ def mesh_arrays(message: ObjectMesh) -> MeshArrays:
                       np.frombuffer(message.vertex_std, np.float32))
 
 
+class MeshSchedule:
+    """Which meshes go out with the poses: new ones, and every one again after MESH_PERIOD."""
+
+    def __init__(self) -> None:
+        self._sent: dict[str, tuple[int, float]] = {}      # id -> revision, and when it is due again
+
+    def known(self, placed: Sequence[PlacedObject], now: float, whole: bool = False) -> list[str]:
+        """Ids of the objects whose mesh is left out of the message that is sent at `now` (seconds); whole: of none."""
+        known = [] if whole else [p.id for p in placed if self._is_known(p, now)]
+        due = [p for p in placed if p.id not in known]
+        # Those that go out together are due again one after the other, so that no message has to bear them all.
+        again = {p.id: (p.revision, now + MESH_PERIOD * number / len(due)) for number, p in enumerate(due, start=1)}
+        # Subscribers, too, forget an object that a message leaves out.
+        self._sent = {identity: self._sent[identity] for identity in known} | again
+        return known
+
+    def _is_known(self, placed: PlacedObject, now: float) -> bool:
+        revision, until = self._sent.get(placed.id, (None, 0.0))
+        return revision == placed.revision and now < until
+
+
 class MeshMemory:
     """For subscribers of `objects`: puts the meshes back into updates of the pose alone."""
 
@@ -119,16 +151,17 @@ class MeshMemory:
         self._known: dict[tuple[str, int], ObjectMesh] = {}
 
     def complete(self, message: ObjectMeshArray) -> ObjectMeshArray:
-        """The message with its empty arrays filled; objects whose mesh never came are left out."""
+        """The message with its empty arrays filled; objects whose mesh has not come yet are left out.
+
+        Meshes of objects that are not in it are forgotten: if one returns, its mesh is sent again.
+        """
         for item in message.objects:
-            key = item.id, item.mesh_revision
-            if len(item.vertices):
-                self._known = {known: mesh for known, mesh in self._known.items() if known[0] != item.id}
-                self._known[key] = item
-            elif (known := self._known.get(key)) is not None:
+            known = self._known.get((item.id, item.mesh_revision))
+            if not len(item.vertices) and known:
                 item.vertices, item.triangles = known.vertices, known.triangles
                 item.vertex_rgba, item.vertex_std = known.vertex_rgba, known.vertex_std
         message.objects = [item for item in message.objects if len(item.vertices)]
+        self._known = {(item.id, item.mesh_revision): item for item in message.objects}
         return message
 
 
@@ -181,11 +214,6 @@ class MarkerTracker:
         self._numbers: dict[str, int] = {}
         self._next = 0
 
-    @property
-    def count(self) -> int:
-        """Of the markers that are there."""
-        return len(self._numbers)
-
     def update(self, placed: Sequence[PlacedObject], header: Header) -> MarkerArray:
         """Markers of the present objects, after deletions of the vanished ones."""
         present = {p.id for p in placed}
@@ -220,25 +248,49 @@ class PlanningSceneTracker:
 
     def __init__(self, moveit_msgs: ModuleType):
         self._msgs = moveit_msgs
-        self._revisions: dict[str, int] = {}
+        # id -> revision that was added; None: to be added anew
+        self._revisions: dict[str, int | None] = {}
         self._attached: set[str] = set()
+        # What the robot holds comes in while an update is at work in another thread.
+        self._lock = threading.Lock()
 
     def note_attached(self, robot_state: object) -> None:
         """Take in which objects the robot holds: the robot_state of a moveit_msgs/PlanningScene."""
         objects = [attached.object for attached in robot_state.attached_collision_objects]
         held = {o.id for o in objects if o.operation != self._msgs.CollisionObject.REMOVE}
-        if robot_state.is_diff:
-            held |= self._attached - {o.id for o in objects}
-        for identity in self._attached | held:
-            self._revisions.pop(identity, None)
-        self._attached = held
+        with self._lock:
+            if robot_state.is_diff:
+                held |= self._attached - {o.id for o in objects}
+            for identity in self._attached | held:
+                self._revisions.pop(identity, None)
+            self._attached = held
+
+    def add_anew(self) -> None:
+        """Take it that a planner has come that knows nothing: the next update adds everything.  Others still learn what
+        is gone."""
+        with self._lock:
+            self._revisions = dict.fromkeys(self._revisions)
+
+    def forget(self) -> None:
+        """Take it that no planner is left that knows anything."""
+        with self._lock:
+            self._revisions.clear()
 
     def is_news(self, placed: Sequence[PlacedObject]) -> bool:
         """Whether there is more to tell than motion."""
-        return self._revisions != {p.id: p.revision for p in placed if p.id not in self._attached}
+        with self._lock:
+            return self._revisions != {p.id: p.revision for p in placed if p.id not in self._attached}
 
     def update(self, placed: Sequence[PlacedObject], header: Header) -> object:
         """Diff that takes the planning scene from the last update to this one."""
+        with self._lock:
+            objects = self._changes(placed, header)
+        scene = self._msgs.PlanningScene(is_diff=True)
+        scene.robot_state.is_diff = True  # an empty state that is no diff would reset the robot
+        scene.world.collision_objects = objects
+        return scene
+
+    def _changes(self, placed: Sequence[PlacedObject], header: Header) -> list[object]:
         kinds = self._msgs.CollisionObject
         free = [p for p in placed if p.id not in self._attached]
         gone = sorted(set(self._revisions) - {p.id for p in free})
@@ -256,10 +308,7 @@ class PlanningSceneTracker:
                 message.mesh_poses = [Pose()]  # the mesh's own pose in the object frame: the identity
             self._revisions[p.id] = p.revision
             objects.append(message)
-        scene = self._msgs.PlanningScene(is_diff=True)
-        scene.robot_state.is_diff = True  # an empty state that is no diff would reset the robot
-        scene.world.collision_objects = objects
-        return scene
+        return objects
 
     def _object(self, identity: str, pose: Pose, header: Header, operation: bytes) -> object:
         return self._msgs.CollisionObject(header=header, id=identity, pose=pose, operation=operation)

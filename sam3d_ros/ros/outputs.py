@@ -21,6 +21,7 @@ from .debug_image import draw
 from .images import encode_image
 from .messages import (
     MarkerTracker,
+    MeshSchedule,
     PlacedObject,
     PlanningSceneTracker,
     detection_3d_array,
@@ -38,6 +39,8 @@ _MARKER_PERIOD = 0.5      # seconds
 _PLANNING_PERIOD = 0.2    # of motion alone: planners look at it anew with every diff
 # A subscriber that has just come gets the meshes, and once more when it has surely been matched by both sides.
 _GREETING = 1.0           # seconds
+# The identities of a topic's subscribers take 0.1 ms and more, so they are not asked for with every image.
+_LOOK_PERIOD = 0.2        # seconds
 
 
 class Outputs:
@@ -64,10 +67,12 @@ class Outputs:
         if moveit_msgs:
             self._scene = self._create(moveit_msgs.PlanningScene, "planning_scene")
         self._monitor = None
-        self._sent: dict[str, int] = {}
-        self._listeners = 0
-        self._greet_again: float | None = None
+        self._header: Header | None = None
+        self._schedule = MeshSchedule()
+        self._listeners = _Listeners(node, self._objects)
+        self._planners = _Listeners(node, self._scene) if self._scene else None
         self._marked = self._planned = 0.0
+        self._marked_revisions: dict[str, int] = {}
         self._marker_tracker = MarkerTracker()
         self._scene_tracker = PlanningSceneTracker(moveit_msgs) if moveit_msgs else None
         if moveit_msgs:
@@ -86,23 +91,20 @@ class Outputs:
                 transforms: Transforms | None, whole: bool = False) -> ObjectMeshArray:
         """Publish the objects at the moment of `frame`, placed in the frame of `header`; returns the ObjectMeshArray.
 
-        A mesh is sent when it is new, to subscribers that are new, and if `whole`.
+        A mesh is sent when it is new, every MESH_PERIOD, to subscribers that are new, and if `whole`.
         """
-        greeted = whole or self._is_greeting()
-        known = () if greeted else [p.id for p in placed if self._sent.get(p.id) == p.revision]
-        meshes = object_mesh_array(placed, header, known)
-        self._objects.publish(meshes)
-        self._sent = {p.id: p.revision for p in placed}
-        self._poses.publish(pose_array(placed, header))
+        now = time.monotonic()
+        self._header = header
+        known = self._schedule.known(placed, now, self._listeners.have_come(now) or whole)
+        # Any frame but the camera's own stands still: objects are known by their places in it.
+        meshes = object_mesh_array(placed, header, known, is_still=header.frame_id != frame.frame_id)
+        self._publish_objects(placed, meshes)
         seen = [p for p in placed if p.seen]
-        if self._detections:
-            self._detections.publish(detection_3d_array(self._vision_msgs, placed, header))
         if settings.publish_tf and transforms:
             transforms.broadcast({f"sam3d/{p.id}": p.target_from_object for p in seen}, header)
-        if self._scene and (self._scene_tracker.is_news(placed) or time.monotonic() - self._planned > _PLANNING_PERIOD):
-            self._planned = time.monotonic()
-            self._scene.publish(self._scene_tracker.update(placed, header))
-        if settings.publish_markers and self._markers.get_subscription_count() and self._is_marker_time(placed, known):
+        if self._scene:
+            self._publish_scene(placed, header, now)
+        if settings.publish_markers and self._markers.get_subscription_count() and self._is_marker_time(placed, now):
             self._markers.publish(self._marker_tracker.update(placed, header))
         if settings.publish_object_points and self._points.get_subscription_count():
             self._points.publish(object_points([_with_points(p, frame) for p in seen], header))
@@ -112,29 +114,37 @@ class Outputs:
         return meshes
 
     def clear(self, header: Header) -> None:
-        """Tell the viewers and the planner that all objects are gone."""
+        """Tell all subscribers that the objects are gone: as of the last image, so that no later result is older than
+        this; as of `header` if there was none."""
+        header, now = self._header or header, time.monotonic()
+        self._schedule.known([], now)
+        self._publish_objects([], object_mesh_array([], header))
         self._markers.publish(self._marker_tracker.update([], header))
         if self._scene:
-            self._scene.publish(self._scene_tracker.update([], header))
+            self._publish_scene([], header, now)
 
-    def _is_greeting(self) -> bool:
-        """Whether subscribers of `objects` came lately that do not know the meshes yet."""
-        listeners, before = self._objects.get_subscription_count(), self._listeners
-        self._listeners = listeners
-        now = time.monotonic()
-        if listeners > before:
-            self._greet_again = now + _GREETING
-            return True
-        if self._greet_again is not None and now >= self._greet_again:
-            self._greet_again = None
-            return True
-        return False
+    def _publish_objects(self, placed: Sequence[PlacedObject], meshes: ObjectMeshArray) -> None:
+        self._objects.publish(meshes)
+        self._poses.publish(pose_array(placed, meshes.header))
+        if self._detections:
+            self._detections.publish(detection_3d_array(self._vision_msgs, placed, meshes.header))
 
-    def _is_marker_time(self, placed: Sequence[PlacedObject], known: Sequence[str]) -> bool:
-        now = time.monotonic()
-        if now - self._marked < _MARKER_PERIOD and len(known) == len(placed) == self._marker_tracker.count:
+    def _publish_scene(self, placed: Sequence[PlacedObject], header: Header, now: float) -> None:
+        tracker = self._scene_tracker
+        if not self._scene.get_subscription_count():
+            tracker.forget()
+            return
+        if self._planners.have_come(now):
+            tracker.add_anew()
+        if tracker.is_news(placed) or now - self._planned > _PLANNING_PERIOD:
+            self._planned = now
+            self._scene.publish(tracker.update(placed, header))
+
+    def _is_marker_time(self, placed: Sequence[PlacedObject], now: float) -> bool:
+        revisions = {p.id: p.revision for p in placed}
+        if now - self._marked < _MARKER_PERIOD and revisions == self._marked_revisions:
             return False
-        self._marked = now
+        self._marked, self._marked_revisions = now, revisions
         return True
 
     def publish_times(self, processing_ms: float, latency_ms: float) -> None:
@@ -146,6 +156,39 @@ class Outputs:
         publisher = self._node.create_lifecycle_publisher(message_type, topic, RESULTS)
         self._publishers.append(publisher)
         return publisher
+
+
+class _Listeners:
+    """The subscribers of a topic: tells when some have come that know nothing yet."""
+
+    def __init__(self, node: LifecycleNode, publisher: LifecyclePublisher):
+        self._node = node
+        self._publisher = publisher
+        self._count = 0
+        self._present: set[bytes] = set()
+        self._next_look = 0.0
+        self._greet_again: float | None = None
+
+    def have_come(self, now: float) -> bool:
+        """Whether some have come lately, at `now` (monotonic, s); true once more _GREETING later."""
+        if self._are_new(now):
+            self._greet_again = now + _GREETING
+            return True
+        if self._greet_again is not None and now >= self._greet_again:
+            self._greet_again = None
+            return True
+        return False
+
+    def _are_new(self, now: float) -> bool:
+        count = self._publisher.get_subscription_count()
+        if count == self._count and now < self._next_look:
+            return False
+        self._count, self._next_look = count, now + _LOOK_PERIOD
+        # Not by their number: one may have gone and another come since the last look.
+        before = self._present
+        topic = self._publisher.topic_name
+        self._present = {bytes(s.endpoint_gid) for s in self._node.get_subscriptions_info_by_topic(topic)}
+        return not self._present <= before
 
 
 def _with_points(placed: PlacedObject, frame: Frame) -> PlacedObject:

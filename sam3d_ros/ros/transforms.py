@@ -34,6 +34,7 @@ class Transforms:
         self.buffer = tf2_ros.Buffer()
         self._listener = tf2_ros.TransformListener(self.buffer, node)
         self._broadcaster = tf2_ros.TransformBroadcaster(node)
+        self._sent_ns, self._sent = 0, set[str]()       # the newest stamp, and the children sent with it
         self._node = node
 
     def destroy(self) -> None:
@@ -62,10 +63,14 @@ class Transforms:
             time.sleep(_POLL)
 
     def broadcast(self, poses: dict[str, np.ndarray], header: Header) -> None:
-        """Publish (4, 4) poses, child frame -> matrix, in the frame and at the stamp of `header`."""
+        """Publish (4, 4) poses, child frame -> matrix, in the frame and at the stamp of `header`; each child once for a
+        stamp: TF keeps the first, and warns of the others."""
+        if stamp_ns(header.stamp) != self._sent_ns:
+            self._sent_ns, self._sent = stamp_ns(header.stamp), set()
         self._broadcaster.sendTransform([
             TransformStamped(header=header, child_frame_id=child, transform=transform_from_matrix(matrix))
-            for child, matrix in poses.items()])
+            for child, matrix in poses.items() if child not in self._sent])
+        self._sent |= poses.keys()
 
     def _fault(self, target_frame: str, camera_frame: str, at_ns: int, reason: str) -> Fault:
         """Why there is no transform at that time: compared with the newest that there is."""

@@ -7,7 +7,8 @@
 
 The folder is private to its owner (mode 0700).  Files are opened in it without following links, checked by what was
 opened rather than by name, and written to a temporary file that is synced and renamed.  What belongs to another user,
-can be written by one, or is a link is refused (EngineError ENGINE_CACHE_UNSAFE).  What is damaged counts as absent.
+can be written by one, or is a link is refused (EngineError ENGINE_CACHE_UNSAFE).  What is damaged counts as absent, and
+so does everything where the folder cannot be made.
 """
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -92,21 +94,24 @@ class EngineCache:
         self.folder = (folder or default_folder()) / "engines"
 
     def load(self, key: EngineKey) -> bytes | None:
-        """The plan for a key; None if there is none, or a damaged one (said in the log).
+        """The plan for a key; None if there is none, or one that is damaged or cannot be read (said in the log).
 
         Raises EngineError ENGINE_CACHE_UNSAFE.
         """
-        with self._opened() as folder:
-            try:
+        try:
+            with self._opened() as folder:
                 return self._plan(folder, key.digest, key)[0]
-            except FileNotFoundError:
-                return None
-            except _Damaged as damage:
-                _log.warning("engine %s in %s is not loaded: %s", key.digest[:12], self.folder, damage)
-                return None
+        except FileNotFoundError:
+            return None
+        except (_Damaged, OSError) as problem:
+            _log.warning("engine %s in %s is not loaded: %s", key.digest[:12], self.folder, problem)
+            return None
 
     def store(self, key: EngineKey, plan: bytes, details: dict[str, Any]) -> None:
-        """Add an engine, or replace the one of the same key; call it while `locked`."""
+        """Add an engine, or replace the one of the same key; call it while `locked`.
+
+        Raises EngineError ENGINE_CACHE_UNSAFE, ENGINE_BUILD_FAILED if it is too large; OSError if it cannot be written.
+        """
         if len(plan) > MAX_PLAN_BYTES:
             raise EngineError("ENGINE_BUILD_FAILED", f"the engine is larger than {MAX_PLAN_BYTES >> 20} MiB")
         sidecar = {"key": dataclasses.asdict(key), "bytes": len(plan), "sha256": hashlib.sha256(plan).hexdigest(),
@@ -117,42 +122,55 @@ class EngineCache:
             self._write(folder, key.digest + ".json", json.dumps(sidecar, indent=1).encode())
 
     def read_note(self, name: str) -> bytes:
-        """What was kept beside the engines under this name; empty if there is nothing."""
-        with self._opened() as folder:
-            try:
+        """What was kept beside the engines under this name; empty if there is nothing that can be read.
+
+        Raises EngineError ENGINE_CACHE_UNSAFE.
+        """
+        try:
+            with self._opened() as folder:
                 return _read(folder, name, MAX_NOTE_BYTES)
-            except (FileNotFoundError, _Damaged):
-                return b""
+        except (_Damaged, OSError):
+            return b""
 
     def write_note(self, name: str, data: bytes) -> None:
-        """Keep something beside the engines: a timing cache, a measurement."""
+        """Keep something beside the engines: a timing cache, a measurement.
+
+        Raises EngineError ENGINE_CACHE_UNSAFE; OSError if it cannot be written.
+        """
         with self._opened() as folder:
             self._write(folder, name, data)
 
     @contextlib.contextmanager
     def locked(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Hold the cache against other processes; on_wait is called again and again while one of them has it."""
-        with self._opened() as folder:
-            lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        """Hold the cache against other processes; on_wait is called again and again while one of them has it.
+
+        A cache that cannot be written is not held (said in the log).  Raises EngineError ENGINE_CACHE_UNSAFE.
+        """
+        with contextlib.ExitStack() as held:
             try:
+                folder = held.enter_context(self._opened())
+                lock = _open_lock(folder)
+                held.callback(os.close, lock)
+            except OSError as error:
+                _log.warning("%s is not held against other processes: %s", self.folder, error)
+            else:
                 while not _try_lock(lock):
                     on_wait()
                     time.sleep(_LOCK_POLL_S)
-                for name in os.listdir(folder):
-                    if name.endswith(".tmp"):       # left by a process that was killed
-                        os.unlink(name, dir_fd=folder)
-                yield
-            finally:
-                os.close(lock)
+                _remove_temporary(folder)
+            yield
 
     def entries(self) -> list[Entry]:
-        """All engines, each of them read and checked."""
+        """All engines, each of them read and checked.
+
+        Raises EngineError ENGINE_CACHE_UNSAFE; OSError if the folder cannot be made or read.
+        """
         with self._opened() as folder:
             names = sorted({name[:64] for name in os.listdir(folder) if _ENGINE_FILE.fullmatch(name)})
             return [self._entry(folder, name) for name in names]
 
     def remove(self, wanted: Callable[[Entry], bool] = lambda entry: True) -> list[Entry]:
-        """Delete engines; returns those deleted."""
+        """Delete engines; returns those deleted.  Raises EngineError ENGINE_CACHE_UNSAFE, OSError."""
         with self.locked(), self._opened() as folder:
             removed = [entry for entry in self.entries() if wanted(entry)]
             for entry in removed:
@@ -177,10 +195,10 @@ class EngineCache:
         sidecar = _details(_read(folder, name + ".json", MAX_DETAILS_BYTES))
         try:
             found = EngineKey(**sidecar["key"])
-            size, digest = int(sidecar["bytes"]), str(sidecar["sha256"])
-        except (KeyError, TypeError, ValueError) as error:
+            built_for, size, digest = found.digest, int(sidecar["bytes"]), str(sidecar["sha256"])
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise _Damaged(f"its sidecar is not complete: {error!r}") from error
-        if found.digest != name or (key is not None and found != key):
+        if built_for != name or (key is not None and found != key):
             raise _Damaged("it was built for something else")
         data = _read(folder, name + ".engine", MAX_PLAN_BYTES + len(MAGIC))
         if not data.startswith(MAGIC):
@@ -194,7 +212,10 @@ class EngineCache:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
-        """Descriptor of the folder, which is this user's alone."""
+        """Descriptor of the folder, which is this user's alone.
+
+        Raises EngineError ENGINE_CACHE_UNSAFE; OSError if the folder is not there and cannot be made.
+        """
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             self.folder.mkdir(mode=0o700)
@@ -214,7 +235,8 @@ class EngineCache:
             os.close(folder)
 
     def _write(self, folder: int, name: str, data: bytes) -> None:
-        temporary = f".{name}.{os.getpid()}.tmp"
+        # Not named after the process: in a container a killed one and its successor have the same number.
+        temporary = f".{name}.{secrets.token_hex(8)}.tmp"
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600,
                        dir_fd=folder)
         try:
@@ -258,7 +280,7 @@ def _read(folder: int, name: str, limit: int) -> bytes:
 def _details(data: bytes) -> dict[str, Any]:
     try:
         sidecar = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _Damaged(f"its sidecar is not JSON: {error}") from error
     if not isinstance(sidecar, dict):
         raise _Damaged("its sidecar is not a JSON object")
@@ -271,9 +293,31 @@ def _reason(error: OSError) -> str:
     return os.strerror(error.errno)
 
 
+def _open_lock(folder: int) -> int:
+    """Raises EngineError ENGINE_CACHE_UNSAFE if it is a link; OSError."""
+    try:
+        return os.open("lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise EngineError("ENGINE_CACHE_UNSAFE", f"lock: {_reason(error)}") from error
+        raise
+
+
 def _try_lock(file: int) -> bool:
+    """False while another process has it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:        # a file system without locks, as some network ones
+        _log.warning("the engine cache is not held against other processes: %s", error)
     return True
+
+
+def _remove_temporary(folder: int) -> None:
+    """Delete what processes left that were killed while they wrote."""
+    for name in os.listdir(folder):
+        if name.endswith(".tmp"):
+            # Notes are written without the lock: it may just have been renamed.
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=folder)

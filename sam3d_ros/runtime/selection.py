@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.metadata
 import json
 import logging
@@ -135,10 +136,19 @@ def _agree(file: ModelFile, engine: Engine, exact: Engine) -> bool:
 
 def _situation(file: ModelFile, threads: int, wanted: list[tuple[str, str]]) -> str:
     """What the measurement depends on, as one digest."""
-    versions = [importlib.metadata.version(name) for name in available_engines()]
+    versions = [_version(name) for name in available_engines()]
     facts = [_VERSION, file.sha256, threads, wanted, versions, cpu_model(), instructions(),
              len(os.sched_getaffinity(0))]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _version(name: str) -> str:
+    """Version of a CPU engine's library; empty if it does not say."""
+    try:
+        return importlib.metadata.version(name)     # without importing it, which takes a while
+    except importlib.metadata.PackageNotFoundError:
+        # The distribution may have another name than the module, as onnxruntime-gpu has.
+        return str(getattr(importlib.import_module(CPU_ENGINES[name]), "__version__", ""))
 
 
 def _noted(cache: EngineCache, key: str) -> tuple[str, str] | None:
@@ -152,7 +162,7 @@ def _noted(cache: EngineCache, key: str) -> tuple[str, str] | None:
 def _notes(cache: EngineCache) -> dict[str, Any]:
     try:
         notes = json.loads(cache.read_note(_NOTE) or "{}")
-    except (OSError, ValueError, EngineError):
+    except (ValueError, RecursionError, EngineError):
         return {}
     return notes if isinstance(notes, dict) else {}
 
@@ -162,6 +172,10 @@ def _note(cache: EngineCache, key: str, fastest: tuple[str, str], times: dict[tu
              "ms": {" ".join(candidate): round(1e3 * seconds, 2) for candidate, seconds in times.items()}}
     _log.info("fastest CPU engine: %s", entry)
     try:
-        cache.write_note(_NOTE, json.dumps(_notes(cache) | {key: entry}, indent=1).encode())
+        text = json.dumps(_notes(cache) | {key: entry}, indent=1)
+    except RecursionError:                      # what some versions of Python read they cannot write
+        text = json.dumps({key: entry}, indent=1)
+    try:
+        cache.write_note(_NOTE, text.encode())
     except (OSError, EngineError) as error:     # a machine without a writable home measures every time
         _log.warning("the measurement of CPU engines cannot be kept: %s", error)

@@ -5,10 +5,11 @@ copies and kernels are recorded into a CUDA graph the first time, so that later 
 """
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,6 +187,7 @@ def load_tensorrt(name: str, model: ModelFile, signature: Signature, precision: 
                   options: BuildOptions) -> TensorRtEngine:
     """The engine from the cache; built, checked against the golden outputs and kept there if it is not.
 
+    An engine that cannot be kept, because the disk is full or read-only, is returned all the same (said in the log).
     Raises EngineError: MODEL_*, ENGINE_UNAVAILABLE, ENGINE_NOT_BUILT, ENGINE_BUILD_FAILED, ENGINE_OUT_OF_MEMORY,
     ENGINE_INACCURATE, ENGINE_CACHE_UNSAFE.
     """
@@ -209,7 +211,7 @@ def build_ahead(name: str, model: ModelFile, signature: Signature, precision: st
                 options: BuildOptions) -> EngineKey:
     """Build an engine for any device of a compute capability, as "8.6", and keep it unchecked; TensorRT-RTX only.
 
-    A device that loads it checks it first.  Raises EngineError as `load_tensorrt`.
+    A device that loads it checks it first.  Raises EngineError as `load_tensorrt`; OSError if it cannot be kept.
     """
     library = load_library(name)
     if not library.rtx:
@@ -263,7 +265,8 @@ class _Loader:
                 engine = TensorRtEngine(self.library, plan.data, self.signature, self.precision, self.device)
             self.options.on_progress(100, "comparing with the reference")
             found = golden.check(engine, golden.reference(self.model))
-            self.cache.store(self.key, plan.data, _details(plan, started) | {"check": str(found)})
+            with _kept_if_possible(engine.name):
+                self.cache.store(self.key, plan.data, _details(plan, started) | {"check": str(found)})
             return engine
 
     def _built_ahead(self) -> tuple[TensorRtEngine, Plan] | None:
@@ -282,8 +285,18 @@ class _Loader:
                           self.key.capability if self.library.rtx else "", self.cache.read_note(timing),
                           self.options.on_progress)
         if plan.timing:
-            self.cache.write_note(timing, plan.timing)
+            with _kept_if_possible(timing):
+                self.cache.write_note(timing, plan.timing)
         return plan
+
+
+@contextlib.contextmanager
+def _kept_if_possible(what: str) -> Iterator[None]:
+    """A disk that is full or read-only costs time at the next start, no more: it is said in the log."""
+    try:
+        yield
+    except OSError as error:
+        _log.warning("%s cannot be kept for the next start: %s", what, error)
 
 
 def _details(plan: Plan, started: float) -> dict[str, Any]:

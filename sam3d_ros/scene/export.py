@@ -52,7 +52,7 @@ def write_sdf(scene: Scene, folder: Path) -> Path:
             _leaf(material, part, f"{_text(_colour(item))} 1")
         for number in range(len(item.pieces)):
             collision = xml.SubElement(link, "collision", name=f"piece_{number}")
-            _sdf_mesh(collision, f"meshes/{item.name}_{number}.obj")
+            _sdf_mesh(collision, f"meshes/{_piece_name(item, number)}.obj")
             ode = xml.SubElement(xml.SubElement(xml.SubElement(collision, "surface"), "friction"), "ode")
             _leaf(ode, "mu", str(FRICTION))
             _leaf(ode, "mu2", str(FRICTION))
@@ -84,7 +84,7 @@ def write_mjcf(scene: Scene, folder: Path) -> Path:
         xml.SubElement(body, "geom", type="mesh", mesh=item.name, contype="0", conaffinity="0", group="2", mass="0",
                        rgba=f"{_text(_colour(item))} 1")
         for number in range(len(item.pieces)):
-            piece = f"{item.name}_{number}"
+            piece = _piece_name(item, number)
             xml.SubElement(assets, "mesh", name=piece, file=f"{piece}.obj")
             xml.SubElement(body, "geom", type="mesh", mesh=piece, group="3", mass="0")
     return _write_xml(root, folder / "scene.xml")
@@ -159,14 +159,19 @@ def _usd_tuple(values: np.ndarray) -> str:
     return f"({', '.join(f'{value:.9g}' for value in values)})"
 
 
+def _piece_name(item: SceneObject, number: int) -> str:
+    """No object has such a name: they hold no hyphen."""
+    return f"{item.name}-{number}"
+
+
 def _write_pieces(item: SceneObject, folder: Path) -> None:
-    """meshes/<name>.obj and meshes/<name>_<n>.obj, one per convex piece."""
+    """meshes/<name>.obj and meshes/<name>-<n>.obj, one per convex piece."""
     meshes = folder / "meshes"
     meshes.mkdir(parents=True, exist_ok=True)
     _write_obj(meshes / f"{item.name}.obj", item.mesh.vertices, item.mesh.faces)
     for number, corners in enumerate(item.pieces):
         hull = trimesh.Trimesh(corners, process=False).convex_hull
-        _write_obj(meshes / f"{item.name}_{number}.obj", hull.vertices, hull.faces)
+        _write_obj(meshes / f"{_piece_name(item, number)}.obj", hull.vertices, hull.faces)
 
 
 def _write_obj(path: Path, vertices: np.ndarray, faces: np.ndarray) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..terminal import in_range
 from .export import WRITERS
 from .layout import DENSITY, read_scene
+
+_DENSITIES = (1, 30_000)     # kg/m^3, from foams to the heaviest metals: simulators refuse what weighs nothing
+_PIECES = (1, 1000)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,9 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="where the files go (default: %(default)s)")
     parser.add_argument("--format", nargs="+", choices=tuple(WRITERS), default=["sdf"],
                         help="sdf for Gazebo, mjcf for MuJoCo, gltf, usd for Isaac Sim (default: sdf)")
-    parser.add_argument("--density", type=float, default=DENSITY, metavar="KG_M3",
+    parser.add_argument("--density", type=in_range(float, *_DENSITIES), default=DENSITY, metavar="KG_M3",
                         help="mass of the objects per volume (default: %(default)s)")
-    parser.add_argument("--pieces", type=int, default=10, metavar="N",
+    parser.add_argument("--pieces", type=in_range(int, *_PIECES), default=10, metavar="N",
                         help="convex pieces of an object at most; 1: its hull (default: %(default)s)")
     parser.add_argument("--as-seen", action="store_true", help="leave the poses: things may float or overlap")
 

@@ -21,13 +21,15 @@ _MAX_BYTES = 2**26           # of objects.json and of each mesh
 _POSE_SIGMA = (0.005, 0.03)
 _SAME_SUPPORT = 0.008        # metres between the undersides of objects that stand on one plane
 _UP_TOLERANCE = np.cos(np.deg2rad(10))
+_MAX_LABEL = 2**32 - 1
+_NAME_LENGTH = 60            # letters of a class in a name: file systems refuse names of more than 255
 
 
 @dataclass(frozen=True)
 class SceneObject:
     """A rigid body.
 
-    name: letters, digits and underscores, unlike all others'; class_id: as the detector named it
+    name: letters, digits and underscores, a letter first, unlike all others'; class_id: as the detector named it
     mesh: closed, metres, object frame; rgb: (N, 3) uint8, vertex colours; pieces: convex, each (K, 3) corners, metres
     world_from_object: (4, 4) float64; the world's +Z points up, z = 0 is the support
     mass: kg; centre_of_mass: (3,) metres, object frame; inertia: (3, 3) kg m^2 about it, object frame axes
@@ -90,7 +92,7 @@ def _read(file: Path) -> list[_Entry]:
             raise _invalid(file, f"is larger than {_MAX_BYTES} bytes")
         rows = json.loads(file.read_bytes())
         entries = [_entry(row, file) for row in rows]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+    except (OSError, ArithmeticError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise _invalid(file, f"{type(error).__name__} {error}") from error
     if not entries:
         raise _invalid(file, "holds no object")
@@ -101,26 +103,49 @@ def _read(file: Path) -> list[_Entry]:
 
 def _entry(row: dict, file: Path) -> _Entry:
     pose = np.array(row["pose_object_to_camera"], np.float64)
-    rotation = pose[:3, :3] if pose.shape == (4, 4) else np.zeros((3, 3))
-    if not np.isfinite(pose).all() or not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4):
+    if not _is_rigid(pose):
         raise _invalid(file, "holds a pose_object_to_camera that is no rigid motion")
-    name = row["mesh"]
+    label, name = int(row["label"]), row["mesh"]
+    if not 0 <= label <= _MAX_LABEL:
+        raise _invalid(file, "holds a label that is no instance's")
     if Path(name).name != name:
         raise _invalid(file, f"names a mesh outside its folder: {name[:80]!r}")
-    path = file.parent / name
+    return _Entry(label, str(row["class_id"]), pose, *_read_mesh(file.parent / name))
+
+
+def _is_rigid(pose: np.ndarray) -> bool:
+    """Whether it is a (4, 4) matrix that turns and shifts, and neither scales, shears nor mirrors."""
+    if pose.shape != (4, 4) or not np.isfinite(pose).all() or not np.allclose(pose[3], [0, 0, 0, 1]):
+        return False
+    rotation = pose[:3, :3]
+    return np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4) and np.linalg.det(rotation) > 0
+
+
+def _read_mesh(path: Path) -> tuple[trimesh.Trimesh, np.ndarray]:
+    """A closed mesh and its vertices' colours, (N, 3) uint8.  Raises Fault(RESULT_INVALID)."""
+    if not path.is_file():
+        raise _invalid(path, "is no file")
     if path.stat().st_size > _MAX_BYTES:
         raise _invalid(path, f"is larger than {_MAX_BYTES} bytes")
-    mesh = trimesh.load(path, file_type="ply", force="mesh", process=False)
-    if not len(mesh.faces) or not mesh.is_volume:
+    try:
+        mesh = trimesh.load(path, file_type="ply", force="mesh", process=False)
+        faces, rgb = mesh.faces, mesh.visual.vertex_colors[:, :3].copy()
+    except Exception as error:          # trimesh trusts the header, and fails in many ways on one that is broken
+        raise _invalid(path, f"is no PLY mesh: {type(error).__name__} {error}") from error
+    if not len(faces) or faces.min() < 0 or faces.max() >= len(mesh.vertices):
+        raise _invalid(path, "has no faces, or some of vertices that it does not hold")
+    if not np.isfinite(mesh.vertices).all() or not mesh.is_volume:
         raise _invalid(path, "is not a closed mesh")
-    return _Entry(int(row["label"]), str(row["class_id"]), pose, mesh, mesh.visual.vertex_colors[:, :3].copy())
+    return mesh, rgb
 
 
 def _gravity_frame(entries: Sequence[_Entry], file: Path) -> np.ndarray:
     """world_from_camera (4, 4): +Z up, +X to the right of the image, origin on the support below the objects."""
     ups = np.stack([entry.camera_from_object[:3, 2] for entry in entries])
-    up = ups.mean(axis=0) / np.linalg.norm(ups.mean(axis=0))
-    if (ups @ up).min() < _UP_TOLERANCE:
+    # Unit vectors that agree have a mean of nearly unit length; that of opposite ones is zero, and has no direction.
+    length = np.linalg.norm(ups.mean(axis=0))
+    up = ups.mean(axis=0) / max(length, _UP_TOLERANCE)
+    if length < _UP_TOLERANCE or (ups @ up).min() < _UP_TOLERANCE:
         raise _invalid(file, "the objects' +Z axes disagree on what is up")
     right = np.array([1.0, 0, 0]) if abs(up[0]) < 0.9 else np.array([0.0, 1, 0])
     right -= up * (right @ up)
@@ -148,7 +173,14 @@ def _settled(entries: Sequence[_Entry], poses: np.ndarray) -> np.ndarray:
 
 def _scene_object(entry: _Entry, pose: np.ndarray, density: float, max_pieces: int) -> SceneObject:
     mass = trimesh.triangles.mass_properties(entry.mesh.triangles, density=density)
-    name = re.sub(r"[^A-Za-z0-9]+", "_", entry.class_id).strip("_") or "object"
     pieces = tuple(convex_pieces(entry.mesh.vertices, entry.mesh.faces, max_pieces))
-    return SceneObject(f"{name}_{entry.label}", entry.class_id, entry.mesh, entry.rgb, pieces, pose, float(mass.mass),
+    return SceneObject(_name(entry), entry.class_id, entry.mesh, entry.rgb, pieces, pose, float(mass.mass),
                        np.asarray(mass.center_mass), np.asarray(mass.inertia))
+
+
+def _name(entry: _Entry) -> str:
+    """Its class and label as an identifier; labels are unique, and so are what ends in _<label>."""
+    name = re.sub(r"[^A-Za-z0-9]+", "_", entry.class_id).strip("_")
+    if not name[:1].isalpha():          # identifiers of USD may not start with a digit, as those of the YCB objects do
+        name = f"object_{name}".rstrip("_")
+    return f"{name[:_NAME_LENGTH].rstrip('_')}_{entry.label}"

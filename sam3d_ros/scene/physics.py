@@ -25,7 +25,8 @@ from scipy.spatial.transform import Rotation
 from ..perception.appearance import vertex_normals
 from ..perception.objects import ReconstructedObject
 from ..perception.uncertainty import INDEPENDENT_PATCHES
-from .solid import LEAST_GRADIENT, Solid, look_up, nearest_node, solid_from_mesh
+from .contacts import find_contacts, measure_contacts
+from .solid import Solid, solid_from_mesh
 
 MAX_SIGMAS = 3.0             # of the pose covariance: what a body may move by
 FRICTION = 0.5
@@ -37,7 +38,6 @@ REACH = 0.02                # metres: contacts nearer than this are kept in view
 _LEAST_SIGMA = (5e-4, 2e-3)  # metres, radians: no pose is surer than this
 _ROUNDING = 1e-6              # of sigmas
 _CONVERGED = 1e-4            # metres and radians between two linearisations
-_SECTORS = 8                 # contacts of one body on the support at most, one in each direction around its middle
 
 
 @dataclass(frozen=True)
@@ -244,13 +244,13 @@ def _rest(solids: _Solids, seen: np.ndarray, mobility: np.ndarray, plane: np.nda
 def _contacts(solids: _Solids, poses: np.ndarray, plane: np.ndarray, held: _Contacts | None = None) -> _Contacts:
     """Contacts at some poses; those `held` from other poses are among them, as they are now."""
     rotation, origin = np.ascontiguousarray(poses[:, :3, :3]), poses[:, :3, 3].copy()
-    which = np.stack(_find_contacts(solids, rotation, origin, plane, REACH), axis=1)
+    which = np.stack(find_contacts(solids, rotation, origin, plane, REACH), axis=1)
     if held is not None:
         which = np.concatenate([which, np.stack(held[:3], axis=1)])
         most = max(len(solids.corners), len(solids.points))
         number = np.ravel_multi_index((which + [0, 1, 0]).T, (len(poses), len(poses) + 1, most))
         which = which[np.unique(number, return_index=True)[1]]
-    measured = _measure_contacts(solids, rotation, origin, plane, which)
+    measured = measure_contacts(solids, rotation, origin, plane, which)
     near = np.isfinite(measured[2])
     return _Contacts(*which[near].T.copy(), *(part[near] for part in measured))
 
@@ -278,101 +278,6 @@ def _surrounds(directions: np.ndarray) -> bool:
         return False
     angles = np.sort(np.arctan2(directions[:, 1], directions[:, 0]))
     return bool(np.diff(angles, append=angles[0] + 2 * np.pi).max() <= np.pi)
-
-
-@numba.njit(cache=True, nogil=True)
-def _find_contacts(solids, rotation, origin, plane, reach):  # pragma: no cover (compiled)
-    """(K,) a, b and index of _Contacts: of each body on the support the lowest corner of every direction around its
-    middle, and of each body in each other one the deepest point of every octant."""
-    bodies = len(origin)
-    limit = bodies * (_SECTORS + 1 + 8 * (bodies - 1))
-    a, b, where = np.empty(limit, np.int64), np.empty(limit, np.int64), np.empty(limit, np.int64)
-    count = 0
-    n = plane[:3]
-    helper = np.array([1.0, 0.0, 0.0]) if abs(n[0]) < 0.8 else np.array([0.0, 1.0, 0.0])
-    e = np.cross(n, helper)
-    e /= np.sqrt(e @ e)
-    f = np.cross(n, e)
-    for body in range(bodies):
-        # The support's axes in the object frame: three products per corner.
-        up, along, across = rotation[body].T @ n, rotation[body].T @ e, rotation[body].T @ f
-        height = n @ origin[body] + plane[3]
-        middle = solids.centre[body]
-        best = np.full(_SECTORS, np.inf)
-        lowest = np.zeros(_SECTORS, np.int64)
-        for index in range(solids.corner_start[body], solids.corner_start[body + 1]):
-            x, y, z = solids.corners[index]
-            h = up[0] * x + up[1] * y + up[2] * z + height
-            if h > best.max():
-                continue
-            x, y, z = x - middle[0], y - middle[1], z - middle[2]
-            first, second = along[0] * x + along[1] * y + along[2] * z, across[0] * x + across[1] * y + across[2] * z
-            sector = (first > 0) * 4 + (second > 0) * 2 + (abs(first) > abs(second))       # of 45 degrees
-            if h < best[sector]:
-                best[sector] = h
-                lowest[sector] = index
-        for sector in range(_SECTORS):
-            if best[sector] < best.min() + reach:
-                a[count], b[count], where[count] = body, -1, lowest[sector]
-                count += 1
-    for body in range(bodies):
-        for other in range(bodies):
-            if body == other:
-                continue
-            turn = rotation[other].T @ rotation[body]                 # other_from_body
-            shift = rotation[other].T @ (origin[body] - origin[other])
-            counts, low, voxel = solids.counts[other], solids.low[other], solids.voxel[other]
-            middle = solids.centre[body]
-            apart = 0.0                      # squared, of the middle of the one from the grid of the other
-            for k in range(3):
-                at = turn[k, 0] * middle[0] + turn[k, 1] * middle[1] + turn[k, 2] * middle[2] + shift[k] - low[k]
-                apart += max(-at, at - (counts[k] - 1) * voxel, 0.0) ** 2
-            if apart > solids.radius[body] ** 2:
-                continue
-            grid = solids.distance[solids.distance_start[other]:solids.distance_start[other + 1]]
-            best = np.full(8, reach)
-            deepest = np.zeros(8, np.int64)
-            for index in range(solids.point_start[body], solids.point_start[body + 1]):
-                x, y, z = solids.points[index]
-                octant = (x > middle[0]) * 4 + (y > middle[1]) * 2 + (z > middle[2])
-                u = turn[0, 0] * x + turn[0, 1] * y + turn[0, 2] * z + shift[0]
-                v = turn[1, 0] * x + turn[1, 1] * y + turn[1, 2] * z + shift[1]
-                w = turn[2, 0] * x + turn[2, 1] * y + turn[2, 2] * z + shift[2]
-                if nearest_node(grid, counts, low, voxel, u, v, w) - voxel > best[octant]:    # too far in any case
-                    continue
-                d, gx, gy, gz = look_up(grid, counts, low, voxel, u, v, w)
-                length = np.sqrt(gx * gx + gy * gy + gz * gz)
-                if d < best[octant] and length > LEAST_GRADIENT:
-                    best[octant] = d
-                    deepest[octant] = index
-            for octant in range(8):
-                if best[octant] < reach:
-                    a[count], b[count], where[count] = body, other, deepest[octant]
-                    count += 1
-    return a[:count], b[:count], where[:count]
-
-
-@numba.njit(cache=True, nogil=True)
-def _measure_contacts(solids, rotation, origin, plane, which):  # pragma: no cover (compiled)
-    """point, normal and gap of _Contacts for (K, 3) a, b and index; the gap is infinite where nothing is near."""
-    count = len(which)
-    point, normal, gap = np.empty((count, 3)), np.zeros((count, 3)), np.empty(count)
-    for c in range(count):
-        a, b, index = which[c]
-        own = solids.corners[index] if b < 0 else solids.points[index]
-        point[c] = rotation[a] @ own + origin[a]
-        if b < 0:
-            normal[c], gap[c] = plane[:3], plane[:3] @ point[c] + plane[3]
-            continue
-        x, y, z = rotation[b].T @ (point[c] - origin[b])
-        grid = solids.distance[solids.distance_start[b]:solids.distance_start[b + 1]]
-        gap[c], gx, gy, gz = look_up(grid, solids.counts[b], solids.low[b], solids.voxel[b], x, y, z)
-        length = np.sqrt(gx * gx + gy * gy + gz * gz)
-        if length > LEAST_GRADIENT:
-            normal[c] = rotation[b] @ (np.array([gx, gy, gz]) / length)
-        else:
-            gap[c] = np.inf
-    return point, normal, gap
 
 
 @numba.njit(cache=True, nogil=True)

@@ -126,7 +126,7 @@ def _sort(depth, labels, lookup, camera, points, kept, pixels):  # pragma: no co
                 continue
             index = lookup[label]
             z = depth[v, u]
-            if index < 0 or z <= 0 or kept[index] >= most or v % step[index] or u % step[index]:
+            if index < 0 or not z > 0 or kept[index] >= most or v % step[index] or u % step[index]:
                 continue
             if pixels[index] > _FEW:
                 if v == 0 or u == 0 or v == height - 1 or u == width - 1:

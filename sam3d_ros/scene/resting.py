@@ -51,6 +51,11 @@ class Resting:
         self._plane: np.ndarray | None = None
         self._corrected: dict[str, tuple[int, np.ndarray, np.ndarray]] = {}
 
+    def clear(self) -> None:
+        """Forget the plane and the corrections: the scene frame is another one."""
+        self._plane = None
+        self._corrected = {}
+
     def update(self, tracks: Sequence[Track], stamp_ns: int, scene_from_camera: np.ndarray,
                plane: np.ndarray | None) -> None:
         """Settle the objects that an image shows anew; takes milliseconds, to be called after a reconstruction.

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
@@ -11,7 +10,6 @@ from .distance_grid import distance_grid
 
 GRID = 24                    # cells of a distance grid along the longest side
 SAMPLES = 512                # surface points for contacts between bodies
-LEAST_GRADIENT = 0.1         # of a signed distance, which has 1 but where its surfaces are equally near
 
 
 @dataclass(frozen=True)
@@ -69,34 +67,3 @@ def _surface_points(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     first, second = generator.random((2, SAMPLES, 1))
     root = np.sqrt(first)
     return (1 - root) * chosen[:, 0] + root * (1 - second) * chosen[:, 1] + root * second * chosen[:, 2]
-
-
-@numba.njit(cache=True, nogil=True)
-def look_up(distance, counts, low, voxel, x, y, z):  # pragma: no cover (compiled)
-    """Signed distance at a point of the object frame and its gradient, trilinear; infinite outside the grid."""
-    gx, gy, gz = (x - low[0]) / voxel, (y - low[1]) / voxel, (z - low[2]) / voxel
-    if not (0 <= gx < counts[0] - 1 and 0 <= gy < counts[1] - 1 and 0 <= gz < counts[2] - 1):
-        return np.inf, 0.0, 0.0, 0.0
-    i, j, k = int(gx), int(gy), int(gz)
-    u, v, w = gx - i, gy - j, gz - k
-    row, sheet = counts[2], counts[1] * counts[2]
-    at = i * sheet + j * row + k
-    c000, c001, c010, c011 = distance[at], distance[at + 1], distance[at + row], distance[at + row + 1]
-    at += sheet
-    c100, c101, c110, c111 = distance[at], distance[at + 1], distance[at + row], distance[at + row + 1]
-    c00, c01, c10, c11 = c000 + u * (c100 - c000), c001 + u * (c101 - c001), c010 + u * (c110 - c010), \
-        c011 + u * (c111 - c011)
-    c0, c1 = c00 + v * (c10 - c00), c01 + v * (c11 - c01)
-    a = (1 - v) * ((1 - w) * (c100 - c000) + w * (c101 - c001)) + v * ((1 - w) * (c110 - c010) + w * (c111 - c011))
-    b = (1 - w) * (c10 - c00) + w * (c11 - c01)
-    return c0 + w * (c1 - c0), a / voxel, b / voxel, (c1 - c0) / voxel
-
-
-@numba.njit(cache=True, nogil=True)
-def nearest_node(distance, counts, low, voxel, x, y, z):  # pragma: no cover (compiled)
-    """Signed distance at the node nearest to a point of the object frame, less than a voxel from that at the point;
-    infinite outside the grid."""
-    i, j, k = int((x - low[0]) / voxel + 0.5), int((y - low[1]) / voxel + 0.5), int((z - low[2]) / voxel + 0.5)
-    if not (0 <= i < counts[0] and 0 <= j < counts[1] and 0 <= k < counts[2]):
-        return np.inf
-    return distance[i * counts[1] * counts[2] + j * counts[2] + k]

@@ -96,6 +96,7 @@ class Request:
     earlier: label -> other views of it; tracks: label -> id, for objects that are known
     camera_from_object: label -> (4, 4), where those were in this image; areas: label -> m^2 of it that is in view
     scene_from_camera: (4, 4); generation: of the tracker, whose `clear` makes it void
+    shown: id -> label, for all objects that this image shows: another label is another object
     others: meshes of the other objects in view, in this image's camera frame
     """
 
@@ -106,6 +107,7 @@ class Request:
     areas: Mapping[int, float]
     scene_from_camera: np.ndarray
     generation: int
+    shown: Mapping[str, int] = field(default_factory=dict)
     others: Sequence[Mesh] = ()
 
 

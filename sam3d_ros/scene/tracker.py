@@ -6,7 +6,7 @@ where to look: which mask is which object is decided by where the known surfaces
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from ..perception.frame import Frame, Instance, Intrinsics
 from ..perception.objects import ReconstructedObject, Status
 from . import motion
+from .attempts import VainAttempts
 from .camera import camera_motion
 from .fusion import make_view, needs_view, with_view
 from .readings import CONFIRM, Readings, Sighting, look_for, read
@@ -63,7 +64,8 @@ class Tracker:
     """Follows the objects of a scene; for one thread at a time.
 
     resting: puts the objects at rest after each reconstruction; None: they are where the depth says
-    tracks: id -> track; frame: the newest image; unknown: its instances that are no known object
+    tracks: id -> track; frame: the newest image; unknown: its instances that are no known object; waiting: those that
+    are none either, and of which none could be made a moment ago
     areas: label -> m^2 that the newest image shows of that instance; generation: counts the calls of `clear`
     """
 
@@ -72,6 +74,8 @@ class Tracker:
         self._resting = resting
         self.tracks: dict[str, Track] = {}
         self.unknown: tuple[Instance, ...] = ()
+        self.waiting: tuple[Instance, ...] = ()
+        self._vain = VainAttempts()
         self.generation = 0
         self.frame: Frame | None = None
         self.areas: dict[int, float] = {}
@@ -83,7 +87,10 @@ class Tracker:
     def clear(self) -> None:
         """Forget all objects; ids go on counting, so that an old id never names a new object."""
         self.tracks.clear()
-        self.unknown = ()
+        self._vain.clear()
+        if self._resting:
+            self._resting.clear()
+        self.unknown = self.waiting = ()
         self.frame = None
         self.areas = {}
         self._scene_from_camera.clear()
@@ -110,7 +117,7 @@ class Tracker:
             self._scene_from_camera[frame.frame_id] = frame.world_from_camera if in_world else np.eye(4)
             for track in self.tracks.values():
                 track.presence, track.label = Presence.HIDDEN, 0
-            self.unknown, self.areas = frame.instances, {}
+            self.unknown, self.waiting, self.areas = frame.instances, (), {}
         else:
             self._follow(read(frame))
         self._forget(frame.stamp_ns)
@@ -139,7 +146,8 @@ class Tracker:
         for item in rebuilt:
             track = self.tracks.get(request.tracks.get(item.label, ""))
             if track is None:
-                known = self._at(request, item)
+                others = {*ids.values(), *(i for i, label in request.shown.items() if label != item.label)}
+                known = self._at(request, item, others)
                 if known and item.area < _LESS_IN_VIEW * known.used_area:
                     ids[item.label] = known.id
                     known.parts_refused_until_ns = request.frame.stamp_ns + _REFUSED_NS
@@ -159,6 +167,7 @@ class Tracker:
             track.views = with_view(track.views, item.view)
             track.visible_fraction = item.mesh.visible_fraction
             ids[item.label] = track.id
+        self._note_vain(request, ids)
         self.unknown = ()  # until the next image
         if self._resting:
             self._resting.update([*self.tracks.values()], request.frame.stamp_ns, request.scene_from_camera, plane)
@@ -186,9 +195,12 @@ class Tracker:
         taken = {*pairs.values()}
         taken |= self._find_again(taken, readings)
         self.areas = {instance.label: readings.area(index) for index, instance in enumerate(readings.instances)}
-        self.unknown = tuple(instance for index, instance in enumerate(readings.instances)
-                             if index not in taken and not self._is_fragment(index, readings)
-                             and not self._was_refused(index, readings))
+        unknown = [index for index in range(len(readings.instances))
+                   if index not in taken and not self._is_fragment(index, readings)
+                   and not self._was_refused(index, readings)]
+        waiting = [index for index in unknown if self._waits(index, readings)]
+        self.waiting = tuple(readings.instances[index] for index in waiting)
+        self.unknown = tuple(readings.instances[index] for index in unknown if index not in waiting)
 
     def _may_be_near(self, track: Track, now_ns: int) -> bool:
         """Whether what is not where it should be was seen a moment ago, and it or the camera may have moved."""
@@ -375,6 +387,15 @@ class Tracker:
             < track.shape.diagonal / 2
             for track in self.tracks.values())
 
+    def _waits(self, index: int, readings: Readings) -> bool:
+        """Whether a mask there gave no object a moment ago."""
+        frame, points = readings.frame, readings.points[index]
+        if not len(points):
+            return False
+        pose = self.scene_from_camera(frame)
+        return self._vain.waits(pose[:3, :3] @ points.mean(axis=0) + pose[:3, 3], readings.instances[index].class_id,
+                                readings.area(index), frame.stamp_ns)
+
     def _forget(self, now_ns: int) -> None:
         """Drop what was not seen for long, and what is seen but has had no mask for long: it is no object any more."""
         for track in [*self.tracks.values()]:
@@ -394,16 +415,27 @@ class Tracker:
         self.tracks[track.id] = track
         return track
 
-    def _at(self, request: Request, item: Rebuilt) -> Track | None:
+    def _note_vain(self, request: Request, ids: Mapping[int, str]) -> None:
+        """Note where masks of new objects gave none; ids: label -> id, of those that did."""
+        vain = [i for i in request.frame.instances if i.label not in ids and i.label not in request.tracks]
+        if vain and request.frame.depth is not None:
+            readings = read(replace(request.frame, instances=tuple(vain)))
+            for index in np.flatnonzero([len(points) for points in readings.points]):
+                place = readings.points[index].mean(axis=0)
+                self._vain.note(request.scene_from_camera[:3, :3] @ place + request.scene_from_camera[:3, 3],
+                                vain[index].class_id, readings.area(index), request.frame.stamp_ns)
+
+    def _at(self, request: Request, item: Rebuilt, others: Collection[str]) -> Track | None:
         """The known object at the place of a rebuilt one: the image it was made from did not tell.
 
-        Its centre is near, for the smaller of the two, and what depth there is of the new one lies on it.
+        Its centre is near, for the smaller of the two, and what depth there is of the new one lies on it.  others: ids
+        that it is not: the image shows them elsewhere.
         """
         place = item.scene_from_object[:3, 3]
         camera_from_scene = np.linalg.inv(request.scene_from_camera)
         points = item.mesh.observed_points.astype(np.float64)
         found = []
-        for track in self._present():
+        for track in (track for track in self._present() if track.id not in others):
             distance = float(np.linalg.norm(track.belief.scene_from_object[:3, 3] - place))
             smaller = min(track.shape.diagonal, item.shape.diagonal)
             if track.class_id != item.mesh.class_id or distance > max(_LEAST_PLACE, _SAME_PLACE * smaller):
@@ -428,6 +460,7 @@ def warm_up() -> None:
     near_share(shape, readings.points[0], pose, _NEAR)
     register(shape, readings.points[0], pose, np.eye(6))
     camera_motion([(shape, pose, readings.points[0])])
+    motion.difference(pose, np.eye(4))
 
 
 _BLOCK = (np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * 0.07,

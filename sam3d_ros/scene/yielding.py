@@ -16,15 +16,17 @@ from scipy.spatial import cKDTree
 
 from ..perception.appearance import vertex_normals
 from ..perception.objects import ReconstructedObject
+from .contacts import depths, ways
 from .parallel import in_parallel
 from .physics import MAX_SIGMAS, REACH, TOUCH, gaps_below
-from .solid import LEAST_GRADIENT, Solid, look_up, solid_from_mesh
+from .solid import Solid, solid_from_mesh
 
 _ROUNDABOUT = 6              # times the shortest way out of a neighbour: a longer way back is none
 _THROUGH = 0.8               # of the object's thickness there: a longer way back leaves nothing of it
 _DEEPEST = 64                # vertices of a neighbour that make a dent, at most twice as many
 _SQUEEZED = 0.05             # of its height is left of what was below the support
 _FOOT = 0.5                  # of the height: how far up the lower end is stretched
+_JUST_ABOVE = 2 * MAX_SIGMAS  # of the foot: what is farther above what carries it is held, or hangs
 _FAR = 0.005                 # metres: a shift by more asks for a second round
 _SEPARATIONS = 8             # directions on the support along which objects are told to stand apart
 
@@ -110,8 +112,8 @@ def _receded(item: ReconstructedObject, inward: np.ndarray, thickness: np.ndarra
     points = trimesh.transform_points(item.vertices, other_from_item)
     near = np.flatnonzero((np.abs(points) < neighbour.size / 2).all(axis=1))
     points = points[near]
-    depth, outward = _depths(*_grid(solid), points)
-    way = _ways(*_grid(solid), points, inward[near] @ other_from_item[:3, :3].T)
+    depth, outward = depths(*_grid(solid), points)
+    way = ways(*_grid(solid), points, inward[near] @ other_from_item[:3, :3].T)
     # Back into the object where that leaves something of it, else the shortest way out of the other.
     is_back = way < np.minimum(_ROUNDABOUT * depth, _THROUGH * thickness[near])
     direction = np.where(is_back[:, None], inward[near], outward @ other_from_item[:3, :3])
@@ -130,14 +132,14 @@ def _dent(item: ReconstructedObject, inward: np.ndarray, solid: Solid, tree: cKD
     """
     points = trimesh.transform_points(neighbour.vertices, np.linalg.inv(other_from_item))
     near = np.flatnonzero((np.abs(points) < item.size / 2).all(axis=1))
-    depth, outward = _depths(*_grid(solid), points[near])
+    depth, outward = depths(*_grid(solid), points[near])
     deep = np.flatnonzero(depth > TOUCH)
     deep = deep[np.argsort(-depth[deep])][::max(1, len(deep) // _DEEPEST)]
     points, depth, outward = points[near][deep], depth[deep], outward[deep]
     reached = points + depth[:, None] * outward
     own = item.vertex_std[tree.query(reached)[1]].astype(np.float64) if len(deep) else np.empty(0)
-    ways = _share(depth, own, neighbour.vertex_std[near][deep])
-    return _largest_dent(item.vertices, inward, item.vertex_std, reached, -outward, depth, own, ways)
+    asked = _share(depth, own, neighbour.vertex_std[near][deep])
+    return _largest_dent(item.vertices, inward, item.vertex_std, reached, -outward, depth, own, asked)
 
 
 def _share(way: np.ndarray, own: np.ndarray, theirs: np.ndarray) -> np.ndarray:
@@ -151,7 +153,7 @@ def _grid(solid: Solid) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
 
 def _thickness(vertices: np.ndarray, inward: np.ndarray, solid: Solid) -> np.ndarray:
     """(N,) metres, the way through the solid from each vertex (N, 3) along its inward normal (N, 3)."""
-    return solid.voxel + _ways(*_grid(solid), vertices + solid.voxel * inward, inward)
+    return solid.voxel + ways(*_grid(solid), vertices + solid.voxel * inward, inward)
 
 
 def _reshaped(item: ReconstructedObject, shifts: np.ndarray, gap: float, plane: np.ndarray) -> ReconstructedObject:
@@ -167,7 +169,9 @@ def _reshaped(item: ReconstructedObject, shifts: np.ndarray, gap: float, plane: 
     squeezed = np.where(heights < bend, _SQUEEZED * (heights - lowest), heights)
     raised = np.clip(squeezed - heights, 0, MAX_SIGMAS * item.vertex_std)
     foot = (heights.max() - heights.min()) * _FOOT
-    drawn = np.minimum(gap, MAX_SIGMAS * item.vertex_std) * np.clip(1 - (heights - heights.min()) / foot, 0, 1)
+    share = np.clip(1 - (heights - heights.min()) / foot, 0, 1)
+    is_held = gap > _JUST_ABOVE * item.vertex_std[share > 0].max()
+    drawn = np.minimum(0.0 if is_held else gap, MAX_SIGMAS * item.vertex_std) * share
     return _centred(item, vertices + (raised - drawn)[:, None] * up)
 
 
@@ -186,35 +190,6 @@ def _centred(item: ReconstructedObject, vertices: np.ndarray) -> ReconstructedOb
     pose = item.camera_from_object.copy()
     pose[:3, 3] += pose[:3, :3] @ middle
     return replace(item, vertices=(vertices - middle).astype(np.float32), camera_from_object=pose, size=high - low)
-
-
-@numba.njit(cache=True, nogil=True)
-def _depths(distance, counts, low, voxel, points):  # pragma: no cover (compiled)
-    """How deep each of (P, 3) points, object frame, is inside, at least 0, and the way out (P, 3), unit."""
-    depth, outward = np.zeros(len(points)), np.zeros((len(points), 3))
-    for index in range(len(points)):
-        d, x, y, z = look_up(distance, counts, low, voxel, points[index, 0], points[index, 1], points[index, 2])
-        length = np.sqrt(x * x + y * y + z * z)
-        if d < 0 and length > LEAST_GRADIENT:
-            depth[index] = -d
-            outward[index, 0], outward[index, 1], outward[index, 2] = x / length, y / length, z / length
-    return depth, outward
-
-
-@numba.njit(cache=True, nogil=True)
-def _ways(distance, counts, low, voxel, points, directions):  # pragma: no cover (compiled)
-    """How far each of (P, 3) points, object frame, goes in its direction, (P, 3) unit, until it is outside; 0 if it is.
-    """
-    ways = np.zeros(len(points))
-    longest = voxel * (counts[0] + counts[1] + counts[2])
-    for index in range(len(points)):
-        while ways[index] < longest:
-            x, y, z = points[index] + ways[index] * directions[index]
-            d = look_up(distance, counts, low, voxel, x, y, z)[0]
-            if d >= 0:
-                break
-            ways[index] += max(-d, voxel / 8)
-    return ways
 
 
 @numba.njit(cache=True, nogil=True)

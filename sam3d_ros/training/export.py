@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
+import sys
 import warnings
 from pathlib import Path
 
@@ -85,9 +87,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export as the arguments say."""
-    export(load_student(args.checkpoint), args.onnx)
+    """Export as the arguments say; the exit status is 1 if the checkpoint is none."""
+    try:
+        student = load_student(args.checkpoint)
+    except (EOFError, LookupError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        print(f"sam3d: error: {args.checkpoint} is no checkpoint of `sam3d train` ({type(error).__name__})",
+              file=sys.stderr)
+        return 1
     store = MeshStore.load(args.checkpoint.parent / "train_meshes")
+    export(student, args.onnx)
     calibrate(args.onnx, fixed_samples(store, _CALIBRATED, 1, Curriculum()))
     if args.report:
         write_report(args.report, describe_environment(), training_report(args.checkpoint))

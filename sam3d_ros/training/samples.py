@@ -13,7 +13,7 @@ from ..perception.evidence import Observation, filled, first_view, further_view,
 from ..perception.frame import Frame, pixel_directions
 from ..runtime.signature import COARSE, VOLUME
 from ..synth.render import RenderedScene, Thing, View, random_colouring, render_scene
-from ..synth.sdf import GRID, HALF_WIDTH
+from ..synth.sdf import HALF_WIDTH
 from ..synth.sensor import corrupted_depth, corrupted_mask, pasted_occluder, unseen_surfaces
 from .meshes import SDF_UNIT, MeshStore
 
@@ -214,8 +214,9 @@ def _targets(example: Example, store: MeshStore, cube: Cube) -> dict[str, np.nda
     target_from_cube = np.linalg.inv(example.camera_from_target) @ camera_from_cube
     distance = np.empty((1,) + (VOLUME,) * 3, np.float32)
     colour, near = np.zeros((3,) + (COARSE,) * 3, np.uint8), np.zeros((1,) + (COARSE,) * 3, np.bool_)
-    fill_distance(store.sdf[example.mesh], target_from_cube[:3], distance[0])
-    fill_colour(distance[0], store.nearest[example.mesh], example.point_rgb, target_from_cube[:3], colour, near[0])
+    fill_distance(store.sdf[example.mesh], SDF_UNIT, HALF_WIDTH, target_from_cube[:3], distance[0])
+    fill_colour(distance[0], store.nearest[example.mesh], HALF_WIDTH, example.point_rgb, target_from_cube[:3], colour,
+                near[0])
     turn = cube.virtual_from_camera
     centre = cube.from_camera(example.bounds_centre[None])[0]
     layout = np.concatenate([turn @ example.true_up, turn @ example.true_axis, [example.axis_weight], centre,
@@ -236,26 +237,27 @@ def _mirrored(sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True)
-def fill_distance(sdf, target_from_cube, out):  # pragma: no cover (compiled)
+def fill_distance(sdf, unit, half_width, target_from_cube, out):  # pragma: no cover (compiled)
     """True signed distance in voxels at the centres of an n^3 grid over the cube.
 
-    sdf: (64, 64, 64) int16, as in MeshStore; target_from_cube: (3, 4), cube (edges) -> normalised target frame, linear
-    but not rigid where the shape was squeezed: distances are corrected to first order by their gradient; out: (n, n, n)
+    sdf: (64, 64, 64) int16, as in MeshStore, in `unit`, over a cube of twice the half width; target_from_cube: (3, 4),
+    cube (edges) -> normalised target frame, linear but not rigid where the shape was squeezed: distances are corrected
+    to first order by their gradient; out: (n, n, n)
     """
-    n, t = out.shape[0], target_from_cube
+    n, grid, t = out.shape[0], len(sdf), target_from_cube
     nominal = (abs(t[0, 0] * (t[1, 1] * t[2, 2] - t[1, 2] * t[2, 1]) - t[0, 1] * (t[1, 0] * t[2, 2] - t[1, 2] * t[2, 0])
                    + t[0, 2] * (t[1, 0] * t[2, 1] - t[1, 1] * t[2, 0]))) ** (1 / 3)
-    to_grid = (GRID - 1) / (2 * HALF_WIDTH)
+    to_grid = (grid - 1) / (2 * half_width)
     for i in range(n):
         x = (i + 0.5) / n - 0.5
         for j in range(n):
             y = (j + 0.5) / n - 0.5
             for k in range(n):
                 z = (k + 0.5) / n - 0.5
-                a = (t[0, 0] * x + t[0, 1] * y + t[0, 2] * z + t[0, 3] + HALF_WIDTH) * to_grid
-                b = (t[1, 0] * x + t[1, 1] * y + t[1, 2] * z + t[1, 3] + HALF_WIDTH) * to_grid
-                c = (t[2, 0] * x + t[2, 1] * y + t[2, 2] * z + t[2, 3] + HALF_WIDTH) * to_grid
-                p, q, r = min(max(a, 0.0), GRID - 1.001), min(max(b, 0.0), GRID - 1.001), min(max(c, 0.0), GRID - 1.001)
+                a = (t[0, 0] * x + t[0, 1] * y + t[0, 2] * z + t[0, 3] + half_width) * to_grid
+                b = (t[1, 0] * x + t[1, 1] * y + t[1, 2] * z + t[1, 3] + half_width) * to_grid
+                c = (t[2, 0] * x + t[2, 1] * y + t[2, 2] * z + t[2, 3] + half_width) * to_grid
+                p, q, r = min(max(a, 0.0), grid - 1.001), min(max(b, 0.0), grid - 1.001), min(max(c, 0.0), grid - 1.001)
                 beyond = np.sqrt((a - p) ** 2 + (b - q) ** 2 + (c - r) ** 2) / to_grid
                 ip, iq, ir = int(p), int(q), int(r)
                 fp, fq, fr = p - ip, q - iq, r - ir
@@ -264,21 +266,21 @@ def fill_distance(sdf, target_from_cube, out):  # pragma: no cover (compiled)
                 v10 = sdf[ip + 1, iq, ir] * (1 - fr) + sdf[ip + 1, iq, ir + 1] * fr
                 v11 = sdf[ip + 1, iq + 1, ir] * (1 - fr) + sdf[ip + 1, iq + 1, ir + 1] * fr
                 value = (v00 * (1 - fq) + v01 * fq) * (1 - fp) + (v10 * (1 - fq) + v11 * fq) * fp
-                ga = ((v10 * (1 - fq) + v11 * fq) - (v00 * (1 - fq) + v01 * fq)) * SDF_UNIT * to_grid
-                gb = ((v01 - v00) * (1 - fp) + (v11 - v10) * fp) * SDF_UNIT * to_grid
+                ga = ((v10 * (1 - fq) + v11 * fq) - (v00 * (1 - fq) + v01 * fq)) * unit * to_grid
+                gb = ((v01 - v00) * (1 - fp) + (v11 - v10) * fp) * unit * to_grid
                 gc = ((sdf[ip, iq, ir + 1] - sdf[ip, iq, ir]) * (1 - fp) * (1 - fq)
                       + (sdf[ip, iq + 1, ir + 1] - sdf[ip, iq + 1, ir]) * (1 - fp) * fq
                       + (sdf[ip + 1, iq, ir + 1] - sdf[ip + 1, iq, ir]) * fp * (1 - fq)
-                      + (sdf[ip + 1, iq + 1, ir + 1] - sdf[ip + 1, iq + 1, ir]) * fp * fq) * SDF_UNIT * to_grid
+                      + (sdf[ip + 1, iq + 1, ir + 1] - sdf[ip + 1, iq + 1, ir]) * fp * fq) * unit * to_grid
                 sx = t[0, 0] * ga + t[1, 0] * gb + t[2, 0] * gc
                 sy = t[0, 1] * ga + t[1, 1] * gb + t[2, 1] * gc
                 sz = t[0, 2] * ga + t[1, 2] * gb + t[2, 2] * gc
                 slope = min(max(np.sqrt(sx * sx + sy * sy + sz * sz), 0.75 * nominal), 1.4 * nominal)
-                out[i, j, k] = (value * SDF_UNIT + beyond) * n / slope
+                out[i, j, k] = (value * unit + beyond) * n / slope
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True)
-def fill_colour(distance, nearest, point_rgb, target_from_cube, out, near):  # pragma: no cover (compiled)
+def fill_colour(distance, nearest, half_width, point_rgb, target_from_cube, out, near):  # pragma: no cover (compiled)
     """Colour of the surface around every voxel of a 32^3 grid that is within 3 voxels (of 64) of it.
 
     distance: (64, 64, 64) voxels; nearest: (32, 32, 32) index of the nearest surface point; out: (3, 32, 32, 32) uint8;
@@ -293,9 +295,9 @@ def fill_colour(distance, nearest, point_rgb, target_from_cube, out, near):  # p
                 if abs(distance[2 * i, 2 * j, 2 * k] + distance[2 * i + 1, 2 * j + 1, 2 * k + 1]) > 2 * _NEAR_SURFACE:
                     continue
                 z = (k + 0.5) / n - 0.5
-                a = (t[0, 0] * x + t[0, 1] * y + t[0, 2] * z + t[0, 3] + HALF_WIDTH) / (2 * HALF_WIDTH) * cells
-                b = (t[1, 0] * x + t[1, 1] * y + t[1, 2] * z + t[1, 3] + HALF_WIDTH) / (2 * HALF_WIDTH) * cells
-                c = (t[2, 0] * x + t[2, 1] * y + t[2, 2] * z + t[2, 3] + HALF_WIDTH) / (2 * HALF_WIDTH) * cells
+                a = (t[0, 0] * x + t[0, 1] * y + t[0, 2] * z + t[0, 3] + half_width) / (2 * half_width) * cells
+                b = (t[1, 0] * x + t[1, 1] * y + t[1, 2] * z + t[1, 3] + half_width) / (2 * half_width) * cells
+                c = (t[2, 0] * x + t[2, 1] * y + t[2, 2] * z + t[2, 3] + half_width) / (2 * half_width) * cells
                 if a < 0 or b < 0 or c < 0 or a >= cells or b >= cells or c >= cells:
                     continue
                 point = nearest[int(a), int(b), int(c)]
