@@ -5,7 +5,7 @@ import argparse
 import collections
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from sam3d_ros.perception.masks import label_areas, select
 from sam3d_ros.perception.pipeline import RANGES, Pipeline, PipelineConfig, PipelineResult, Rejection
 from sam3d_ros.runtime.engine import ENGINE_CHOICES, MODEL_HELP, PRECISIONS
 from sam3d_ros.scene.rebuild import reconstruct, warm_up
+from sam3d_ros.terminal import in_range, printable
 
 MOST_LISTED = 5     # objects rejected for one reason, each on a line of its own; more are summed up
 
@@ -41,29 +42,14 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
                        help="what runs the student (default: %(default)s)")
     group.add_argument("--precision", choices=PRECISIONS, default=default.precision,
                        help="arithmetic of the engine (default: %(default)s)")
-    group.add_argument("--threads", type=_in_range("threads"), default=default.threads, metavar="N",
+    group.add_argument("--threads", type=in_range(int, *RANGES["threads"]), default=default.threads, metavar="N",
                        help="CPU threads of engine and surfaces, 0 for all cores (default: %(default)s)")
-    group.add_argument("--max-objects", type=_in_range("max_objects"), default=default.max_objects, metavar="N",
-                       help="objects per frame, the largest masks first (default: %(default)s)")
-    group.add_argument("--max-faces", type=_in_range("max_faces"), default=default.max_faces, metavar="N",
-                       help="triangles per mesh (default: %(default)s)")
+    group.add_argument("--max-objects", type=in_range(int, *RANGES["max_objects"]), default=default.max_objects,
+                       metavar="N", help="objects per frame, the largest masks first (default: %(default)s)")
+    group.add_argument("--max-faces", type=in_range(int, *RANGES["max_faces"]), default=default.max_faces,
+                       metavar="N", help="triangles per mesh (default: %(default)s)")
     group.add_argument("--no-symmetry", dest="symmetry", action="store_false",
                        help="do not complete hidden sides by planes of symmetry")
-
-
-def _in_range(name: str) -> Callable[[str], int]:
-    """What argparse reads the value of the option for PipelineConfig's field `name` with."""
-    low, high = RANGES[name]
-
-    def whole_number(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a whole number from {low} to {high}")
-        return value
-    return whole_number
 
 
 def pipeline_config(args: argparse.Namespace) -> PipelineConfig:
@@ -84,9 +70,9 @@ def run(args: argparse.Namespace) -> int:
         for folder, output in tqdm(outputs.items(), unit="frame", disable=not sys.stderr.isatty()):
             try:
                 clear_objects(output)
-                tqdm.write(reconstruct_folder(pipeline, folder, output))
+                tqdm.write(printable(reconstruct_folder(pipeline, folder, output)))
             except (Fault, OSError) as error:
-                tqdm.write(f"sam3d: error: {folder}: {error}", file=sys.stderr)
+                tqdm.write(printable(f"sam3d: error: {folder}: {error}"), file=sys.stderr)
                 failed = True
     finally:
         pipeline.close()
@@ -128,7 +114,7 @@ def reconstruct_folder(pipeline: Pipeline, folder: Path, output: Path) -> str:
 
 
 def _note(folder: Path, text: str) -> None:
-    tqdm.write(f"sam3d: {folder}: {text}", file=sys.stderr)
+    tqdm.write(printable(f"sam3d: {folder}: {text}"), file=sys.stderr)
 
 
 def _chosen(frame: Frame, max_objects: int) -> tuple[Frame, tuple[Fault, ...]]:

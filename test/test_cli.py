@@ -113,6 +113,13 @@ def test_options_reach_the_pipeline(tmp_path, pipeline):
                                              symmetry=False)
 
 
+def test_names_cannot_steer_the_terminal(tmp_path, pipeline, capsys):
+    folder = make_folder(tmp_path / "a", "mug\n\x1b[31m")
+    assert cli.main(["reconstruct", str(folder), "-o", str(tmp_path / "out")]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith(": mug ?[31m 30.0 cm")
+
+
 def test_a_rejected_object_is_named_and_the_others_are_written(tmp_path, pipeline, capsys):
     folder = make_folder(tmp_path / "a", "mug", "ghost")
     assert cli.main(["reconstruct", str(folder), "-o", str(tmp_path / "out")]) == 0
@@ -280,7 +287,7 @@ def test_numbers_out_of_range_are_wrong_usage(command, option, bounds, value, ca
     with pytest.raises(SystemExit) as exit_info:
         cli.main([*command, option, value])
     assert exit_info.value.code == 2
-    assert f"argument {option}: {value[:20]!r} is not a whole number from {bounds}" in capsys.readouterr().err
+    assert f"argument {option}: {value!r} is not a whole number from {bounds}" in capsys.readouterr().err
 
 
 def test_options_have_the_ranges_of_the_node_s_parameters():
