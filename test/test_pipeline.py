@@ -151,6 +151,15 @@ def test_intrinsics_of_wide_long_and_cropped_images_are_taken(intrinsics):
     check_frame(replace(scene([]), intrinsics=intrinsics))
 
 
+def test_depth_in_every_second_row_is_not_empty():
+    frame = scene([])
+    depth = frame.depth.copy()
+    depth[::2] = 0
+    check_frame(replace(frame, depth=depth))
+    with pytest.raises(Fault, match="DEPTH_EMPTY"):
+        check_frame(replace(frame, depth=np.zeros_like(depth)))
+
+
 def test_what_is_larger_than_any_object_is_named(pipeline):
     frame = scene(BALLS, table=3.0)
     labels = np.where(frame.labels == 0, 4, frame.labels)

@@ -103,8 +103,10 @@ def check_frame(frame: Frame) -> None:
         return
     if frame.depth.shape != shape:
         raise Fault(FaultCode.DEPTH_SIZE_MISMATCH, f"depth {frame.depth.shape}, image {shape}")
-    seen = frame.depth[::4, ::4]
-    seen = seen[seen > 0]
+    some = frame.depth[::4, ::4]
+    seen = some[some > 0]
+    if not len(seen):                   # registered depth may fill only every second row
+        seen = frame.depth[frame.depth > 0]
     if not len(seen):
         raise Fault(FaultCode.DEPTH_EMPTY)
     median = float(np.median(seen))
