@@ -43,6 +43,7 @@ class ResultRecorder(Node):
         self._clear = self.create_client(Trigger, "clear") if clear else None
         self._topics = [TOPIC, TIMES_TOPIC] if with_times else [TOPIC]
         self._waiting: deque[dict] = deque()
+        self._newest_ns = 0
         self._on_result = self._waiting.append if with_times else self._write
         self.create_subscription(ObjectMeshArray, TOPIC, self._receive, RESULTS)
         if with_times:
@@ -53,18 +54,19 @@ class ResultRecorder(Node):
         return all(self.count_publishers(topic) for topic in self._topics)
 
     def _receive(self, message: ObjectMeshArray) -> None:
-        received_ns = time.time_ns()
+        received_ns, at_ns = time.time_ns(), stamp_ns(message.header.stamp)
+        if not message.objects and at_ns == self._newest_ns:
+            return                       # the last result is taken back: no image and no time belongs to that
+        self._newest_ns = at_ns
         vertices = sum(len(item.vertices) // 3 for item in message.objects)
         stale = sum(item.status != Status.HIDDEN and item.header.stamp != message.header.stamp
                     for item in message.objects)
         if self._clear:
-            if not message.objects:      # what `clear` itself publishes: no time belongs to it
-                return
             if not vertices:
                 self._skip_next_time()
                 return
             self._clear.call_async(Trigger.Request())
-        self._on_result({"received_ns": received_ns, "stamp_ns": stamp_ns(message.header.stamp),
+        self._on_result({"received_ns": received_ns, "stamp_ns": at_ns,
                          "objects": len(message.objects), "vertices": vertices, "stale": stale})
 
     def _skip_next_time(self) -> None:

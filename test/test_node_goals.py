@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from stand_ins import provide_tf2_ros  # noqa: E402
 
 from sam3d_ros.action import Reconstruct  # noqa: E402
 from sam3d_ros.msg import ObjectMeshArray  # noqa: E402
+from sam3d_ros.nodes.sam3d_node import SUCCESS  # noqa: E402
 from sam3d_ros.perception.faults import Fault, FaultCode  # noqa: E402
 from sam3d_ros.perception.pipeline import PipelineResult, Rejection  # noqa: E402
 from sam3d_ros.ros.images import stamp_message, stamp_ns  # noqa: E402
@@ -188,3 +190,50 @@ def test_a_goal_that_comes_to_nothing_is_aborted_by_name():
         assert response.status == GoalStatus.STATUS_SUCCEEDED and "TOO_FEW_POINTS: label 7" in response.result.message
         [place] = places(response.result.objects).values()
         np.testing.assert_allclose(place, BESIDE, atol=3e-3)
+
+
+class Guessing(BlockPipeline):
+    """Stands in for shapes from colour alone, a metre away."""
+
+    def run(self, frame: Any, earlier: Any, on_stage: Any, others: Any) -> PipelineResult:
+        assert frame.depth is None
+        return super().run(replace(frame, depth=np.ones(frame.labels.shape, np.float32)), earlier, on_stage, others)
+
+
+def test_what_a_goal_finds_without_depth_is_seen():
+    with Rig(Guessing(), activate=False, use_depth=False, enabled=False) as rig:
+        rig.outside.destroy_publisher(rig.publishers.pop("depth_image"))
+        assert rig.node.trigger_configure() == rig.node.trigger_activate() == SUCCESS
+        rig.wait(lambda: all(p.get_subscription_count() for p in rig.publishers.values()))
+
+        def picture() -> dict[str, Any]:
+            return {name: message for name, message in scene().items() if name != "depth_image"}
+        [found] = Goal(rig, Reconstruct.Goal(labels=[7])).result(picture).result.objects.objects
+        assert found.status == 0 and found.visible_fraction == pytest.approx(0.4)
+
+
+def test_a_goal_for_a_box_does_not_overtake_the_masks():
+    """They come three images late."""
+    with Rig(BlockPipeline(delay=0.05)) as rig:
+        late: list[tuple[int, Any]] = []
+
+        def send() -> None:
+            messages = scene()
+            masks = messages.pop("segmentation")
+            late.append((rig.send(messages), masks))
+            if len(late) > 3:
+                stamp, masks = late.pop(0)
+                newest = rig.stamp
+                rig.send({"segmentation": masks}, stamp)
+                rig.stamp = newest
+        rig.send_until(send, lambda: rig.objects and rig.objects[-1].objects)
+        box = Reconstruct.Goal(boxes=[RegionOfInterest(x_offset=40, y_offset=26, width=12, height=10)])
+        goal = Goal(rig, box)
+        future = goal.handle.get_result_async()
+        rig.send_until(send, future.done)
+        assert future.result().status == GoalStatus.STATUS_SUCCEEDED
+        before = len(rig.objects)
+        rig.send_until(send, lambda: len(rig.objects) > before + 3)
+        stamps = [stamp_ns(array.header.stamp) for array in rig.objects]
+        assert stamps == sorted(stamps)
+        assert {item.id for array in rig.objects for item in array.objects} == {"object_1"}

@@ -273,11 +273,38 @@ def test_a_mask_that_gives_no_object_is_tried_ever_less_often():
         if asked is not None:
             asked_at.append(0.5 * step + 0.5)
             world.tracker.absorb(asked, [])
-    assert np.diff(asked_at).tolist() == [3, 6, 12]
+    assert np.diff(asked_at).tolist() == [3, 6, 12, 12]
     # As soon as far more of it is in view, or something else is there, it is tried at once.
     world.toys[3] = Toy("box", np.array([0.09, 0.09, 0.07]))
     world.look(40.5, camera_at(0.3), (1, 2, 3, 4))
     assert rebuild.request(world.tracker) is not None
+
+
+def test_a_request_from_before_the_object_got_another_frame():
+    """Between the request and its result, an older image that did not tell which object it shows gave it a mesh."""
+    world = World()
+    world.look(0.1, camera_at(0.3))
+    asked = rebuild.request(world.tracker, (1,))
+    camera_from_object = np.linalg.inv(world.camera) @ world.places[0]
+    elsewhere = replace(asked, tracks={}, camera_from_object={}, shown={}, frames={})
+    turned = reconstruction(Toy("box", BOX.size[[1, 0, 2]]), camera_from_object @ pose(0.01, 0, 0, np.pi / 2), 1)
+    world.tracker.absorb(elsewhere, rebuild.prepare(elsewhere, [turned]))
+    world.tracker.absorb(asked, rebuild.prepare(asked, [reconstruction(BOX, camera_from_object, 1)]))
+    [item] = [item for item in world.tracker.objects(asked.frame) if item.id == world.ids[1]]
+    assert item.revision == 3
+    placed = item.object.vertices @ item.object.camera_from_object[:3, :3].T + item.object.camera_from_object[:3, 3]
+    local = (placed - camera_from_object[:3, 3]) @ camera_from_object[:3, :3]
+    np.testing.assert_allclose(np.abs(local).max(axis=0), BOX.size / 2, atol=0.004)
+
+
+def test_a_box_without_a_class_is_the_object_that_is_known_there():
+    world = World()
+    track = world.tracker.tracks[world.ids[1]]
+    track.class_id, track.mesh = "cup", replace(track.mesh, class_id="cup")
+    world.look(0.1, camera_at(0.3))
+    asked = replace(rebuild.request(world.tracker, (1,)), tracks={}, camera_from_object={}, shown={}, frames={})
+    made = reconstruction(BOX, np.linalg.inv(world.camera) @ world.places[0], 1)
+    assert world.tracker.absorb(asked, rebuild.prepare(asked, [made])) == {1: world.ids[1]}
 
 
 def test_nothing_is_asked_for_before_the_first_image():

@@ -286,7 +286,7 @@ class Sam3dNode(LifecycleNode):
         """Forget the objects, and tell everybody so."""
         self._supersede()
         with self._lock:
-            self._outputs.clear(Header(stamp=self.get_clock().now().to_msg()))
+            self._outputs.clear()
 
     # Input
 
@@ -332,6 +332,8 @@ class Sam3dNode(LifecycleNode):
             view, warnings = self._view(job, decode_masks_or_none)
             with self._lock:
                 self._check(job)
+                if self._is_passed(view.frame):
+                    return
                 objects = self._tracker.update(view.frame)
                 self._latest = view
                 due = rebuild.request(self._tracker) is not None
@@ -366,6 +368,11 @@ class Sam3dNode(LifecycleNode):
         if job.generation != self._generation or \
                 (job.goal.is_cancel_requested if job.goal else not self.settings.enabled):
             raise _Superseded
+
+    def _is_passed(self, frame: Frame) -> bool:
+        """Whether a later image of that camera was worked on: a goal may take one that has no masks yet."""
+        latest = self._latest.frame if self._latest else frame
+        return frame.frame_id == latest.frame_id and frame.stamp_ns < latest.stamp_ns
 
     def _report(self, job: _Job, source: str, error: Exception) -> None:
         """Diagnose what became of a job, if that is still wanted."""
@@ -412,7 +419,8 @@ class Sam3dNode(LifecycleNode):
             ids = self._tracker.absorb(asked, rebuilt, result.plane)
             self._rebuilt_once = True
             faults = [rejection.fault for rejection in result.rejections]
-            self._diagnostics.report("reconstruction", faults[0] if faults else None)
+            if faults or not self._tracker.waiting:      # else there are masks of which none was made before
+                self._diagnostics.report("reconstruction", faults[0] if faults else None)
         self._reconstructions += 1
         self._figures |= {f"{stage}_ms": f"{value:.1f}" for stage, value in result.stage_ms.items()}
         self._figures["reconstructions"] = str(self._reconstructions)
@@ -423,7 +431,8 @@ class Sam3dNode(LifecycleNode):
     def _publish_where_they_are(self, whole: bool = False) -> ObjectMeshArray:
         """Publish the objects, new ones among them, in the newest image: that which they were made from is older."""
         view = replace(self._latest, started=time.monotonic())
-        return self._publish(self._tracker.update(view.frame), view, whole)
+        follow = self._tracker.objects if view.frame.depth is None else self._tracker.update
+        return self._publish(follow(view.frame), view, whole)
 
     def _target_from_camera(self, frame: Frame, settings: Settings) -> np.ndarray:
         if settings.target_frame in ("", frame.frame_id):
@@ -465,10 +474,10 @@ class Sam3dNode(LifecycleNode):
         now, timeout = time.monotonic(), self.settings.input_timeout
         for waiting in [*self._waiting]:
             goal = waiting.goal
-            with_masks = needs_masks(goal.request)
             synchroniser = self._cameras[0].synchroniser
-            match = synchroniser.newest(
-                [stream for stream in synchroniser.required if with_masks or stream not in (MASKS, DETECTIONS)])
+            match = synchroniser.newest(synchroniser.required)
+            if not (match and now - match.arrival <= timeout) and not needs_masks(goal.request):
+                match = synchroniser.newest([s for s in synchroniser.required if s not in (MASKS, DETECTIONS)])
             if match and now - match.arrival <= timeout:
                 self._follower.request(_Job(match, self._generation, goal))
             elif goal.is_cancel_requested or now - waiting.since > timeout:
@@ -497,7 +506,7 @@ class Sam3dNode(LifecycleNode):
                 self._tracker.update(view.frame)
                 self._latest = view
                 asked = rebuild.request(self._tracker, wanted)
-            self._builder.request(replace(job, asked=asked))
+                self._builder.request(replace(job, asked=asked))
 
     def _serve(self, job: _Job) -> None:
         """Reconstruct what a goal asks for, and publish it where it is by now."""
@@ -507,11 +516,11 @@ class Sam3dNode(LifecycleNode):
                 self._check(job)
                 scene = self._publish_where_they_are(whole=True)
             found = [item for item in scene.objects if item.id in ids]
-            if not found:
-                raise faults[0] if faults else Fault(FaultCode.MASK_EMPTY, "what was asked for has gone since")
+            if faults and not found:
+                raise faults[0]
+            message = "; ".join(map(str, faults)) if found else "what was asked for has moved away since its image"
             self._finish(job.goal, Reconstruct.Result(
-                success=True, message="; ".join(map(str, faults)),
-                objects=ObjectMeshArray(header=scene.header, objects=found)))
+                success=bool(found), message=message, objects=ObjectMeshArray(header=scene.header, objects=found)))
 
     @contextmanager
     def _abort_on_error(self, goal: ServerGoalHandle) -> Iterator[None]:

@@ -113,10 +113,12 @@ class Outputs:
             self._image.publish(encode_image(draw(frame, [p.object for p in seen]), "rgb8", image_header))
         return meshes
 
-    def clear(self, header: Header) -> None:
+    def clear(self) -> None:
         """Tell all subscribers that the objects are gone: as of the last image, so that no later result is older than
-        this; as of `header` if there was none."""
-        header, now = self._header or header, time.monotonic()
+        this.  If there was none, nobody knows of any object."""
+        if self._header is None:
+            return
+        header, now = self._header, time.monotonic()
         self._schedule.known([], now)
         self._publish_objects([], object_mesh_array([], header))
         self._markers.publish(self._marker_tracker.update([], header))

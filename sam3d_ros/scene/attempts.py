@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 _SAME_PLACE = 0.03             # metres between the middles of readings of the same thing
-_FIRST_WAIT_NS, _LONGEST_WAIT_NS = 3_000_000_000, 48_000_000_000
+# The longest is short enough for another thing that is put there.
+_FIRST_WAIT_NS, _LONGEST_WAIT_NS = 3_000_000_000, 12_000_000_000
 _MORE_IN_VIEW = 1.3            # times the area that was in view then: another thing, or the same seen better
 
 

@@ -42,11 +42,11 @@ def request(tracker: Tracker, wanted: Collection[int] | None = None) -> Request 
     scene_from_camera = tracker.scene_from_camera(frame)
     camera_from_scene = np.linalg.inv(scene_from_camera)
     labels = {i.label for i in tracker.unknown} if wanted is None else {*wanted}
-    tracks, poses, earlier, shown, beside = {}, {}, {}, {}, []
+    tracks, poses, earlier, shown, frames, beside = {}, {}, {}, {}, {}, []
     for track in tracker.tracks.values():
         if track.presence is not Presence.SEEN or track.seen_ns != frame.stamp_ns or not track.label:
             continue
-        shown[track.id] = track.label
+        shown[track.id], frames[track.id] = track.label, track.frame
         pose = camera_from_scene @ track.belief.scene_from_object
         if wanted is None and pays(track, pose, tracker.areas.get(track.label, 0.0), frame.stamp_ns):
             labels.add(track.label)
@@ -60,7 +60,7 @@ def request(tracker: Tracker, wanted: Collection[int] | None = None) -> Request 
     chosen = tuple(instance for instance in frame.instances if instance.label in labels)
     others = [(transform_points(mesh.vertices, pose), mesh.triangles) for mesh, pose in beside]
     return Request(replace(frame, instances=chosen), earlier, tracks, poses, dict(tracker.areas), scene_from_camera,
-                   tracker.generation, shown, others)
+                   tracker.generation, shown, frames, others)
 
 
 def pays(track: Track, camera_from_object: np.ndarray, area: float, now_ns: int) -> bool:

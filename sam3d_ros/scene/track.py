@@ -31,7 +31,8 @@ class Track:
     """An object over time.
 
     mesh: as last reconstructed, in the track's own frame (pose and views are those of then); shape, solid: made of it
-    revision: rises with every new mesh; views: kept for the next reconstruction
+    revision: rises with every new mesh; frame: with every new object frame, which a mesh brings that was made without
+    knowing the object; views: kept for the next reconstruction
     used: unit vectors from the object to the cameras that the mesh was made from; used_area: what the newest of these
     saw of it, m^2
     label: of its mask in the newest image (0: none); score, detector_id: what the detector last said of it
@@ -53,6 +54,7 @@ class Track:
     updated_ns: int
     masked_ns: int
     revision: int = 1
+    frame: int = 0
     presence: Presence = Presence.SEEN
     label: int = 0
     score: float = 1.0
@@ -97,6 +99,7 @@ class Request:
     camera_from_object: label -> (4, 4), where those were in this image; areas: label -> m^2 of it that is in view
     scene_from_camera: (4, 4); generation: of the tracker, whose `clear` makes it void
     shown: id -> label, for all objects that this image shows: another label is another object
+    frames: id -> number of the frame that the track has there
     others: meshes of the other objects in view, in this image's camera frame
     """
 
@@ -108,6 +111,7 @@ class Request:
     scene_from_camera: np.ndarray
     generation: int
     shown: Mapping[str, int] = field(default_factory=dict)
+    frames: Mapping[str, int] = field(default_factory=dict)
     others: Sequence[Mesh] = ()
 
 

@@ -145,7 +145,7 @@ class Tracker:
                 self.tracks[identity].attempted_ns = request.frame.stamp_ns
         for item in rebuilt:
             track = self.tracks.get(request.tracks.get(item.label, ""))
-            if track is None:
+            if track is None or track.frame != request.frames[track.id]:
                 others = {*ids.values(), *(i for i, label in request.shown.items() if label != item.label)}
                 known = self._at(request, item, others)
                 if known and item.area < _LESS_IN_VIEW * known.used_area:
@@ -155,6 +155,7 @@ class Tracker:
                 track = known or self._add(request, item)
                 # Also where it is known from before: it could not be followed, so its pose is that of the new mesh.
                 track.belief = motion.first_belief(item.scene_from_object)
+                track.frame += 1
                 track.presence, track.label, track.views = Presence.SEEN, item.label, ()
                 track.seen_ns = track.masked_ns = max(track.seen_ns, request.frame.stamp_ns)
             if track.mesh is not item.mesh:
@@ -388,9 +389,10 @@ class Tracker:
             for track in self.tracks.values())
 
     def _waits(self, index: int, readings: Readings) -> bool:
-        """Whether a mask there gave no object a moment ago."""
+        """Whether a mask there gave no object a moment ago; what `there` is must be known."""
         frame, points = readings.frame, readings.points[index]
-        if not len(points):
+        is_placed = self._in_world or any(track.presence is Presence.SEEN for track in self.tracks.values())
+        if not len(points) or not is_placed:
             return False
         pose = self.scene_from_camera(frame)
         return self._vain.waits(pose[:3, :3] @ points.mean(axis=0) + pose[:3, 3], readings.instances[index].class_id,
@@ -438,7 +440,8 @@ class Tracker:
         for track in (track for track in self._present() if track.id not in others):
             distance = float(np.linalg.norm(track.belief.scene_from_object[:3, 3] - place))
             smaller = min(track.shape.diagonal, item.shape.diagonal)
-            if track.class_id != item.mesh.class_id or distance > max(_LEAST_PLACE, _SAME_PLACE * smaller):
+            of_others = "" not in (track.class_id, item.mesh.class_id) and track.class_id != item.mesh.class_id
+            if of_others or distance > max(_LEAST_PLACE, _SAME_PLACE * smaller):
                 continue
             pose = camera_from_scene @ track.belief.scene_from_object
             if not len(points) or near_share(track.shape, points, pose, _NEAR) > _LEAST_NEAR:
