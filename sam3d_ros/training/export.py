@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 import sys
 import warnings
 from pathlib import Path
@@ -90,7 +89,9 @@ def run(args: argparse.Namespace) -> int:
     """Export as the arguments say; the exit status is 1 if the checkpoint is none."""
     try:
         student = load_student(args.checkpoint)
-    except (EOFError, LookupError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
+    except OSError:
+        raise
+    except Exception as error:          # a file that is no checkpoint fails in as many ways as there are
         print(f"sam3d: error: {args.checkpoint} is no checkpoint of `sam3d train` ({type(error).__name__})",
               file=sys.stderr)
         return 1
