@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import TransformStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
@@ -22,6 +23,7 @@ from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Statu
 from sam3d_ros.perception.pipeline import PipelineResult, check_frame
 from sam3d_ros.perception.support import support_plane
 from sam3d_ros.ros.images import encode_image, stamp_message
+from sam3d_ros.ros.transforms import transform_from_matrix
 
 WIDTH, HEIGHT, FOCAL = 64, 48, 60.0
 TABLE, OBJECT = 1.0, 0.8  # metres from the camera
@@ -163,6 +165,14 @@ class Rig:
             assert time.monotonic() < deadline, f"sent in vain; diagnostics: {self.codes()}"
             send()
             self.spin(0.03)
+
+    def set_transform(self, target_from_camera: np.ndarray, seconds: float, target: str = "base",
+                      camera: str = "camera") -> None:
+        """TF, (4, 4), so many seconds after the newest stamp."""
+        transform = TransformStamped(child_frame_id=camera, transform=transform_from_matrix(target_from_camera))
+        transform.header.frame_id = target
+        transform.header.stamp = stamp_message(self.stamp + int(seconds * 1_000_000_000))
+        self.node._transforms.buffer.set_transform(transform, "test")
 
     def good(self) -> ObjectMeshArray:
         """Send good frames until objects come out; the newest."""

@@ -21,7 +21,8 @@ from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import write_frame_folder
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
 from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
-from sam3d_ros.perception.pipeline import RANGES, PipelineConfig, PipelineResult, Rejection, check_frame
+from sam3d_ros.perception.pipeline import PipelineConfig, PipelineResult, Rejection, check_frame
+from sam3d_ros.perception.ranges import RANGES
 from sam3d_ros.runtime.engine_cache import EngineCache, EngineKey
 
 DATA = Path(os.environ.get("SAM3D_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -24,8 +24,8 @@ from visualization_msgs.msg import Marker, MarkerArray  # noqa: E402
 from sam3d_ros.msg import ObjectMeshArray  # noqa: E402
 from sam3d_ros.nodes.sam3d_node import FAILURE, SUCCESS  # noqa: E402
 from sam3d_ros.perception.pipeline import PipelineResult  # noqa: E402
-from sam3d_ros.ros.images import decode_pixels, encode_image, stamp_message, stamp_ns  # noqa: E402
-from sam3d_ros.ros.transforms import matrix_from_pose, transform_from_matrix  # noqa: E402
+from sam3d_ros.ros.images import decode_pixels, encode_image, stamp_ns  # noqa: E402
+from sam3d_ros.ros.transforms import matrix_from_pose  # noqa: E402
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("ros")]
 
@@ -109,10 +109,7 @@ def test_two_cameras_look_at_one_scene(monkeypatch: pytest.MonkeyPatch):
             for seconds in (-10, 10):
                 matrix = np.eye(4)
                 matrix[0, 3] = x
-                transform = TransformStamped(child_frame_id=side, transform=transform_from_matrix(matrix))
-                transform.header.frame_id = "base"
-                transform.header.stamp = stamp_message(rig.stamp + seconds * 1_000_000_000)
-                rig.node._transforms.buffer.set_transform(transform, "test")
+                rig.set_transform(matrix, seconds, camera=side)
 
         def send() -> None:
             for side, columns in (("left", 0), ("right", shift)):
@@ -163,10 +160,7 @@ def set_transforms(rig: Rig, speed: float) -> None:
     for seconds in (-2, 2):
         moved = BASE_FROM_CAMERA.copy()
         moved[0, 3] += speed * seconds
-        transform = TransformStamped(child_frame_id="camera", transform=transform_from_matrix(moved))
-        transform.header.frame_id = "base"
-        transform.header.stamp = stamp_message(rig.stamp + seconds * 1_000_000_000)
-        rig.node._transforms.buffer.set_transform(transform, "test")
+        rig.set_transform(moved, seconds)
 
 
 def test_poses_and_covariances_in_the_target_frame(monkeypatch: pytest.MonkeyPatch):
@@ -215,10 +209,7 @@ def test_a_change_of_target_frame_leaves_nothing_at_its_old_coordinates(monkeypa
             for seconds in (-2, 20):
                 matrix = BASE_FROM_CAMERA.copy()
                 matrix[0, 3] += x
-                transform = TransformStamped(child_frame_id="camera", transform=transform_from_matrix(matrix))
-                transform.header.frame_id = name
-                transform.header.stamp = stamp_message(rig.stamp + seconds * 1_000_000_000)
-                rig.node._transforms.buffer.set_transform(transform, "test")
+                rig.set_transform(matrix, seconds, target=name)
         before = rig.good().objects[0]
         rig.node.set_parameters([Parameter("target_frame", value="odom")])
         rig.send_until(lambda: rig.send(scene()), lambda: rig.objects[-1].header.frame_id == "odom")

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from action_msgs.msg import GoalStatus  # noqa: E402
-from geometry_msgs.msg import Point, TransformStamped  # noqa: E402
+from geometry_msgs.msg import Point  # noqa: E402
 from node_rig import FOCAL, HEIGHT, OBJECT, WIDTH, BlockPipeline, Rig, scene  # noqa: E402
 from rclpy.action import ActionClient  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
@@ -24,8 +24,8 @@ from sam3d_ros.msg import ObjectMeshArray  # noqa: E402
 from sam3d_ros.nodes.sam3d_node import SUCCESS  # noqa: E402
 from sam3d_ros.perception.faults import Fault, FaultCode  # noqa: E402
 from sam3d_ros.perception.pipeline import PipelineResult, Rejection  # noqa: E402
-from sam3d_ros.ros.images import stamp_message, stamp_ns  # noqa: E402
-from sam3d_ros.ros.transforms import matrix_from_pose, transform_from_matrix  # noqa: E402
+from sam3d_ros.ros.images import stamp_ns  # noqa: E402
+from sam3d_ros.ros.transforms import matrix_from_pose  # noqa: E402
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("ros")]
 
@@ -156,11 +156,8 @@ def test_a_goal_while_the_camera_moves_answers_in_the_target_frame(monkeypatch: 
     with Rig(BlockPipeline(delay=1.0), target_frame="base", enabled=False) as rig:
         start = rig.stamp
         for seconds in (0, 20):
-            transform = TransformStamped(child_frame_id="camera", transform=transform_from_matrix(
-                np.array([[1, 0, 0, 0.1 * seconds], [0, -1, 0, 0], [0, 0, -1, 1.0], [0, 0, 0, 1]])))
-            transform.header.frame_id = "base"
-            transform.header.stamp = stamp_message(start + seconds * 1_000_000_000)
-            rig.node._transforms.buffer.set_transform(transform, "test")
+            rig.set_transform(np.array([[1, 0, 0, 0.1 * seconds], [0, -1, 0, 0], [0, 0, -1, 1.0], [0, 0, 0, 1]]),
+                              seconds)
 
         def picture() -> dict[str, Any]:
             return scene(shift=round(0.1 * (rig.stamp + 40_000_000 - start) / 1e9 * FOCAL / OBJECT))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import sys
-import traceback
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from ..grasping.antipodal import Grasp, SceneMesh, plan_grasps
 from ..grasping.gripper import FRANKA, ParallelGripper
 from ..ros.messages import MeshMemory, mesh_arrays
 from ..ros.qos import RESULTS
-from ..ros.running import run_node
+from ..ros.running import log_exception, run_node
 from ..ros.transforms import matrix_from_pose, pose_from_matrix
 from ..ros.worker import Worker
 
@@ -69,8 +68,7 @@ class GraspConsumer(Node):
         try:
             self._publish_grasps(message)
         except Exception as error:
-            if self.context.ok():     # else ROS is shutting down, and every call into it fails
-                self.get_logger().error("".join(traceback.format_exception(error)))
+            log_exception(self, error)
 
     def _publish_grasps(self, message: ObjectMeshArray) -> None:
         objects = message.objects

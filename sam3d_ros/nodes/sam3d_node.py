@@ -16,7 +16,6 @@ if __name__ == "__main__":
 import functools
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -48,7 +47,7 @@ from sam3d_ros.ros.optional import optional
 from sam3d_ros.ros.outputs import Outputs
 from sam3d_ros.ros.parameters import Parameters, Settings, pipeline_config
 from sam3d_ros.ros.requests import PROGRESS, choose, needs_masks
-from sam3d_ros.ros.running import run_node
+from sam3d_ros.ros.running import log_exception, run_node
 from sam3d_ros.ros.synchroniser import DETECTIONS, IMAGE, MASKS, Match
 from sam3d_ros.ros.transforms import Transforms
 from sam3d_ros.ros.worker import Worker
@@ -474,18 +473,22 @@ class Sam3dNode(LifecycleNode):
         now, timeout = time.monotonic(), self.settings.input_timeout
         for waiting in [*self._waiting]:
             goal = waiting.goal
-            synchroniser = self._cameras[0].synchroniser
-            match = synchroniser.newest(synchroniser.required)
-            if not (match and now - match.arrival <= timeout) and not needs_masks(goal.request):
-                match = synchroniser.newest([s for s in synchroniser.required if s not in (MASKS, DETECTIONS)])
-            if match and now - match.arrival <= timeout:
+            if match := self._fresh_match(goal.request, now - timeout):
                 self._follower.request(_Job(match, self._generation, goal))
             elif goal.is_cancel_requested or now - waiting.since > timeout:
-                fault = synchroniser.fault(timeout, now) or Fault(FaultCode.STAMPS_DO_NOT_MATCH)
+                fault = self._cameras[0].synchroniser.fault(timeout, now) or Fault(FaultCode.STAMPS_DO_NOT_MATCH)
                 self._abort(goal, str(fault))
             else:
                 continue
             self._waiting.remove(waiting)
+
+    def _fresh_match(self, request: Reconstruct.Goal, since: float) -> Match | None:
+        """The newest set for a goal that came `since` (monotonic, s), with masks if there is one."""
+        synchroniser = self._cameras[0].synchroniser
+        choices = [synchroniser.required]
+        if not needs_masks(request):
+            choices.append([stream for stream in synchroniser.required if stream not in (MASKS, DETECTIONS)])
+        return next((match for match in map(synchroniser.newest, choices) if match and match.arrival >= since), None)
 
     def _begin(self, job: _Job) -> None:
         """Follow the objects into the image of a goal, one of the first camera, and have what it asks for rebuilt."""
@@ -586,8 +589,7 @@ class Sam3dNode(LifecycleNode):
                 self._forget_faults()
 
     def _internal_error(self, error: Exception) -> Fault:
-        if self.context.ok():  # else ROS is shutting down, and every call into it fails
-            self.get_logger().error("".join(traceback.format_exception(error)))
+        log_exception(self, error)
         return Fault(FaultCode.INTERNAL_ERROR, repr(error))
 
     def _stop_transforms(self) -> None:

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import sys
 import time
-import traceback
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -24,7 +23,7 @@ from ..perception.tabletop import TabletopConfig, segment_tabletop
 from ..ros.diagnostics import Diagnostics
 from ..ros.images import decode_camera_info, decode_depth, encode_image
 from ..ros.qos import RESULTS, adapted_subscription
-from ..ros.running import run_node
+from ..ros.running import log_exception, run_node
 from ..ros.worker import Worker
 
 PERIOD = 1.0             # seconds between diagnostics, and between looks at the publishers' QoS
@@ -101,9 +100,8 @@ class TabletopSegmenter(Node):
         except Fault as fault:
             self._diagnostics.report("image", fault)
         except Exception as error:
-            if self.context.ok():  # else it is only that ROS shuts down while this thread is publishing
-                self.get_logger().error("".join(traceback.format_exception(error)))
-                self._diagnostics.report("image", Fault(FaultCode.INTERNAL_ERROR, repr(error)))
+            log_exception(self, error)
+            self._diagnostics.report("image", Fault(FaultCode.INTERNAL_ERROR, repr(error)))
         else:
             self._diagnostics.report("image", None)
 

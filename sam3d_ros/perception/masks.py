@@ -129,12 +129,11 @@ def label_areas(labels: np.ndarray) -> dict[int, int]:
 def with_detections(labels: np.ndarray, instances: Sequence[Instance],
                     detections: Sequence[Detection]) -> tuple[Instance, ...]:
     """Instances with class, score and id of the detection whose box overlaps the mask's bounding box the most."""
-    areas = label_areas(labels)
-
     def best(instance: Instance) -> Instance:
-        if instance.label not in areas:         # of two masks that are the same, one has no pixel left
+        own = labels == instance.label
+        if not own.any():                       # of two masks that are the same, one has no pixel left
             return instance
-        box = bounding_box(labels == instance.label)
+        box = bounding_box(own)
         overlaps = [box_overlap(box, d.box) for d in detections]
         if not overlaps or max(overlaps) < SAME_OBJECT_OVERLAP:
             return instance

@@ -46,10 +46,6 @@ _LEAST_TOGETHER = 0.5           # share of a mask's pixels that have: below, it 
 _one_blas_thread = ThreadpoolController().wrap(limits=1, user_api="blas")
 
 
-# Whole numbers from and to which fields of PipelineConfig can be chosen, the same as those of the node's parameters.
-RANGES = {"threads": (0, 256), "max_objects": (1, 256), "max_faces": (100, 200_000), "min_points": (10, 100_000)}
-
-
 @dataclass(frozen=True)
 class PipelineConfig:
     """What can be chosen.

@@ -15,6 +15,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from ..perception.faults import Fault, FaultCode
+from ..perception.ranges import RANGES
 from ..runtime.engine import DEFAULT_MODEL, ENGINE_CHOICES, MODEL_HELP, PRECISIONS
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ def _parameter(default: bool | int | float | str, description: str, *, unit: str
         "description": description, "unit": unit, "choices": choices, "low": low, "high": high, "live": live})
 
 
+def _in_range(name: str) -> dict[str, int]:
+    """The range of a field of PipelineConfig, for `_parameter`."""
+    return dict(zip(("low", "high"), RANGES[name], strict=True))
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Values of all parameters at one moment."""
@@ -41,15 +47,16 @@ class Settings:
                                      "fastest on this machine", choices=ENGINE_CHOICES)
     precision: str = _parameter("auto", "arithmetic of the engine; auto: the fastest that agrees with fp32",
                                 choices=PRECISIONS)
-    threads: int = _parameter(0, "CPU threads for inference and surfaces; 0: all cores", low=0, high=256)
+    threads: int = _parameter(0, "CPU threads for inference and surfaces; 0: all cores", **_in_range("threads"))
     allow_engine_build: bool = _parameter(True, "build the engine for this GPU while configuring if there is none yet, "
                                                 "which takes minutes; false: a fault says so at once")
     build_only: bool = _parameter(False, "build the engine, then end; with a lifecycle manager: never activate")
-    max_objects: int = _parameter(16, "objects reconstructed per image, the largest masks first", low=1, high=256)
-    max_faces: int = _parameter(5000, "triangles of each mesh at most", low=100, high=200_000)
+    max_objects: int = _parameter(16, "objects reconstructed per image, the largest masks first",
+                                  **_in_range("max_objects"))
+    max_faces: int = _parameter(5000, "triangles of each mesh at most", **_in_range("max_faces"))
     symmetry: bool = _parameter(True, "complete hidden sides of objects by the planes of symmetry of what is seen and "
                                       "expected; false: tens of milliseconds less for each, and rougher far sides")
-    min_points: int = _parameter(50, "depth readings that an object's mask must hold", low=10, high=100_000)
+    min_points: int = _parameter(50, "depth readings that an object's mask must hold", **_in_range("min_points"))
     # Input
     cameras: str = _parameter("", "namespaces of the cameras that see the scene, separated by commas, each with its "
                                   "input topics; several need target_frame; empty: one, without a namespace")

@@ -4,6 +4,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 
 import rclpy
@@ -53,3 +54,9 @@ def run_node(make: Callable[[], Node], arguments: Sequence[str] | None = None,
         executor.shutdown()
         rclpy.try_shutdown()
     return 0
+
+
+def log_exception(node: Node, error: Exception) -> None:
+    """Log what a node's thread stumbled over, unless ROS is shutting down: then every call into it fails."""
+    if node.context.ok():
+        node.get_logger().error("".join(traceback.format_exception(error)))

@@ -1,30 +1,53 @@
-"""Masks that came to nothing: they are tried again after ever longer waits, not with every image."""
+"""Attempts at a mesh that came to nothing: the next waits ever longer, so that it is not made with every image."""
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from .fusion import CLEARER
+from .readings import Readings
+
+RETRY_NS = 3_000_000_000       # after an attempt: the next one may turn out no better
 _SAME_PLACE = 0.03             # metres between the middles of readings of the same thing
-# The longest is short enough for another thing that is put there.
-_FIRST_WAIT_NS, _LONGEST_WAIT_NS = 3_000_000_000, 12_000_000_000
-_MORE_IN_VIEW = 1.3            # times the area that was in view then: another thing, or the same seen better
+_MOST_DOUBLED = 2              # the longest wait, 12 s, is short enough for another thing that is put there
+_LONGEST_WAIT_NS = RETRY_NS << _MOST_DOUBLED
+
+
+def wait_ns(vain: int, most_doubled: int) -> int:
+    """How long to wait after the last of so many attempts in vain: twice as long each time, so many times at most."""
+    return RETRY_NS << min(vain, most_doubled)
 
 
 @dataclass(frozen=True)
-class _Attempt:
-    """place: (3,) metres, scene frame, middle of the readings; area: m^2 that was in view; until_ns: stamp up to which
-    nothing is tried there, after a wait of wait_ns."""
+class _Sight:
+    """place: (3,) metres, scene frame, middle of a mask's readings; area: m^2 that is in view."""
 
     place: np.ndarray
     class_id: str
     area: float
-    until_ns: int
-    wait_ns: int
+
+    def is_of_same_as(self, other: _Sight) -> bool:
+        """Whether the same thing may lie there."""
+        return self.class_id == other.class_id and np.linalg.norm(self.place - other.place) < _SAME_PLACE
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """sight: of the mask; since_ns: stamp of its image; vain: attempts there before."""
+
+    sight: _Sight
+    since_ns: int
+    vain: int
+
+    @property
+    def until_ns(self) -> int:
+        """Stamp up to which nothing is tried there."""
+        return self.since_ns + wait_ns(self.vain, _MOST_DOUBLED)
 
 
 class VainAttempts:
-    """Remembers where a mask gave no object."""
+    """Remembers where a mask gave no object; of masks without readings that is not known."""
 
     def __init__(self) -> None:
         self._attempts: list[_Attempt] = []
@@ -33,18 +56,27 @@ class VainAttempts:
         """Forget all of them."""
         self._attempts.clear()
 
-    def note(self, place: np.ndarray, class_id: str, area: float, now_ns: int) -> None:
-        """That a mask with readings around `place` (3,), metres, scene frame, gave none; area: m^2 in view."""
-        before = [a for a in self._attempts if _is_there(a, place, class_id)]
-        wait_ns = min(2 * max(a.wait_ns for a in before), _LONGEST_WAIT_NS) if before else _FIRST_WAIT_NS
+    def note(self, readings: Readings, index: int, scene_from_camera: np.ndarray) -> None:
+        """That the mask of an instance of `readings` gave none; scene_from_camera: (4, 4)."""
+        if (sight := _sight(readings, index, scene_from_camera)) is None:
+            return
+        now_ns = readings.frame.stamp_ns
+        before = [a for a in self._attempts if a.sight.is_of_same_as(sight)]
         self._attempts = [a for a in self._attempts if a not in before and now_ns < a.until_ns + _LONGEST_WAIT_NS]
-        self._attempts.append(_Attempt(place, class_id, area, now_ns + wait_ns, wait_ns))
+        self._attempts.append(_Attempt(sight, now_ns, max((a.vain + 1 for a in before), default=0)))
 
-    def waits(self, place: np.ndarray, class_id: str, area: float, now_ns: int) -> bool:
-        """Whether it is too early to try a mask there again; arguments as of `note`."""
-        return any(_is_there(a, place, class_id) and area < _MORE_IN_VIEW * a.area
-                   and a.until_ns - a.wait_ns <= now_ns < a.until_ns for a in self._attempts)
+    def waits(self, readings: Readings, index: int, scene_from_camera: np.ndarray) -> bool:
+        """Whether it is too early to try a mask there again, of which not far more is in view; arguments as of `note`.
+        """
+        sight, now_ns = _sight(readings, index, scene_from_camera), readings.frame.stamp_ns
+        return sight is not None and any(
+            a.sight.is_of_same_as(sight) and sight.area < CLEARER * a.sight.area and a.since_ns <= now_ns < a.until_ns
+            for a in self._attempts)
 
 
-def _is_there(attempt: _Attempt, place: np.ndarray, class_id: str) -> bool:
-    return attempt.class_id == class_id and np.linalg.norm(attempt.place - place) < _SAME_PLACE
+def _sight(readings: Readings, index: int, scene_from_camera: np.ndarray) -> _Sight | None:
+    points = readings.points[index]
+    if not len(points):
+        return None
+    place = scene_from_camera[:3, :3] @ points.mean(axis=0) + scene_from_camera[:3, 3]
+    return _Sight(place, readings.instances[index].class_id, readings.area(index))

@@ -12,6 +12,7 @@ from trimesh.creation import box
 from ..perception.evidence import Observation
 from ..perception.frame import Frame
 from ..perception.objects import Mesh, ReconstructedObject, ScaleSource, Status
+from .attempts import RETRY_NS, wait_ns
 from .fusion import CLEARER, NEW_SIDE, angles, direction_of, make_view, observations
 from .parallel import in_parallel
 from .physics import body_from_object, settle
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 # A mesh is made anew if now so much more of the object is in view: less is enough (`CLEARER`, and half a new side) for
 # one that is marked LOW_QUALITY.
 MORE_IN_VIEW = 1.6
-# How long an object waits after an attempt: the next one may turn out no better.  If it fits as badly as before, each
-# time twice as long, at most that many times: noise of the depth may be all that is wrong.
-RETRY_NS, MOST_DOUBLED = 3_000_000_000, 4
+# If it fits as badly as before, each attempt waits twice as long, at most that many times: noise of the depth may be
+# all that is wrong.
+MOST_DOUBLED = 4
 
 
 def request(tracker: Tracker, wanted: Collection[int] | None = None) -> Request | None:
@@ -74,7 +75,7 @@ def pays(track: Track, camera_from_object: np.ndarray, area: float, now_ns: int)
     is_marked = track.mesh.status is Status.LOW_QUALITY
     side, more = (NEW_SIDE / 2, CLEARER) if is_marked else (NEW_SIDE, MORE_IN_VIEW)
     turned = angles(direction_of(camera_from_object), track.used).min(initial=np.pi)
-    may_be_mended = track.fits_badly and waited >= RETRY_NS << min(track.vain, MOST_DOUBLED)
+    may_be_mended = track.fits_badly and waited >= wait_ns(track.vain, MOST_DOUBLED)
     return bool(turned > side or area > more * track.used_area or may_be_mended)
 
 

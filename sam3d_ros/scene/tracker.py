@@ -390,13 +390,8 @@ class Tracker:
 
     def _waits(self, index: int, readings: Readings) -> bool:
         """Whether a mask there gave no object a moment ago; what `there` is must be known."""
-        frame, points = readings.frame, readings.points[index]
         is_placed = self._in_world or any(track.presence is Presence.SEEN for track in self.tracks.values())
-        if not len(points) or not is_placed:
-            return False
-        pose = self.scene_from_camera(frame)
-        return self._vain.waits(pose[:3, :3] @ points.mean(axis=0) + pose[:3, 3], readings.instances[index].class_id,
-                                readings.area(index), frame.stamp_ns)
+        return is_placed and self._vain.waits(readings, index, self.scene_from_camera(readings.frame))
 
     def _forget(self, now_ns: int) -> None:
         """Drop what was not seen for long, and what is seen but has had no mask for long: it is no object any more."""
@@ -422,10 +417,8 @@ class Tracker:
         vain = [i for i in request.frame.instances if i.label not in ids and i.label not in request.tracks]
         if vain and request.frame.depth is not None:
             readings = read(replace(request.frame, instances=tuple(vain)))
-            for index in np.flatnonzero([len(points) for points in readings.points]):
-                place = readings.points[index].mean(axis=0)
-                self._vain.note(request.scene_from_camera[:3, :3] @ place + request.scene_from_camera[:3, 3],
-                                vain[index].class_id, readings.area(index), request.frame.stamp_ns)
+            for index in range(len(vain)):
+                self._vain.note(readings, index, request.scene_from_camera)
 
     def _at(self, request: Request, item: Rebuilt, others: Collection[str]) -> Track | None:
         """The known object at the place of a rebuilt one: the image it was made from did not tell.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import repeat
 
 import numba
 import numpy as np
@@ -61,8 +62,7 @@ def _give_way(objects: Sequence[ReconstructedObject], plane: np.ndarray) -> tupl
         solids = in_parallel(lambda item: solid_from_mesh(item.vertices, item.triangles), near)
         trees = [cKDTree(item.vertices) for item in near]
         gaps[group] = gaps_below(solids, np.stack([item.camera_from_object for item in near]), plane)
-        found = in_parallel(lambda index, *group: _shifts(index, *group), range(len(near)),
-                            *([one] * len(near) for one in (near, solids, trees)))
+        found = in_parallel(_shifts, range(len(near)), repeat(near), repeat(solids), repeat(trees))
         for index, shift in zip(group, found, strict=True):
             shifts[index] = shift
     farthest = max(float(np.linalg.norm(shift, axis=1).max()) for shift in shifts)
