@@ -1,11 +1,15 @@
-"""Memory that is freed is given back."""
+"""Memory that is freed is given back, and looking for garbage takes no time."""
 from __future__ import annotations
 
+import gc
 import platform
 import subprocess
 import sys
+import weakref
 
 import pytest
+
+from sam3d_ros.ros.memory import exempt_from_collection
 
 # Model and views come and go, and small things that stay are made in between.
 _PROGRAM = """
@@ -37,3 +41,25 @@ def test_what_is_freed_between_things_that_stay_is_given_back():
 
     assert growth("limited") < 4
     assert growth("as it is") > 20          # or this test would show nothing
+
+
+class _Ring:
+    """Garbage that only the collector finds, once it is dropped."""
+
+    def __init__(self):
+        self.itself = self
+
+
+def test_what_was_loaded_is_not_looked_through_again_and_again():
+    try:
+        ring = _Ring()
+        loaded = weakref.ref(ring)
+        exempt_from_collection()
+        assert len(gc.get_objects()) < 1000         # of which a full collection looks at each
+        del ring
+        gc.collect()
+        assert loaded()
+        exempt_from_collection()                     # loaded anew
+        assert not loaded()
+    finally:
+        gc.unfreeze()

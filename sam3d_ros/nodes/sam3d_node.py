@@ -41,7 +41,7 @@ from sam3d_ros.ros.camera import CameraInput
 from sam3d_ros.ros.diagnostics import Diagnostics
 from sam3d_ros.ros.frames import decode_frame, decode_masks, decode_masks_or_none, input_types
 from sam3d_ros.ros.images import stamp_message
-from sam3d_ros.ros.memory import limit_heaps
+from sam3d_ros.ros.memory import exempt_from_collection, limit_heaps
 from sam3d_ros.ros.messages import PlacedObject
 from sam3d_ros.ros.optional import optional
 from sam3d_ros.ros.outputs import Outputs
@@ -103,6 +103,7 @@ def load_pipeline(settings: Settings, on_progress: Callable[[int, str], None] = 
     pipeline.warm_up()
     if settings.physics:
         rebuild.warm_up()
+    exempt_from_collection()
     return pipeline
 
 

@@ -1,7 +1,8 @@
-"""glibc's allocator, set so that a process that runs for months keeps no more memory than it uses."""
+"""The memory of a process that runs for months: no more of it than is used, and no pauses to look through it."""
 from __future__ import annotations
 
 import ctypes
+import gc
 
 # Parameters of mallopt(3), and their values here.  Blocks of at least so many bytes are mapped one by one, and given
 # back when they are freed: the network's weights and volumes, not images of 640 x 480 pixels, which come too often.
@@ -24,3 +25,14 @@ def limit_heaps() -> None:
         for parameter, value in ((_M_MMAP_THRESHOLD, _LEAST_MAPPED), (_M_TRIM_THRESHOLD, _MOST_FREE),
                                  (_M_ARENA_MAX, _HEAPS)):
             library.mallopt(parameter, value)
+
+
+def exempt_from_collection() -> None:
+    """Keep Python's collector of cyclic garbage from what there is by now; to be called when all is loaded.
+
+    Modules, compiled functions and a model are some 240,000 objects.  Looking at all of them halts every thread for a
+    tenth of a second and more, once in a minute or two.
+    """
+    gc.unfreeze()                                  # what was exempt before, of which some may be garbage by now
+    gc.collect()
+    gc.freeze()
