@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import mujoco
 import numpy as np
@@ -84,6 +85,26 @@ def test_mjcf_stays_put(scene_folder):
         mujoco.mj_step(model, data)
     assert np.abs(data.xpos - before).max() < 2e-3
     assert model.body("kind_1_1").mass == pytest.approx(300 * 0.06 * 0.05 * 0.12, rel=1e-4)
+
+
+def test_the_table_reaches_under_all_objects(result):
+    rows = json.loads((result / "objects.json").read_text())
+    rows[0]["pose_object_to_camera"] = (CAMERA_FROM_WORLD @ trimesh.transformations.translation_matrix(
+        [-1.9, 0, 0.06])).tolist()
+    (result / "objects.json").write_text(json.dumps(rows))
+    scene = read_scene(result, max_pieces=1)
+    corners = np.concatenate([trimesh.transform_points(item.mesh.vertices, item.world_from_object)
+                              for item in scene.objects])
+    size = [float(number) for number in
+            ElementTree.parse(WRITERS["sdf"](scene, result)).findtext(".//model[@name='support']//size").split()]
+    assert np.all(np.abs(corners[:, :2]) < np.array(size[:2]) / 2 - 0.1)
+    (scale,) = re.findall(r"xformOp:scale = \((.*)\)", WRITERS["usd"](scene, result).read_text())
+    assert [float(number) for number in scale.split(",")] == pytest.approx(size)
+    model = mujoco.MjModel.from_xml_path(str(write_mjcf(scene, result)))
+    assert 2 * model.geom("support").size == pytest.approx(size)
+    data = mujoco.MjData(model)
+    mujoco.mj_step(model, data, 500)
+    assert data.xpos[1:, 2].min() > 0
 
 
 def test_gltf_is_upright_and_coloured(scene_folder):

@@ -17,7 +17,8 @@ from .layout import Scene, SceneObject
 
 SDF_VERSION = "1.9"          # what both Gazebo Garden and Harmonic read
 FRICTION = 0.8
-_SUPPORT = (1.2, 1.2, 0.04)  # metres, of the plate below the objects
+_SUPPORT = (1.2, 1.2, 0.04)  # metres, of the plate below the objects, at least
+_BEYOND = 0.2                # metres of plate beyond the objects, at least
 
 
 def write_sdf(scene: Scene, folder: Path) -> Path:
@@ -29,11 +30,12 @@ def write_sdf(scene: Scene, folder: Path) -> Path:
     _leaf(light, "direction", "-0.4 0.2 -0.9")
     support = xml.SubElement(world, "model", name="support")
     _leaf(support, "static", "true")
-    _leaf(support, "pose", f"0 0 {-_SUPPORT[2] / 2} 0 0 0")
+    size = _support(scene)
+    _leaf(support, "pose", f"0 0 {-size[2] / 2} 0 0 0")
     link = xml.SubElement(support, "link", name="link")
     for kind in ("visual", "collision"):
         box = xml.SubElement(xml.SubElement(xml.SubElement(link, kind, name=kind), "geometry"), "box")
-        _leaf(box, "size", _text(_SUPPORT))
+        _leaf(box, "size", _text(size))
     for item in scene.objects:
         _write_pieces(item, folder)
         model = xml.SubElement(world, "model", name=item.name)
@@ -69,8 +71,9 @@ def write_mjcf(scene: Scene, folder: Path) -> Path:
     assets = xml.SubElement(root, "asset")
     world = xml.SubElement(root, "worldbody")
     xml.SubElement(world, "light", pos="0.4 -0.2 2", dir="-0.2 0.1 -1")
-    xml.SubElement(world, "geom", name="support", type="box", size=_text(np.array(_SUPPORT) / 2),
-                   pos=f"0 0 {-_SUPPORT[2] / 2}", rgba="0.7 0.68 0.63 1")
+    size = _support(scene)
+    xml.SubElement(world, "geom", name="support", type="box", size=_text(size / 2), pos=f"0 0 {-size[2] / 2}",
+                   rgba="0.7 0.68 0.63 1")
     for item in scene.objects:
         _write_pieces(item, folder)
         x, y, z, w = Rotation.from_matrix(item.world_from_object[:3, :3]).as_quat()
@@ -105,7 +108,7 @@ def write_gltf(scene: Scene, folder: Path) -> Path:
 
 def write_usd(scene: Scene, folder: Path) -> Path:
     """scene.usda: a table top and a rigid body per object by UsdPhysics; the simulator cuts the meshes itself."""
-    size = np.array(_SUPPORT)
+    size = _support(scene)
     parts = [_usd_xform("support", np.eye(4), "PhysicsCollisionAPI", [], [
         'def Cube "plate" (prepend apiSchemas = ["PhysicsCollisionAPI"])', "{", "    double size = 1",
         f"    double3 xformOp:translate = (0, 0, {-size[2] / 2})",
@@ -124,6 +127,13 @@ def write_usd(scene: Scene, folder: Path) -> Path:
 
 WRITERS: dict[str, Callable[[Scene, Path], Path]] = {
     "sdf": write_sdf, "mjcf": write_mjcf, "gltf": write_gltf, "usd": write_usd}
+
+
+def _support(scene: Scene) -> np.ndarray:
+    """(3,) metres: size of the plate; its middle is below the origin, its upper side at z = 0."""
+    reach = np.max([np.abs(trimesh.transform_points(item.mesh.vertices, item.world_from_object)[:, :2]).max(axis=0)
+                    for item in scene.objects], axis=0)
+    return np.append(np.maximum(2 * (reach + _BEYOND), _SUPPORT[:2]), _SUPPORT[2])
 
 
 def _usd_object(item: SceneObject) -> str:
