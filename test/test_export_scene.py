@@ -66,6 +66,28 @@ def test_layout(result):
     assert np.ptp([item.world_from_object[2, 3] - item.mesh.extents[2] / 2 for item in seen.objects]) > 2e-3
 
 
+def moved(result: Path, label: int, place: list[float]) -> None:
+    """Put an object of a result elsewhere: where its middle is, world frame, metres."""
+    rows = json.loads((result / "objects.json").read_text())
+    row = next(row for row in rows if row["label"] == label)
+    row["pose_object_to_camera"] = (CAMERA_FROM_WORLD @ trimesh.transformations.translation_matrix(place)).tolist()
+    (result / "objects.json").write_text(json.dumps(rows))
+
+
+@pytest.mark.parametrize(("place", "said"), [
+    ([0.05, -0.1, 0.12], "kind_3_3 floats 100 mm above what is below it"),
+    ([0.05, -0.1, -0.02], "kind_3_3 is 40 mm inside the table or another object"),
+    ([-0.049, 0, 0.143], "kind_3_3 is not carried below its centre of mass")])
+def test_what_cannot_be_put_at_rest_is_said(result, place, said, capsys):
+    assert cli.main(["export-scene", str(result), "-o", str(result / "scene"), "--pieces", "1"]) == 0
+    assert not capsys.readouterr().err
+    moved(result, 3, place)
+    assert cli.main(["export-scene", str(result), "-o", str(result / "scene"), "--pieces", "1"]) == 0
+    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == [f"sam3d: {said}"]
+    assert cli.main(["export-scene", str(result), "-o", str(result / "scene"), "--pieces", "1", "--as-seen"]) == 0
+    assert not capsys.readouterr().err
+
+
 def test_sdf_is_valid(scene_folder):
     name = ctypes.util.find_library("sdformat12") or ctypes.util.find_library("sdformat14")
     if name is None:
@@ -88,10 +110,7 @@ def test_mjcf_stays_put(scene_folder):
 
 
 def test_the_table_reaches_under_all_objects(result):
-    rows = json.loads((result / "objects.json").read_text())
-    rows[0]["pose_object_to_camera"] = (CAMERA_FROM_WORLD @ trimesh.transformations.translation_matrix(
-        [-1.9, 0, 0.06])).tolist()
-    (result / "objects.json").write_text(json.dumps(rows))
+    moved(result, 1, [-1.9, 0, 0.06])
     scene = read_scene(result, max_pieces=1)
     corners = np.concatenate([trimesh.transform_points(item.mesh.vertices, item.world_from_object)
                               for item in scene.objects])
