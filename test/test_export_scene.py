@@ -130,7 +130,15 @@ def test_gltf_is_upright_and_coloured(scene_folder):
     loaded = trimesh.load(scene_folder / "scene.glb")
     assert set(loaded.geometry) == {"kind_1_1", "kind_2_2", "kind_3_3"}
     assert loaded.bounds[:, 1] == pytest.approx([0, 0.12], abs=1e-3)       # +Y is up
-    np.testing.assert_array_equal(loaded.geometry["kind_2_2"].visual.vertex_colors[0, :3], [200, 80, 30])
+    # Intensities, not the image's sRGB, which is (200, 80, 30): 255 * ((200 / 255 + 0.055) / 1.055) ** 2.4 = 147.
+    looks = loaded.geometry["kind_2_2"].visual
+    np.testing.assert_array_equal(np.unique(looks.vertex_attributes["color"], axis=0), [[147, 20, 3, 255]])
+    assert looks.material.metallicFactor == 0
+
+
+def test_usd_colours_are_intensities(scene_folder):
+    colours = re.findall(r"displayColor = \[\((.*?)\)", (scene_folder / "scene.usda").read_text())
+    assert [float(number) for number in colours[1].split(",")] == pytest.approx([0.5776, 0.0802, 0.0130], abs=1e-4)
 
 
 def test_usd_is_balanced_and_parses_where_usd_is_installed(scene_folder):

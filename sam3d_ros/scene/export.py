@@ -12,6 +12,8 @@ from xml.etree import ElementTree as xml
 import numpy as np
 import trimesh
 from scipy.spatial.transform import Rotation
+from trimesh.visual import TextureVisuals
+from trimesh.visual.material import PBRMaterial
 
 from .layout import Scene, SceneObject
 
@@ -98,7 +100,9 @@ def write_gltf(scene: Scene, folder: Path) -> Path:
     y_up = trimesh.transformations.rotation_matrix(-np.pi / 2, [1, 0, 0])
     gathered = trimesh.Scene()
     for item in scene.objects:
-        mesh = trimesh.Trimesh(item.mesh.vertices, item.mesh.faces, vertex_colors=item.rgb, process=False)
+        looks = TextureVisuals(material=PBRMaterial(metallicFactor=0.0, roughnessFactor=1.0))    # its default is metal
+        looks.vertex_attributes["color"] = np.rint(255 * np.column_stack([_linear(item.rgb), np.ones(len(item.rgb))]))
+        mesh = trimesh.Trimesh(item.mesh.vertices, item.mesh.faces, visual=looks, process=False)
         gathered.add_geometry(mesh, node_name=item.name, geom_name=item.name, transform=y_up @ item.world_from_object)
     file = folder / "scene.glb"
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +149,7 @@ def _usd_object(item: SceneObject) -> str:
             f"float3 physics:diagonalInertia = {_usd_tuple(values)}",
             f"quatf physics:principalAxes = {_usd_tuple((w, x, y, z))}"]
     corners = ", ".join(map(_usd_tuple, item.mesh.vertices))
-    colours = ", ".join(map(_usd_tuple, item.rgb / 255))
+    colours = ", ".join(map(_usd_tuple, _linear(item.rgb)))
     mesh = ['def Mesh "mesh" (prepend apiSchemas = ["PhysicsCollisionAPI", "PhysicsMeshCollisionAPI"])', "{",
             '    uniform token subdivisionScheme = "none"',
             '    uniform token physics:approximation = "convexDecomposition"',
@@ -201,6 +205,12 @@ def _sdf_pose(pose: np.ndarray) -> str:
 
 def _colour(item: SceneObject) -> np.ndarray:
     return item.rgb.mean(axis=0) / 255
+
+
+def _linear(rgb: np.ndarray) -> np.ndarray:
+    """Colours of an image, (N, 3) uint8, sRGB, as intensities, (N, 3), 0 to 1: what glTF and USD hold."""
+    values = rgb / 255
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
 def _text(values: np.ndarray) -> str:
