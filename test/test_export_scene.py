@@ -109,6 +109,13 @@ def test_mjcf_stays_put(scene_folder):
     assert model.body("kind_1_1").mass == pytest.approx(300 * 0.06 * 0.05 * 0.12, rel=1e-4)
 
 
+def test_mjcf_is_for_mujoco_3_2_too(scene_folder):
+    root = ElementTree.parse(scene_folder / "scene.xml").getroot()
+    # Later versions know more attributes of a mesh, and put more than one contact under it without being asked.
+    assert {key for mesh in root.iter("mesh") for key in mesh.attrib} == {"name", "file"}
+    assert root.find("option/flag").get("multiccd") == "enable"
+
+
 def test_the_table_reaches_under_all_objects(result):
     moved(result, 1, [-1.9, 0, 0.06])
     scene = read_scene(result, max_pieces=1)

@@ -67,7 +67,8 @@ def write_mjcf(scene: Scene, folder: Path) -> Path:
     """scene.xml, a table top and a free body per object; meshes beside it."""
     root = xml.Element("mujoco", model="sam3d_scene")
     xml.SubElement(root, "compiler", meshdir="meshes")
-    xml.SubElement(root, "option", integrator="implicitfast", cone="elliptic")
+    option = xml.SubElement(root, "option", integrator="implicitfast", cone="elliptic")
+    xml.SubElement(option, "flag", multiccd="enable")       # else one contact at a time carries a mesh, and it rocks
     default = xml.SubElement(root, "default")
     xml.SubElement(default, "geom", condim="4", friction=f"{FRICTION} 0.01 0.001")
     assets = xml.SubElement(root, "asset")
@@ -85,7 +86,7 @@ def write_mjcf(scene: Scene, folder: Path) -> Path:
         inertia = item.inertia[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
         xml.SubElement(body, "inertial", pos=_text(item.centre_of_mass), mass=f"{item.mass:.9g}",
                        fullinertia=_text(inertia))
-        xml.SubElement(assets, "mesh", name=item.name, file=f"{item.name}.obj", inertia="shell")
+        xml.SubElement(assets, "mesh", name=item.name, file=f"{item.name}.obj")
         xml.SubElement(body, "geom", type="mesh", mesh=item.name, contype="0", conaffinity="0", group="2", mass="0",
                        rgba=f"{_text(_colour(item))} 1")
         for number in range(len(item.pieces)):
