@@ -241,6 +241,7 @@ def test_convex_pieces():
     assert 8 < len(pieces) <= 20
     assert volume(pieces) < 0.45 * cup.convex_hull.volume
     assert len(convex_pieces(cup.vertices, cup.faces, 1)) == 1
+    assert len(convex_pieces(cup.vertices, cup.faces, 4)) <= 8
 
 
 def test_a_bent_solid_is_cut_by_coacd():

@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--density", type=in_range(float, *_DENSITIES), default=DENSITY, metavar="KG_M3",
                         help="mass of the objects per volume (default: %(default)s)")
     parser.add_argument("--pieces", type=in_range(int, *_PIECES), default=10, metavar="N",
-                        help="convex pieces of an object at most; 1: its hull (default: %(default)s)")
+                        help="convex pieces of an object at most, twice as many of a thin-walled one; 1: its hull "
+                             "(default: %(default)s)")
     parser.add_argument("--as-seen", action="store_true", help="leave the poses: things may float or overlap")
 
 
