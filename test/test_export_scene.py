@@ -148,6 +148,12 @@ def test_usd_colours_are_intensities(scene_folder):
     assert [float(number) for number in colours[1].split(",")] == pytest.approx([0.5776, 0.0802, 0.0130], abs=1e-4)
 
 
+def test_usd_collides_with_shapes_alone(scene_folder):
+    prims = re.findall(r'def (\w+) "\w+"(.*)', (scene_folder / "scene.usda").read_text())
+    # The parser of UsdPhysics warns of a collider that is no shape.
+    assert [kind for kind, schemas in prims if "PhysicsCollisionAPI" in schemas] == ["Cube", "Mesh", "Mesh", "Mesh"]
+
+
 def test_usd_is_balanced_and_parses_where_usd_is_installed(scene_folder):
     text = (scene_folder / "scene.usda").read_text()
     assert text.count("{") == text.count("}") and text.count("(") == text.count(")")

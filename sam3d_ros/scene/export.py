@@ -114,7 +114,7 @@ def write_gltf(scene: Scene, folder: Path) -> Path:
 def write_usd(scene: Scene, folder: Path) -> Path:
     """scene.usda: a table top and a rigid body per object by UsdPhysics; the simulator cuts the meshes itself."""
     size = _support(scene)
-    parts = [_usd_xform("support", np.eye(4), "PhysicsCollisionAPI", [], [
+    parts = [_usd_xform("support", np.eye(4), "", [], [
         'def Cube "plate" (prepend apiSchemas = ["PhysicsCollisionAPI"])', "{", "    double size = 1",
         f"    double3 xformOp:translate = (0, 0, {-size[2] / 2})",
         f"    float3 xformOp:scale = ({', '.join(map(str, size))})",
@@ -158,13 +158,14 @@ def _usd_object(item: SceneObject) -> str:
             f"    int[] faceVertexCounts = [{', '.join(['3'] * len(item.mesh.faces))}]",
             f"    int[] faceVertexIndices = [{', '.join(map(str, item.mesh.faces.ravel()))}]",
             f'    color3f[] primvars:displayColor = [{colours}] (interpolation = "vertex")', "}"]
-    return _usd_xform(item.name, item.world_from_object, 'PhysicsRigidBodyAPI", "PhysicsMassAPI', mass, mesh)
+    schemas = '(prepend apiSchemas = ["PhysicsRigidBodyAPI", "PhysicsMassAPI"])'
+    return _usd_xform(item.name, item.world_from_object, schemas, mass, mesh)
 
 
 def _usd_xform(name: str, pose: np.ndarray, schemas: str, attributes: list[str], children: list[str]) -> str:
     # USD multiplies row vectors: its matrix is the transpose of ours.
     rows = ", ".join(map(_usd_tuple, pose.T))
-    lines = [f'def Xform "{name}" (prepend apiSchemas = ["{schemas}"])', "{",
+    lines = [f'def Xform "{name}" {schemas}'.rstrip(), "{",
              f"    matrix4d xformOp:transform = ({rows})", '    uniform token[] xformOpOrder = ["xformOp:transform"]',
              *(f"    {line}" for line in (*attributes, *children)), "}"]
     return "".join(f"    {line}\n" for line in lines)
