@@ -77,7 +77,7 @@ def moved(result: Path, label: int, place: list[float]) -> None:
 @pytest.mark.parametrize(("place", "said"), [
     ([0.05, -0.1, 0.12], "kind_3_3 floats 100 mm above what is below it"),
     ([0.05, -0.1, -0.02], "kind_3_3 is 40 mm inside the table or another object"),
-    ([-0.049, 0, 0.143], "kind_3_3 is not carried below its centre of mass")])
+    ([-0.049, 0, 0.143], "kind_3_3 does not stand firmly")])
 def test_what_cannot_be_put_at_rest_is_said(result, place, said, capsys):
     assert cli.main(["export-scene", str(result), "-o", str(result / "scene"), "--pieces", "1"]) == 0
     assert not capsys.readouterr().err

@@ -48,4 +48,4 @@ def restlessness(report: BodyReport) -> str:
         return f"floats {report.gap_after * 1e3:.0f} mm above what is below it, and will fall"
     if report.penetration_after > TOUCH:
         return f"is {report.penetration_after * 1e3:.0f} mm inside the table or another object, and will be pushed out"
-    return "" if report.is_stable else "is not carried below its centre of mass, and may tip over or roll"
+    return "" if report.is_stable else "does not stand firmly, and may tip over or roll"
