@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import mujoco
 import numpy as np
@@ -65,6 +66,28 @@ def test_layout(result):
     assert np.ptp([item.world_from_object[2, 3] - item.mesh.extents[2] / 2 for item in seen.objects]) > 2e-3
 
 
+def moved(result: Path, label: int, place: list[float]) -> None:
+    """Put an object of a result elsewhere: where its middle is, world frame, metres."""
+    rows = json.loads((result / "objects.json").read_text())
+    row = next(row for row in rows if row["label"] == label)
+    row["pose_object_to_camera"] = (CAMERA_FROM_WORLD @ trimesh.transformations.translation_matrix(place)).tolist()
+    (result / "objects.json").write_text(json.dumps(rows))
+
+
+@pytest.mark.parametrize(("place", "said"), [
+    ([0.05, -0.1, 0.12], "kind_3_3 floats 100 mm above what is below it"),
+    ([0.05, -0.1, -0.02], "kind_3_3 is 40 mm inside the table or another object"),
+    ([-0.049, 0, 0.143], "kind_3_3 does not stand firmly")])
+def test_what_cannot_be_put_at_rest_is_said(result, place, said, capsys):
+    assert cli.main(["export-scene", str(result), "-o", str(result / "scene"), "--pieces", "1"]) == 0
+    assert not capsys.readouterr().err
+    moved(result, 3, place)
+    assert cli.main(["export-scene", str(result), "-o", str(result / "scene"), "--pieces", "1"]) == 0
+    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == [f"sam3d: {said}"]
+    assert cli.main(["export-scene", str(result), "-o", str(result / "scene"), "--pieces", "1", "--as-seen"]) == 0
+    assert not capsys.readouterr().err
+
+
 def test_sdf_is_valid(scene_folder):
     name = ctypes.util.find_library("sdformat12") or ctypes.util.find_library("sdformat14")
     if name is None:
@@ -86,11 +109,49 @@ def test_mjcf_stays_put(scene_folder):
     assert model.body("kind_1_1").mass == pytest.approx(300 * 0.06 * 0.05 * 0.12, rel=1e-4)
 
 
+def test_mjcf_is_for_mujoco_3_2_too(scene_folder):
+    root = ElementTree.parse(scene_folder / "scene.xml").getroot()
+    # Later versions know more attributes of a mesh, and put more than one contact under it without being asked.
+    assert {key for mesh in root.iter("mesh") for key in mesh.attrib} == {"name", "file"}
+    assert root.find("option/flag").get("multiccd") == "enable"
+
+
+def test_the_table_reaches_under_all_objects(result):
+    moved(result, 1, [-1.9, 0, 0.06])
+    scene = read_scene(result, max_pieces=1)
+    corners = np.concatenate([trimesh.transform_points(item.mesh.vertices, item.world_from_object)
+                              for item in scene.objects])
+    size = [float(number) for number in
+            ElementTree.parse(WRITERS["sdf"](scene, result)).findtext(".//model[@name='support']//size").split()]
+    assert np.all(np.abs(corners[:, :2]) < np.array(size[:2]) / 2 - 0.1)
+    (scale,) = re.findall(r"xformOp:scale = \((.*)\)", WRITERS["usd"](scene, result).read_text())
+    assert [float(number) for number in scale.split(",")] == pytest.approx(size)
+    model = mujoco.MjModel.from_xml_path(str(write_mjcf(scene, result)))
+    assert 2 * model.geom("support").size == pytest.approx(size)
+    data = mujoco.MjData(model)
+    mujoco.mj_step(model, data, 500)
+    assert data.xpos[1:, 2].min() > 0
+
+
 def test_gltf_is_upright_and_coloured(scene_folder):
     loaded = trimesh.load(scene_folder / "scene.glb")
     assert set(loaded.geometry) == {"kind_1_1", "kind_2_2", "kind_3_3"}
     assert loaded.bounds[:, 1] == pytest.approx([0, 0.12], abs=1e-3)       # +Y is up
-    np.testing.assert_array_equal(loaded.geometry["kind_2_2"].visual.vertex_colors[0, :3], [200, 80, 30])
+    # Intensities, not the image's sRGB, which is (200, 80, 30): 255 * ((200 / 255 + 0.055) / 1.055) ** 2.4 = 147.
+    looks = loaded.geometry["kind_2_2"].visual
+    np.testing.assert_array_equal(np.unique(looks.vertex_attributes["color"], axis=0), [[147, 20, 3, 255]])
+    assert looks.material.metallicFactor == 0
+
+
+def test_usd_colours_are_intensities(scene_folder):
+    colours = re.findall(r"displayColor = \[\((.*?)\)", (scene_folder / "scene.usda").read_text())
+    assert [float(number) for number in colours[1].split(",")] == pytest.approx([0.5776, 0.0802, 0.0130], abs=1e-4)
+
+
+def test_usd_collides_with_shapes_alone(scene_folder):
+    prims = re.findall(r'def (\w+) "\w+"(.*)', (scene_folder / "scene.usda").read_text())
+    # The parser of UsdPhysics warns of a collider that is no shape.
+    assert [kind for kind, schemas in prims if "PhysicsCollisionAPI" in schemas] == ["Cube", "Mesh", "Mesh", "Mesh"]
 
 
 def test_usd_is_balanced_and_parses_where_usd_is_installed(scene_folder):

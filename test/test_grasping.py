@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import trimesh
+from scipy.spatial.transform import Rotation
 
 from sam3d_ros.evaluation import grasping
 from sam3d_ros.evaluation.grasp_trial import attempt
@@ -176,6 +177,51 @@ def test_node_publishes_grasps_and_keeps_meshes_of_moved_objects(ros):
     assert [round(message.poses[0].position.x, 1) for message in published[:2]] == [0.4, 0.6]
     assert published[2].poses == []
     assert {round(grasp.position.x, 1) for grasp in published[3].poses} == {0.2}      # ten are asked for
+
+
+def test_the_node_says_once_that_a_frame_is_not_upright(ros, monkeypatch):
+    from std_msgs.msg import Header
+
+    from sam3d_ros.msg import ObjectMesh, ObjectMeshArray
+    from sam3d_ros.nodes.grasp_consumer import GraspConsumer
+    from sam3d_ros.ros.messages import to_array
+    from sam3d_ros.ros.transforms import pose_from_matrix
+
+    node = GraspConsumer(namespace="frame_test")
+    said = []
+    monkeypatch.setattr(node.get_logger(), "warning", said.append)
+
+    def publish(frame: str, *rotations: Rotation) -> int:
+        objects = []
+        for rotation in rotations:
+            pose = np.eye(4)
+            pose[:3, :3] = rotation.as_matrix()
+            objects.append(ObjectMesh(status=ObjectMesh.STATUS_HIDDEN))
+            objects[-1].pose.pose = pose_from_matrix(pose)
+            objects[-1].vertices, objects[-1].triangles = (to_array("f", SHAPES["box"].vertices.astype(np.float32)),
+                                                           to_array("I", SHAPES["box"].faces.astype(np.uint32)))
+        node._publish_grasps(ObjectMeshArray(header=Header(frame_id=frame), objects=objects))
+        return len(said)
+    upright, lying = Rotation.from_euler("z", 70, degrees=True), Rotation.from_euler("x", 90, degrees=True)
+    seen = Rotation.from_euler("x", -120, degrees=True)      # from a camera that looks down by 30 degrees
+    try:
+        assert publish("base") == 0
+        assert publish("base", lying, upright) == 0
+        assert publish("camera", seen, seen) == 1
+        assert publish("camera", seen) == 1
+    finally:
+        node.destroy_node()
+    assert "'camera'" in said[0] and "target_frame" in said[0]
+
+
+def test_marker_colours_are_colours(ros):
+    from std_msgs.msg import Header
+
+    from sam3d_ros.nodes.grasp_consumer import grasp_markers
+
+    sure, doubtful = (Grasp(0, np.eye(4), 0.06, 0.04, score) for score in (0.3, 0.8))
+    for marker in grasp_markers([sure, doubtful], FRANKA, Header(frame_id="base")).markers[1:]:
+        assert 0 <= min(marker.color.r, marker.color.g) and max(marker.color.r, marker.color.g) <= 1
 
 
 def test_the_node_takes_every_message_while_it_plans(ros, monkeypatch):

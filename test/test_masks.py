@@ -277,7 +277,10 @@ def test_isaac_tensor():
     np.testing.assert_array_equal(segmentation.labels, np.where(TWO == 3, 1, np.where(TWO == 8, 2, 0)))
     short = tensor_list(stack)
     short.tensors[0].data = short.tensors[0].data[:-1]
+    overflowing = tensor_list(stack)
+    overflowing.tensors[0].shape.dims = [2 ** 32 - 1, 1, 2 ** 31, 2]         # 0 elements in 64 bits
     for message, code in ((tensor_list(stack, 9), FaultCode.MASK_ENCODING_UNKNOWN), (short, FaultCode.MASK_TRUNCATED),
+                          (overflowing, FaultCode.MASK_TRUNCATED),
                           (SimpleNamespace(tensors=[]), FaultCode.MASK_TRUNCATED)):
         assert fault_of(lambda bad: decode(bad, mask_format="isaac_tensor"), message) == code
 

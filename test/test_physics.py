@@ -63,6 +63,15 @@ def test_a_stack_rests_on_what_is_below():
     assert all(item.is_stable for item in settled.report)
 
 
+@pytest.mark.parametrize(("radius", "is_stable"), [(0.05, False), (0.3, True)])
+def test_a_tall_body_on_a_round_underside_is_not_stable(radius, is_stable):
+    """Its centre of mass is at 9 cm: above the middle of the smaller sphere, and below that of the larger."""
+    across = np.linspace(0, 0.025, 12)
+    bottle = trimesh.creation.revolve([*zip(across, radius - np.sqrt(radius ** 2 - across ** 2), strict=True),
+                                       (0.025, 0.18), (0, 0.18)], sections=48)
+    assert settle([body([0, 0, 0], mesh=bottle)], FLOOR).report[0].is_stable == is_stable
+
+
 def test_what_would_move_too_far_stays_and_is_reported():
     high, deep = settle([body([0, 0, 0.07]), body([0.3, 0, 0.03])], FLOOR).report
     for item in (high, deep):
@@ -241,6 +250,7 @@ def test_convex_pieces():
     assert 8 < len(pieces) <= 20
     assert volume(pieces) < 0.45 * cup.convex_hull.volume
     assert len(convex_pieces(cup.vertices, cup.faces, 1)) == 1
+    assert len(convex_pieces(cup.vertices, cup.faces, 4)) <= 8
 
 
 def test_a_bent_solid_is_cut_by_coacd():

@@ -99,6 +99,17 @@ def test_flying_pixels_are_no_object():
     assert not segment_tabletop(depth, INTRINSICS).any()
 
 
+@pytest.mark.parametrize(("every_row", "every_column"), [(2, 1), (1, 2), (2, 2)])
+def test_depth_that_fills_its_image_in_part(every_row, every_column):
+    depth, truth = render(BOXES)
+    sparse = np.zeros_like(depth)
+    sparse[::every_row, ::every_column] = depth[::every_row, ::every_column]
+    labels = segment_tabletop(sparse, INTRINSICS)
+    assert labels.max() == len(BOXES)
+    for label in range(1, len(BOXES) + 1):
+        assert max(iou(labels == found, truth == label) for found in (1, 2, 3)) > 0.9
+
+
 def test_a_hole_in_the_depth_belongs_to_the_object_around_it():
     depth, truth = render(BOXES[:1])
     rows, columns = np.nonzero(truth == 1)

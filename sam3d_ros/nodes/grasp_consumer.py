@@ -27,6 +27,8 @@ from ..ros.running import log_exception, run_node
 from ..ros.transforms import matrix_from_pose, pose_from_matrix
 from ..ros.worker import Worker
 
+_LEAST_UPRIGHT = math.cos(math.radians(45))    # cosine between an upright object's +Z and the frame's
+
 
 class GraspConsumer(Node):
     """The node."""
@@ -41,6 +43,7 @@ class GraspConsumer(Node):
             self._parameter("max_opening", FRANKA.max_opening, "between the open fingers [m]"), FRANKA.finger_length,
             FRANKA.finger_width, FRANKA.finger_thickness, FRANKA.palm)
         self._memory = MeshMemory()
+        self._doubted_frame: str | None = None
         self._poses = self.create_publisher(PoseArray, "grasps", RESULTS)
         self._markers = self.create_publisher(MarkerArray, "grasp_markers", RESULTS)
         # Planning takes longer than an image: in a thread of its own, so that no message with a mesh is lost meanwhile.
@@ -72,6 +75,7 @@ class GraspConsumer(Node):
 
     def _publish_grasps(self, message: ObjectMeshArray) -> None:
         objects = message.objects
+        self._doubt_frame(message)
         meshes = [_posed(item) for item in objects]
         # What is hidden may still be in the way, but where it is now is not known well enough to grasp it.
         targets = [index for index, item in enumerate(objects)
@@ -80,6 +84,15 @@ class GraspConsumer(Node):
         self._poses.publish(PoseArray(header=message.header,
                                       poses=[pose_from_matrix(grasp.world_from_grasp) for grasp in grasps]))
         self._markers.publish(grasp_markers(grasps, self._gripper, message.header))
+
+    def _doubt_frame(self, message: ObjectMeshArray) -> None:
+        """Say once of a frame that its +Z does not point up, where it is far from that of every object."""
+        frame = message.header.frame_id
+        upright = [matrix_from_pose(item.pose.pose)[2, 2] for item in message.objects]
+        if upright and max(upright) < _LEAST_UPRIGHT and frame != self._doubted_frame:
+            self._doubted_frame = frame
+            self.get_logger().warning(f"no object stands upright in '{frame}': its +Z seems not to point up, so that "
+                                      "grasps come from a wrong side; set sam3d_node's target_frame")
 
     def _support(self, meshes: list[SceneMesh]) -> np.ndarray:
         height = self._height
@@ -95,7 +108,7 @@ def grasp_markers(grasps: list[Grasp], gripper: ParallelGripper, header: Header)
         marker = Marker(header=header, ns="grasps", id=number, type=Marker.LINE_LIST, action=Marker.ADD)
         marker.pose = pose_from_matrix(grasp.world_from_grasp)
         marker.scale = Vector3(x=0.004)
-        quality = grasp.score / grasps[0].score
+        quality = min(grasp.score / grasps[0].score, 1.0)      # doubtful meshes come last, whatever their score
         marker.color = ColorRGBA(r=1.0 - quality, g=quality, b=0.1, a=1.0)
         half, back = grasp.opening / 2, -gripper.finger_length
         for y0, z0, y1, z1 in ((half, 0.0, half, back), (-half, 0.0, -half, back), (half, back, -half, back),

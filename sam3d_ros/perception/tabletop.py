@@ -21,7 +21,7 @@ PLANE_SAMPLES = 4000              # pixels that the plane is fitted to
 PLANE_HYPOTHESES = 300            # at 30 % inliers, 3 good points are missed by all with probability 3e-4
 MIN_PLANE_POINTS = 500
 MIN_PLANE_SHARE = 0.1             # of the votes
-FLYING_NEIGHBOURS = 3             # of 8 that must lie at a pixel's own depth
+FLYING_NEIGHBOURS = 3             # of 8 that must lie at a pixel's own depth; of fewer readings around it, that share
 SUPPORT_MARGIN = 0.02             # metres by which an object may stick out over the plane's visible part
 CORE_NEIGHBOURS = 4               # occupied voxels within `gap` of one that belongs to a cluster
 CLOSING = 4                       # pixels; half the width of the gaps in a mask that are bridged
@@ -142,16 +142,21 @@ def _range_factor(z: np.ndarray) -> np.ndarray:
 
 
 def _flying_pixels(depth: np.ndarray) -> np.ndarray:
-    """(H, W) bool: pixels with too few neighbours at their own depth, such as a mix of near and far at an edge."""
+    """(H, W) bool: pixels with too few neighbours at their own depth, such as a mix of near and far at an edge.
+
+    Neighbours without a reading do not count: depth that was aligned to a larger colour image fills it in part only.
+    """
     height, width = depth.shape
     padded = np.pad(depth, 1)
     tolerance = 0.01 * depth                      # between neighbouring pixels, a surface seen at 80 degrees
-    near = np.zeros(depth.shape, np.uint8)
+    near, readings = np.zeros(depth.shape, np.uint8), np.zeros(depth.shape, np.uint8)
     for row in range(3):
         for column in range(3):
             if (row, column) != (1, 1):
-                near += np.abs(padded[row:row + height, column:column + width] - depth) < tolerance
-    return near < FLYING_NEIGHBOURS
+                neighbour = padded[row:row + height, column:column + width]
+                near += np.abs(neighbour - depth) < tolerance
+                readings += neighbour > 0
+    return 8 * near < FLYING_NEIGHBOURS * readings
 
 
 def _over_support(candidates: np.ndarray, scene: np.ndarray, plane: np.ndarray, tolerance: float) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Segmentation and detection messages to instance masks."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -123,8 +124,9 @@ def _isaac(message: Any, height: int, width: int) -> tuple[np.ndarray, tuple[Ins
     if tensor.data_type != _ISAAC_UINT8 or len(shape) != 4 or shape[1] != 1:
         raise Fault(FaultCode.MASK_ENCODING_UNKNOWN, f"tensor of type {tensor.data_type} and shape {shape}, "
                                                      f"expected uint8 ({_ISAAC_UINT8}) and (N, 1, height, width)")
-    if len(tensor.data) < int(np.prod(shape)):
-        raise Fault(FaultCode.MASK_TRUNCATED, f"{len(tensor.data)} bytes, expected {int(np.prod(shape))}")
-    stack = np.frombuffer(tensor.data, np.uint8, int(np.prod(shape))).reshape(shape)[:, 0]
+    size = math.prod(shape)
+    if len(tensor.data) < size:
+        raise Fault(FaultCode.MASK_TRUNCATED, f"{len(tensor.data)} bytes, expected {size}")
+    stack = np.frombuffer(tensor.data, np.uint8, size).reshape(shape)[:, 0]
     filled = [masks.resize_nearest(mask, height, width) for mask in stack]
     return masks.stack_labels(filled, height, width), tuple(Instance(i + 1) for i in range(len(filled)))

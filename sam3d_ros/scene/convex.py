@@ -15,7 +15,7 @@ from ..perception.decimation import decimated
 
 MAX_PIECES = 10
 _NEARLY_CONVEX, _THIN_WALLED = 0.92, 0.4     # of the hull's volume
-_PATCHES = 20
+_PATCHES = 20                                # at most
 _PATCH_POINTS = 3000
 _FACES = 500                                 # that CoACD is given: its time grows fast with them
 _CONCAVITY = 0.08                            # that CoACD leaves, about a share of the object's size
@@ -35,7 +35,9 @@ def convex_pieces(vertices: np.ndarray, triangles: np.ndarray, max_pieces: int =
     solidity = abs(mesh.volume) / max(ConvexHull(hull).volume, 1e-12)
     if max_pieces == 1 or solidity > _NEARLY_CONVEX:
         return [hull]
-    return _patches(mesh) if solidity < _THIN_WALLED else _cut(mesh, max_pieces) or [hull]
+    if solidity < _THIN_WALLED:
+        return _patches(mesh, min(_PATCHES, 2 * max_pieces))
+    return _cut(mesh, max_pieces) or [hull]
 
 
 def _cut(mesh: trimesh.Trimesh, max_pieces: int) -> list[np.ndarray]:
@@ -52,10 +54,10 @@ def _cut(mesh: trimesh.Trimesh, max_pieces: int) -> list[np.ndarray]:
     return [_hull_corners(np.asarray(part[0])) for part in parts]
 
 
-def _patches(mesh: trimesh.Trimesh) -> list[np.ndarray]:
-    """Hulls of groups of near surface points; both sides of a wall fall into one group."""
+def _patches(mesh: trimesh.Trimesh, count: int) -> list[np.ndarray]:
+    """Hulls of `count` groups of near surface points at most; both sides of a wall fall into one group."""
     points = np.concatenate([mesh.vertices, trimesh.sample.sample_surface(mesh, _PATCH_POINTS, seed=0)[0]])
-    group = kmeans2(points, _PATCHES, minit="++", seed=0)[1]
+    group = kmeans2(points, count, minit="++", seed=0)[1]
     return [_hull_corners(points[group == number]) for number in np.unique(group)]
 
 

@@ -12,12 +12,15 @@ from xml.etree import ElementTree as xml
 import numpy as np
 import trimesh
 from scipy.spatial.transform import Rotation
+from trimesh.visual import TextureVisuals
+from trimesh.visual.material import PBRMaterial
 
 from .layout import Scene, SceneObject
 
 SDF_VERSION = "1.9"          # what both Gazebo Garden and Harmonic read
 FRICTION = 0.8
-_SUPPORT = (1.2, 1.2, 0.04)  # metres, of the plate below the objects
+_SUPPORT = (1.2, 1.2, 0.04)  # metres, of the plate below the objects, at least
+_BEYOND = 0.2                # metres of plate beyond the objects, at least
 
 
 def write_sdf(scene: Scene, folder: Path) -> Path:
@@ -29,11 +32,12 @@ def write_sdf(scene: Scene, folder: Path) -> Path:
     _leaf(light, "direction", "-0.4 0.2 -0.9")
     support = xml.SubElement(world, "model", name="support")
     _leaf(support, "static", "true")
-    _leaf(support, "pose", f"0 0 {-_SUPPORT[2] / 2} 0 0 0")
+    size = _support(scene)
+    _leaf(support, "pose", f"0 0 {-size[2] / 2} 0 0 0")
     link = xml.SubElement(support, "link", name="link")
     for kind in ("visual", "collision"):
         box = xml.SubElement(xml.SubElement(xml.SubElement(link, kind, name=kind), "geometry"), "box")
-        _leaf(box, "size", _text(_SUPPORT))
+        _leaf(box, "size", _text(size))
     for item in scene.objects:
         _write_pieces(item, folder)
         model = xml.SubElement(world, "model", name=item.name)
@@ -63,14 +67,16 @@ def write_mjcf(scene: Scene, folder: Path) -> Path:
     """scene.xml, a table top and a free body per object; meshes beside it."""
     root = xml.Element("mujoco", model="sam3d_scene")
     xml.SubElement(root, "compiler", meshdir="meshes")
-    xml.SubElement(root, "option", integrator="implicitfast", cone="elliptic")
+    option = xml.SubElement(root, "option", integrator="implicitfast", cone="elliptic")
+    xml.SubElement(option, "flag", multiccd="enable")       # else one contact at a time carries a mesh, and it rocks
     default = xml.SubElement(root, "default")
     xml.SubElement(default, "geom", condim="4", friction=f"{FRICTION} 0.01 0.001")
     assets = xml.SubElement(root, "asset")
     world = xml.SubElement(root, "worldbody")
     xml.SubElement(world, "light", pos="0.4 -0.2 2", dir="-0.2 0.1 -1")
-    xml.SubElement(world, "geom", name="support", type="box", size=_text(np.array(_SUPPORT) / 2),
-                   pos=f"0 0 {-_SUPPORT[2] / 2}", rgba="0.7 0.68 0.63 1")
+    size = _support(scene)
+    xml.SubElement(world, "geom", name="support", type="box", size=_text(size / 2), pos=f"0 0 {-size[2] / 2}",
+                   rgba="0.7 0.68 0.63 1")
     for item in scene.objects:
         _write_pieces(item, folder)
         x, y, z, w = Rotation.from_matrix(item.world_from_object[:3, :3]).as_quat()
@@ -80,7 +86,7 @@ def write_mjcf(scene: Scene, folder: Path) -> Path:
         inertia = item.inertia[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
         xml.SubElement(body, "inertial", pos=_text(item.centre_of_mass), mass=f"{item.mass:.9g}",
                        fullinertia=_text(inertia))
-        xml.SubElement(assets, "mesh", name=item.name, file=f"{item.name}.obj", inertia="shell")
+        xml.SubElement(assets, "mesh", name=item.name, file=f"{item.name}.obj")
         xml.SubElement(body, "geom", type="mesh", mesh=item.name, contype="0", conaffinity="0", group="2", mass="0",
                        rgba=f"{_text(_colour(item))} 1")
         for number in range(len(item.pieces)):
@@ -95,7 +101,9 @@ def write_gltf(scene: Scene, folder: Path) -> Path:
     y_up = trimesh.transformations.rotation_matrix(-np.pi / 2, [1, 0, 0])
     gathered = trimesh.Scene()
     for item in scene.objects:
-        mesh = trimesh.Trimesh(item.mesh.vertices, item.mesh.faces, vertex_colors=item.rgb, process=False)
+        looks = TextureVisuals(material=PBRMaterial(metallicFactor=0.0, roughnessFactor=1.0))    # its default is metal
+        looks.vertex_attributes["color"] = np.rint(255 * np.column_stack([_linear(item.rgb), np.ones(len(item.rgb))]))
+        mesh = trimesh.Trimesh(item.mesh.vertices, item.mesh.faces, visual=looks, process=False)
         gathered.add_geometry(mesh, node_name=item.name, geom_name=item.name, transform=y_up @ item.world_from_object)
     file = folder / "scene.glb"
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,8 +113,8 @@ def write_gltf(scene: Scene, folder: Path) -> Path:
 
 def write_usd(scene: Scene, folder: Path) -> Path:
     """scene.usda: a table top and a rigid body per object by UsdPhysics; the simulator cuts the meshes itself."""
-    size = np.array(_SUPPORT)
-    parts = [_usd_xform("support", np.eye(4), "PhysicsCollisionAPI", [], [
+    size = _support(scene)
+    parts = [_usd_xform("support", np.eye(4), "", [], [
         'def Cube "plate" (prepend apiSchemas = ["PhysicsCollisionAPI"])', "{", "    double size = 1",
         f"    double3 xformOp:translate = (0, 0, {-size[2] / 2})",
         f"    float3 xformOp:scale = ({', '.join(map(str, size))})",
@@ -126,6 +134,13 @@ WRITERS: dict[str, Callable[[Scene, Path], Path]] = {
     "sdf": write_sdf, "mjcf": write_mjcf, "gltf": write_gltf, "usd": write_usd}
 
 
+def _support(scene: Scene) -> np.ndarray:
+    """(3,) metres: size of the plate; its middle is below the origin, its upper side at z = 0."""
+    reach = np.max([np.abs(trimesh.transform_points(item.mesh.vertices, item.world_from_object)[:, :2]).max(axis=0)
+                    for item in scene.objects], axis=0)
+    return np.append(np.maximum(2 * (reach + _BEYOND), _SUPPORT[:2]), _SUPPORT[2])
+
+
 def _usd_object(item: SceneObject) -> str:
     values, axes = np.linalg.eigh(item.inertia)
     axes[:, 2] *= np.sign(np.linalg.det(axes))
@@ -135,7 +150,7 @@ def _usd_object(item: SceneObject) -> str:
             f"float3 physics:diagonalInertia = {_usd_tuple(values)}",
             f"quatf physics:principalAxes = {_usd_tuple((w, x, y, z))}"]
     corners = ", ".join(map(_usd_tuple, item.mesh.vertices))
-    colours = ", ".join(map(_usd_tuple, item.rgb / 255))
+    colours = ", ".join(map(_usd_tuple, _linear(item.rgb)))
     mesh = ['def Mesh "mesh" (prepend apiSchemas = ["PhysicsCollisionAPI", "PhysicsMeshCollisionAPI"])', "{",
             '    uniform token subdivisionScheme = "none"',
             '    uniform token physics:approximation = "convexDecomposition"',
@@ -143,13 +158,14 @@ def _usd_object(item: SceneObject) -> str:
             f"    int[] faceVertexCounts = [{', '.join(['3'] * len(item.mesh.faces))}]",
             f"    int[] faceVertexIndices = [{', '.join(map(str, item.mesh.faces.ravel()))}]",
             f'    color3f[] primvars:displayColor = [{colours}] (interpolation = "vertex")', "}"]
-    return _usd_xform(item.name, item.world_from_object, 'PhysicsRigidBodyAPI", "PhysicsMassAPI', mass, mesh)
+    schemas = '(prepend apiSchemas = ["PhysicsRigidBodyAPI", "PhysicsMassAPI"])'
+    return _usd_xform(item.name, item.world_from_object, schemas, mass, mesh)
 
 
 def _usd_xform(name: str, pose: np.ndarray, schemas: str, attributes: list[str], children: list[str]) -> str:
     # USD multiplies row vectors: its matrix is the transpose of ours.
     rows = ", ".join(map(_usd_tuple, pose.T))
-    lines = [f'def Xform "{name}" (prepend apiSchemas = ["{schemas}"])', "{",
+    lines = [f'def Xform "{name}" {schemas}'.rstrip(), "{",
              f"    matrix4d xformOp:transform = ({rows})", '    uniform token[] xformOpOrder = ["xformOp:transform"]',
              *(f"    {line}" for line in (*attributes, *children)), "}"]
     return "".join(f"    {line}\n" for line in lines)
@@ -191,6 +207,12 @@ def _sdf_pose(pose: np.ndarray) -> str:
 
 def _colour(item: SceneObject) -> np.ndarray:
     return item.rgb.mean(axis=0) / 255
+
+
+def _linear(rgb: np.ndarray) -> np.ndarray:
+    """Colours of an image, (N, 3) uint8, sRGB, as intensities, (N, 3), 0 to 1: what glTF and USD hold."""
+    values = rgb / 255
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
 def _text(values: np.ndarray) -> str:

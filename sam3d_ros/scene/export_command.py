@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from ..terminal import in_range
 from .export import WRITERS
 from .layout import DENSITY, read_scene
+from .physics import TOUCH, BodyReport
 
 _DENSITIES = (1, 30_000)     # kg/m^3, from foams to the heaviest metals: simulators refuse what weighs nothing
 _PIECES = (1, 1000)
@@ -23,14 +25,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--density", type=in_range(float, *_DENSITIES), default=DENSITY, metavar="KG_M3",
                         help="mass of the objects per volume (default: %(default)s)")
     parser.add_argument("--pieces", type=in_range(int, *_PIECES), default=10, metavar="N",
-                        help="convex pieces of an object at most; 1: its hull (default: %(default)s)")
+                        help="convex pieces of an object at most, twice as many of a thin-walled one; 1: its hull "
+                             "(default: %(default)s)")
     parser.add_argument("--as-seen", action="store_true", help="leave the poses: things may float or overlap")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the scene in every format asked for."""
+    """Write the scene in every format asked for; what will not stay where it is is named on stderr."""
     scene = read_scene(args.result, args.density, args.pieces, args.as_seen)
+    for item in scene.objects:
+        if item.settled and (unrest := restlessness(item.settled)):
+            print(f"sam3d: {item.name} {unrest}", file=sys.stderr)
     for name in args.format:
         print(f"{WRITERS[name](scene, args.out)}: {len(scene.objects)} objects, "
               f"{sum(item.mass for item in scene.objects):.2f} kg")
     return 0
+
+
+def restlessness(report: BodyReport) -> str:
+    """Why an object will not stay where it is in a simulator; empty if it is at rest."""
+    if report.gap_after > TOUCH:
+        return f"floats {report.gap_after * 1e3:.0f} mm above what is below it, and will fall"
+    if report.penetration_after > TOUCH:
+        return f"is {report.penetration_after * 1e3:.0f} mm inside the table or another object, and will be pushed out"
+    return "" if report.is_stable else "does not stand firmly, and may tip over or roll"

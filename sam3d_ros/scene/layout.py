@@ -12,7 +12,7 @@ import trimesh
 
 from ..perception.faults import Fault, FaultCode
 from .convex import convex_pieces
-from .physics import Body, settle
+from .physics import Body, BodyReport, settle
 from .solid import solid_from_mesh
 
 DENSITY = 300.0              # kg/m^3, about that of household goods: boxes are half empty, fruit is not
@@ -33,6 +33,7 @@ class SceneObject:
     mesh: closed, metres, object frame; rgb: (N, 3) uint8, vertex colours; pieces: convex, each (K, 3) corners, metres
     world_from_object: (4, 4) float64; the world's +Z points up, z = 0 is the support
     mass: kg; centre_of_mass: (3,) metres, object frame; inertia: (3, 3) kg m^2 about it, object frame axes
+    settled: how it came to lie there; None: it was left as it was seen
     """
 
     name: str
@@ -44,6 +45,7 @@ class SceneObject:
     mass: float
     centre_of_mass: np.ndarray
     inertia: np.ndarray
+    settled: BodyReport | None
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,11 @@ def read_scene(path: Path, density: float = DENSITY, max_pieces: int = 10, as_se
     entries = _read(file)
     world_from_camera = _gravity_frame(entries, file)
     poses = np.stack([world_from_camera @ entry.camera_from_object for entry in entries])
+    reports: Sequence[BodyReport | None] = [None] * len(entries)
     if not as_seen:
-        poses = _settled(entries, poses)
-    return Scene(tuple(_scene_object(entry, pose, density, max_pieces)
-                       for entry, pose in zip(entries, poses, strict=True)), world_from_camera)
+        poses, reports = _settled(entries, poses)
+    return Scene(tuple(_scene_object(entry, pose, report, density, max_pieces)
+                       for entry, pose, report in zip(entries, poses, reports, strict=True)), world_from_camera)
 
 
 def _invalid(path: Path, reason: object) -> Fault:
@@ -164,18 +167,20 @@ def _gravity_frame(entries: Sequence[_Entry], file: Path) -> np.ndarray:
     return pose
 
 
-def _settled(entries: Sequence[_Entry], poses: np.ndarray) -> np.ndarray:
+def _settled(entries: Sequence[_Entry], poses: np.ndarray) -> tuple[np.ndarray, tuple[BodyReport, ...]]:
     covariance = np.diag(np.repeat(np.square(_POSE_SIGMA), 3))
     bodies = [Body(solid_from_mesh(entry.mesh.vertices, entry.mesh.faces), pose, covariance)
               for entry, pose in zip(entries, poses, strict=True)]
-    return settle(bodies, np.array([0.0, 0, 1, 0])).poses
+    settled = settle(bodies, np.array([0.0, 0, 1, 0]))
+    return settled.poses, settled.report
 
 
-def _scene_object(entry: _Entry, pose: np.ndarray, density: float, max_pieces: int) -> SceneObject:
+def _scene_object(entry: _Entry, pose: np.ndarray, report: BodyReport | None, density: float,
+                  max_pieces: int) -> SceneObject:
     mass = trimesh.triangles.mass_properties(entry.mesh.triangles, density=density)
     pieces = tuple(convex_pieces(entry.mesh.vertices, entry.mesh.faces, max_pieces))
     return SceneObject(_name(entry), entry.class_id, entry.mesh, entry.rgb, pieces, pose, float(mass.mass),
-                       np.asarray(mass.center_mass), np.asarray(mass.inertia))
+                       np.asarray(mass.center_mass), np.asarray(mass.inertia), report)
 
 
 def _name(entry: _Entry) -> str:

@@ -32,6 +32,8 @@ MAX_SIGMAS = 3.0             # of the pose covariance: what a body may move by
 FRICTION = 0.5
 TOUCH = 0.002                # metres: nearer than this two bodies are in contact
 UPWARD = 0.3                 # least vertical part of the normal of a contact that carries
+_TURN = 0.15                 # radians: what stands safely has its centre of mass higher when turned so far to any side
+_SIDES = 16
 _LINEARISATIONS = 8
 _SWEEPS = 60
 REACH = 0.02                # metres: contacts nearer than this are kept in view
@@ -66,7 +68,8 @@ class BodyReport:
 
     penetration_before, penetration_after: metres, how deep it is in the support or in another body
     gap_before, gap_after: metres, to what is nearest below it: the support or another body; 0 where they touch
-    is_stable: its centre of mass is over the hull of its contacts with what carries it
+    is_stable: its centre of mass is over the hull of its contacts with what carries it; on the support alone, it also
+    does not stand on a round underside that lets it tip over
     translation, rotation: metres and radians moved; sigmas: the same as Mahalanobis distance
     """
 
@@ -136,9 +139,10 @@ def settle(bodies: Sequence[Body], plane: np.ndarray, max_sigmas: float = MAX_SI
         if excess.max() <= _ROUNDING:
             break
         refused[excess.argmax()] = True
+    stable = _stable(solids, poses, plane)
     return Settled(poses, tuple(
         BodyReport(Outcome.REFUSED if refused[b] else Outcome.MOVED, float(before.penetration[b]),
-                   float(after.penetration[b]), float(before.gap[b]), float(after.gap[b]), bool(after.stable[b]),
+                   float(after.penetration[b]), float(before.gap[b]), float(after.gap[b]), stable[b],
                    float(np.linalg.norm(moves[b, :3])), float(np.linalg.norm(moves[b, 3:])), float(sigmas[b]))
         for b in range(len(bodies))))
 
@@ -186,11 +190,10 @@ class _Contacts(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Per body (B,): depth of penetration and gap below, metres; whether it rests safely."""
+    """Per body (B,): depth of penetration and gap below, metres."""
 
     penetration: np.ndarray
     gap: np.ndarray
-    stable: np.ndarray
 
 
 def _packed(solids: Sequence[Solid]) -> _Solids:
@@ -257,19 +260,46 @@ def _contacts(solids: _Solids, poses: np.ndarray, plane: np.ndarray, held: _Cont
 
 def _state(solids: _Solids, poses: np.ndarray, plane: np.ndarray) -> _State:
     contacts = _contacts(solids, poses, plane)
-    centres = np.einsum("bij,bj->bi", poses[:, :3, :3], solids.centre) + poses[:, :3, 3]
-    axes = np.linalg.svd(plane[None, :3])[2][1:]
-    penetration, gap, stable = np.zeros(len(poses)), np.empty(len(poses)), np.zeros(len(poses), bool)
+    penetration, gap = np.zeros(len(poses)), np.empty(len(poses))
     for body in range(len(poses)):
-        first, second = contacts.a == body, contacts.b == body
-        depth = -contacts.gap[first | second]
+        depth = -contacts.gap[(contacts.a == body) | (contacts.b == body)]
         penetration[body] = max(depth.max(initial=0), 0)
-        upward = contacts.normal @ plane[:3] * np.where(first, 1, np.where(second, -1, 0))
-        carries = upward > UPWARD
-        gap[body] = max(contacts.gap[carries].min(initial=np.inf), 0)
-        touching = (contacts.point[carries & (contacts.gap < TOUCH)] - centres[body]) @ axes.T
-        stable[body] = _surrounds(touching)
-    return _State(penetration, gap, stable)
+        gap[body] = max(contacts.gap[_carries(contacts, body, plane)].min(initial=np.inf), 0)
+    return _State(penetration, gap)
+
+
+def _carries(contacts: _Contacts, body: int, plane: np.ndarray) -> np.ndarray:
+    """(K,) bool: which contacts carry a body."""
+    upward = contacts.normal @ plane[:3] * np.where(contacts.a == body, 1, np.where(contacts.b == body, -1, 0))
+    return upward > UPWARD
+
+
+def _stable(solids: _Solids, poses: np.ndarray, plane: np.ndarray) -> list[bool]:
+    """Whether each body rests safely: BodyReport.is_stable."""
+    contacts = _contacts(solids, poses, plane)
+    axes = np.linalg.svd(plane[None, :3])[2][1:]
+    stable = []
+    for body, pose in enumerate(poses):
+        touches = _carries(contacts, body, plane) & (contacts.gap < TOUCH)
+        centre = pose[:3, :3] @ solids.centre[body] + pose[:3, 3]
+        stable.append(_surrounds((contacts.point[touches] - centre) @ axes.T))
+        if stable[-1] and (contacts.b[touches] < 0).all():
+            corners = solids.corners[solids.corner_start[body]:solids.corner_start[body + 1]] - solids.centre[body]
+            stable[-1] = _stands(corners, plane[:3] @ pose[:3, :3], axes @ pose[:3, :3])
+    return stable
+
+
+def _stands(corners: np.ndarray, up: np.ndarray, axes: np.ndarray) -> bool:
+    """Whether the centre of mass of a body on a plane is higher over that when the body is turned by _TURN to any side.
+
+    corners: (C, 3) of its hull, from its centre of mass, object frame; up, axes: unit vectors (3,) across and (2, 3) in
+    the plane, object frame
+    """
+    angles = np.arange(_SIDES) * 2 * np.pi / _SIDES
+    sides = np.stack([np.cos(angles), np.sin(angles)], axis=1) @ axes
+    down = np.concatenate([[-up], np.sin(_TURN) * sides - np.cos(_TURN) * up])       # of the body as it is, and turned
+    heights = (corners @ down.T).max(axis=0)
+    return bool(heights[1:].min() > heights[0])
 
 
 def _surrounds(directions: np.ndarray) -> bool:
