@@ -29,6 +29,7 @@ class FakeCuda:
         self.fail: dict[str, int] = {}
         self.calls: dict[str, int] = {}
         self.buffers: dict[int, ctypes.Array] = {}
+        self.templates: dict[int, list] = {}
         self.graphs: dict[int, list] = {}
         self.captured: list | None = None
         self.streams = 0
@@ -45,6 +46,11 @@ class FakeCuda:
 
         return call
 
+    @property
+    def in_use(self):
+        """Whether anything has not been freed."""
+        return bool(self.buffers or self.templates or self.graphs or self.streams)
+
     def submit(self, work):
         """Do work in a stream's order."""
         work() if self.captured is None else self.captured.append(work)
@@ -52,7 +58,6 @@ class FakeCuda:
     def _cuInit(self, flags): ...
     def _cuCtxSetCurrent(self, context): ...
     def _cuStreamSynchronize(self, stream): ...
-    def _cuGraphDestroy(self, graph): ...
     def _cuDevicePrimaryCtxRelease_v2(self, device): ...
 
     def _cuDeviceGet(self, device, index):
@@ -106,10 +111,14 @@ class FakeCuda:
 
     def _cuStreamEndCapture(self, stream, graph):
         graph._obj.value = len(self.graphs) + 1
-        self.graphs[graph._obj.value], self.captured = self.captured, None
+        self.templates[graph._obj.value], self.captured = self.captured, None
 
     def _cuGraphInstantiateWithFlags(self, executable, graph, flags):
         executable._obj.value = graph.value
+        self.graphs[graph.value] = self.templates[graph.value]
+
+    def _cuGraphDestroy(self, graph):
+        del self.templates[graph.value]
 
     def _cuGraphExecDestroy(self, executable):
         del self.graphs[executable.value]

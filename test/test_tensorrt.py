@@ -73,7 +73,7 @@ class Machine:
         with pytest.raises(EngineError) as error:
             self.load(**arguments)
         if self.cuda is not None:
-            assert not self.cuda.buffers and not self.cuda.graphs and not self.cuda.streams      # nothing is left over
+            assert not self.cuda.in_use
         return error.value.reason, error.value.detail
 
 
@@ -96,7 +96,7 @@ def test_numbers_in_any_batch_size(machine, name, precision, tolerance):
             assert found[key].shape == shape and found[key].dtype == np.float32
             np.testing.assert_allclose(found[key], wanted[key], atol=tolerance)
     engine.close()
-    assert not machine.cuda.buffers and not machine.cuda.graphs and not machine.cuda.streams
+    assert not machine.cuda.in_use
 
 
 def test_one_recorded_graph_for_each_bucket(machine):
@@ -123,6 +123,36 @@ def test_runs_without_graphs_where_none_can_be_recorded(machine, function, caplo
     first, second = engine.infer(student_inputs()), engine.infer(student_inputs())
     np.testing.assert_array_equal(first["distance"], second["distance"])
     assert "runs without a CUDA graph" in caplog.text and "cuGraphLaunch" not in machine.cuda.calls
+
+
+def test_a_recording_that_fails_midway_is_freed(machine, caplog):
+    synchronise = machine.cuda._cuStreamSynchronize
+
+    def fail_next(stream):
+        machine.trt.execute_error = "not permitted while capturing"
+        return synchronise(stream)
+
+    engine = machine.load()
+    machine.cuda._cuStreamSynchronize = fail_next              # after the first run of a size, before its recording
+    assert engine.infer(student_inputs(2))["layout"].shape == (2, 10)
+    assert "runs without a CUDA graph for 2 objects: not permitted" in caplog.text
+    engine.close()
+    assert not machine.cuda.in_use
+
+
+def test_graphs_are_freed_before_their_contexts_and_contexts_before_memory(machine):
+    engine = machine.load()
+    engine.infer(student_inputs(2))
+    contexts = {}
+    for function in ("cuGraphExecDestroy", "cuMemFree_v2", "cuStreamDestroy_v2", "cuDevicePrimaryCtxRelease_v2"):
+        def watched(*arguments, function=function):
+            contexts[function] = len(engine._runs), engine._engine is not None
+            return getattr(type(machine.cuda), "_" + function)(machine.cuda, *arguments)
+
+        setattr(machine.cuda, "_" + function, watched)
+    engine.close()
+    assert contexts == {"cuGraphExecDestroy": (2, True), "cuMemFree_v2": (0, True), "cuStreamDestroy_v2": (0, True),
+                        "cuDevicePrimaryCtxRelease_v2": (0, False)}
 
 
 def test_memory_stays_the_same(machine):
@@ -282,6 +312,37 @@ def test_build_failures_are_named(machine):
     assert not list((machine.folder / "engines").glob("*.engine"))
 
 
+def test_an_engine_that_loads_and_does_not_run_is_named(machine):
+    machine.trt.no_context = True
+    assert machine.refusal() == ("ENGINE_FAILED",
+                                 "tensorrt fp16: no execution context: no memory for a context")
+    machine.trt.no_context, machine.trt.execute_error = False, "Out of memory: 2 GiB"
+    assert machine.refusal()[0] == "ENGINE_OUT_OF_MEMORY"
+    machine.trt.execute_error = ""
+    made = machine.cuda._cuStreamCreate
+
+    def make_and_break(*arguments):
+        made(*arguments)
+        machine.trt.execute_error = "illegal memory access"
+        for function in ("cuMemFree_v2", "cuMemFreeHost", "cuStreamDestroy_v2"):
+            machine.cuda.fail[function] = 700
+
+    machine.cuda._cuStreamCreate = make_and_break
+    with pytest.raises(EngineError, match="illegal memory access"):      # and not what the driver says of freeing it
+        machine.load()
+
+
+def test_a_library_that_cannot_use_the_device_is_unavailable(machine):
+    machine.load().close()
+
+    def nothing(logger):
+        logger.log(machine.trt.ILogger.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("factory function returned nullptr")
+
+    machine.monkeypatch.setattr(machine.trt, "Runtime", nothing)
+    assert machine.refusal() == ("ENGINE_UNAVAILABLE", "tensorrt: CUDA initialization failure with error: 35")
+
+
 def test_out_of_device_memory(machine):
     machine.cuda.memory = 64 << 20
     reason, detail = machine.refusal()
@@ -326,6 +387,13 @@ def test_auto_takes_the_gpu_and_passes_over_what_fails(machine, caplog):
     assert engine.name == "tensorrt-rtx fp16"
     engine.close()
     assert "engine tensorrt is passed over: ENGINE_BUILD_FAILED" in caplog.text
+    machine.trt.load_error, machine.trt.execute_error = "", "unspecified launch failure"
+    machine.load("auto", "fp32").close()
+    assert "engine tensorrt is passed over: ENGINE_FAILED: tensorrt fp32: unspecified" in caplog.text
+    machine.trt.execute_error, machine.trt.parse_error = "", "no importer for operator GridSample"
+    machine.load("auto", "fp32").close()
+    assert "engine tensorrt is passed over: MODEL_INVALID" in caplog.text
+    machine.trt.parse_error = ""
     assert machine.load("cpu", "fp32").name in ("openvino fp32", "onnxruntime fp32")
     (machine.folder / "engines").chmod(0o777)
     assert machine.refusal(name="auto")[0] == "ENGINE_CACHE_UNSAFE"           # not passed over: an attack, maybe

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,16 @@ class EngineError(Exception):
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
+
+
+_OUT_OF_MEMORY = ("out of memory", "outofmemory", "out_of_memory")     # in what libraries and the driver say
+
+
+def library_error(name: str, message: str, reason: str) -> EngineError:
+    """The error for what the library of an engine, or the driver, said: of this reason, or ENGINE_OUT_OF_MEMORY."""
+    if any(text in message.lower() for text in _OUT_OF_MEMORY):
+        reason = "ENGINE_OUT_OF_MEMORY"
+    return EngineError(reason, f"{name}: {message or 'no reason given'}")
 
 
 class Engine(Protocol):
@@ -131,9 +142,13 @@ def load_engine(name: str = "auto", model: str | Path = DEFAULT_MODEL, precision
 
 def load_named(name: str, file: ModelFile, precision: str, threads: int, signature: Signature,
                options: BuildOptions) -> Engine:
-    """Load a model into the engine of this name, one of ENGINES."""
+    """Load a model into the engine of this name, one of ENGINES.  Raises EngineError."""
     if name not in ENGINES or not importlib.util.find_spec(ENGINES[name]):
         raise EngineError("ENGINE_UNAVAILABLE", f"{name} (installed: {', '.join(available_engines()) or 'none'})")
+    try:
+        importlib.import_module(ENGINES[name])
+    except (ImportError, OSError) as error:         # OSError: a shared library that it needs is missing
+        raise EngineError("ENGINE_UNAVAILABLE", f"{name}: {error}") from error
     if name == "openvino":
         from .openvino_engine import OpenVinoEngine
 

@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from .engine import EngineError, ModelFile, check_signature
+from .engine import EngineError, ModelFile, check_signature, library_error
 from .precision import typed
 from .signature import Shape, Signature
 
 PRECISIONS = ("fp16", "fp32", "int8")
 MAX_BATCH = 16           # objects in one run
 MAX_VIEWS = 8            # views of each
-_OUT_OF_MEMORY = ("out of memory", "outofmemory")
 _log = logging.getLogger(__name__)
 
 # Percent done, and what is being done.
@@ -84,6 +83,14 @@ def make_logger(library: Library) -> Any:
     return Logger()
 
 
+def make(library: Library, kind: str, logger: Any) -> Any:
+    """A "Builder" or a "Runtime" of the library.  Raises EngineError ENGINE_UNAVAILABLE if it cannot use the device."""
+    try:
+        return getattr(library.module, kind)(logger)
+    except (TypeError, RuntimeError) as error:      # how a constructor in C++ that gives nothing is answered
+        raise EngineError("ENGINE_UNAVAILABLE", f"{library.name}: {logger.last_error or error}") from error
+
+
 def profile_shapes(signature: Signature) -> dict[str, tuple[tuple[int, ...], ...]]:
     """Smallest, best and largest shape of each input: one object of one view is what is most often wanted."""
     least = signature.input_shapes(batch=1, views=1)
@@ -106,10 +113,7 @@ def build_plan(library: Library, model: ModelFile, signature: Signature, precisi
     Raises EngineError: MODEL_INVALID, MODEL_MISMATCH, ENGINE_UNAVAILABLE, ENGINE_BUILD_FAILED, ENGINE_OUT_OF_MEMORY.
     """
     trt, logger = library.module, make_logger(library)
-    try:
-        builder = trt.Builder(logger)
-    except (TypeError, RuntimeError) as error:      # what a builder without a device is answered with
-        raise EngineError("ENGINE_UNAVAILABLE", f"{library.name}: {logger.last_error or error}") from error
+    builder = make(library, "Builder", logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(library, logger, network, model, typed(model, precision, signed=True))
     check_signature(model, signature, _shapes(network, network.num_inputs, network.get_input),
@@ -135,16 +139,9 @@ def build_plan(library: Library, model: ModelFile, signature: Signature, precisi
     config.progress_monitor = _monitor(trt, on_progress)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise build_error(library, logger.last_error)
+        raise library_error(library.name, logger.last_error, "ENGINE_BUILD_FAILED")
     on_progress(100, "built")
     return Plan(bytes(plan), b"" if library.rtx else bytes(config.get_timing_cache().serialize()), convolutions)
-
-
-def build_error(library: Library, message: str) -> EngineError:
-    """The error for what the library said last."""
-    reason = "ENGINE_OUT_OF_MEMORY" if any(text in message.lower() for text in _OUT_OF_MEMORY) else \
-        "ENGINE_BUILD_FAILED"
-    return EngineError(reason, f"{library.name}: {message or 'no reason given'}")
 
 
 def _parse(library: Library, logger: Any, network: Any, model: ModelFile, data: bytes) -> None:

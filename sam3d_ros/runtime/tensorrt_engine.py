@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import cuda, golden
-from .engine import BuildOptions, EngineError, ModelFile
+from .engine import BuildOptions, EngineError, ModelFile, library_error
 from .engine_cache import EngineCache, EngineKey
 from .signature import Signature, shape_text
 from .tensorrt_build import (
@@ -25,10 +25,10 @@ from .tensorrt_build import (
     PRECISIONS,
     Library,
     Plan,
-    build_error,
     build_plan,
     builder_flags,
     load_library,
+    make,
     make_logger,
     profile_shapes,
 )
@@ -48,7 +48,9 @@ class _Run:
 class TensorRtEngine:
     """An `Engine`.  `infer` may be called from any thread, by one at a time.
 
-    Raises EngineError ENGINE_BUILD_FAILED if the plan does not load, ENGINE_OUT_OF_MEMORY.
+    What it makes is freed when the device is closed: recorded graphs, then contexts, memory, and the library's engine.
+    Raises EngineError ENGINE_BUILD_FAILED if the plan does not load, ENGINE_OUT_OF_MEMORY, ENGINE_UNAVAILABLE;
+    CudaError.
     """
 
     most_crops = MAX_BATCH
@@ -57,10 +59,12 @@ class TensorRtEngine:
         self.name = f"{library.name} {precision}"
         self._library, self._signature, self._device = library, signature, device
         self._logger = make_logger(library)
-        self._runtime = library.module.Runtime(self._logger)
+        self._runtime = make(library, "Runtime", self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise build_error(library, f"the engine does not load: {self._logger.last_error}")
+            raise library_error(library.name, f"the engine does not load: {self._logger.last_error}",
+                                "ENGINE_BUILD_FAILED")
+        device.at_close(self._release)
         self._runs: dict[tuple[int, int], _Run] = {}
         self._stream = device.new_stream()
         most = dict(batch=MAX_BATCH, views=MAX_VIEWS)
@@ -71,6 +75,7 @@ class TensorRtEngine:
         self._addresses = {name: device.allocate(buffer.nbytes) for name, buffer in self._host.items()}
         self._scratch_bytes = self._engine.device_memory_size_v2
         self._scratch = device.allocate(max(self._scratch_bytes, 1))   # shared: one run at a time
+        device.at_close(self._runs.clear)
 
     def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See Engine.infer; up to MAX_VIEWS views.  Raises RuntimeError."""
@@ -89,9 +94,10 @@ class TensorRtEngine:
 
     def close(self) -> None:
         """See Engine.close."""
-        self._runs.clear()
-        self._engine = self._runtime = None
         self._device.close()
+
+    def _release(self) -> None:
+        self._engine = self._runtime = None
 
     def _infer_part(self, inputs: Mapping[str, np.ndarray], views: int) -> dict[str, np.ndarray]:
         count = len(inputs["crops"])
@@ -121,7 +127,7 @@ class TensorRtEngine:
         context = self._new_context()
         for name, shape in self._signature.input_shapes(batch=bucket, views=views).items():
             if not context.set_input_shape(name, shape):
-                raise RuntimeError(f"{self.name}: {name} cannot be {shape_text(shape)}: {self._logger.last_error}")
+                raise RuntimeError(f"{name} cannot be {shape_text(shape)}: {self._logger.last_error}")
         for name, address in self._addresses.items():
             context.set_tensor_address(name, address)
         context.set_device_memory(self._scratch, self._scratch_bytes)
@@ -146,7 +152,7 @@ class TensorRtEngine:
         else:
             context = self._engine.create_execution_context(strategy)
         if context is None:
-            raise RuntimeError(f"{self.name}: no execution context: {self._logger.last_error}")
+            raise RuntimeError(f"no execution context: {self._logger.last_error}")
         return context
 
     def _enqueue(self, context: Any, bucket: int, views: int) -> None:
@@ -155,7 +161,7 @@ class TensorRtEngine:
         for name, shape in self._signature.input_shapes(**lengths).items():
             self._device.to_device(self._addresses[name], self._staged(name, shape), self._stream)
         if not context.execute_async_v3(self._stream):
-            raise RuntimeError(f"{self.name}: {self._logger.last_error or 'the engine did not start'}")
+            raise RuntimeError(self._logger.last_error or "the engine did not start")
         for name, shape in self._signature.output_shapes(**lengths).items():
             self._device.from_device(self._staged(name, shape), self._addresses[name], self._stream)
 
@@ -198,10 +204,9 @@ def load_tensorrt(name: str, model: ModelFile, signature: Signature, precision: 
     device = open_device()
     try:
         return _Loader(library, model, signature, precision, device, options).load()
-    except cuda.CudaError as error:
+    except RuntimeError as error:
         device.close()
-        reason = "ENGINE_OUT_OF_MEMORY" if error.code == cuda.OUT_OF_MEMORY else "ENGINE_BUILD_FAILED"
-        raise EngineError(reason, f"{name}: {error}") from error
+        raise library_error(name, str(error), "ENGINE_BUILD_FAILED") from error
     except BaseException:
         device.close()
         raise
