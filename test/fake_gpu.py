@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 
 MAGIC = b"fake plan "
+SCRATCH = 1 << 20                   # bytes that a view of an object takes while it is computed
 OUT_OF_MEMORY, NOT_SUPPORTED = 2, 801
 
 
@@ -131,13 +132,13 @@ class FakeCuda:
 def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
     """A module like `tensorrt` (or `tensorrt_rtx`).  Its attributes let it fail:
 
-    parse_error, build_error, load_error, execute_error: what it says then; no_context; nan: outputs are not numbers;
-    offset: added to the distance; half_as_float: claims to compute float16 as float32.  builds: how many were made
+    parse_error, build_error, load_error, execute_error: what it says then; no_context; no_size: does not tell what
+    memory a context needs; nan: outputs are not numbers; offset: added to the distance; half_as_float: claims to compute float16 as float32.  builds: how many were made
     """
     trt = types.ModuleType(name)
     trt.__spec__, trt.__version__ = ModuleSpec(name, None), version
     trt.parse_error = trt.build_error = trt.load_error = trt.execute_error = ""
-    trt.no_context = trt.nan = trt.half_as_float = False
+    trt.no_context = trt.no_size = trt.nan = trt.half_as_float = False
     trt.offset, trt.builds, trt.contexts = 0.0, 0, []
     trt.LayerType = SimpleNamespace(CONVOLUTION="convolution")
     trt.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", {"STRONGLY_TYPED": 1})
@@ -264,7 +265,7 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             return Engine(plan[len(MAGIC) + 16:], self.logger)
 
     class Engine:
-        device_memory_size_v2 = 1 << 20
+        device_memory_size_v2 = 16 * 8 * SCRATCH       # the largest of the profile
 
         def __init__(self, data, logger):
             options = onnxruntime.SessionOptions()
@@ -285,6 +286,7 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
     class Context:
         def __init__(self, engine):
             self.engine, self.shapes, self.addresses, self.scratch = engine, {}, {}, None
+            self.scratch_bytes = 0
 
         def set_input_shape(self, name, shape):
             self.shapes[name] = tuple(shape)
@@ -293,14 +295,22 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
         def set_tensor_address(self, name, address):
             self.addresses[name] = address
 
+        def update_device_memory_size_for_shapes(self):
+            return 0 if trt.no_size else self.needed
+
+        @property
+        def needed(self):
+            return int(np.prod(self.shapes["crops"][:2])) * SCRATCH
+
         def set_device_memory(self, address, size):
-            assert address in cuda.buffers
-            self.scratch = address
+            assert ctypes.sizeof(cuda.buffers[address]) >= size
+            self.scratch, self.scratch_bytes = address, size
 
         def execute_async_v3(self, stream):
             if trt.execute_error:
                 self.engine.logger.log(ILogger.ERROR, trt.execute_error)
                 return False
+            assert self.scratch in cuda.buffers and self.scratch_bytes >= self.needed
             cuda.submit(self._run)
             return True
 

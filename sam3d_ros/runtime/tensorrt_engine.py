@@ -73,8 +73,7 @@ class TensorRtEngine:
         for buffer in self._host.values():
             buffer[:] = 0                          # what fills a batch up is finite
         self._addresses = {name: device.allocate(buffer.nbytes) for name, buffer in self._host.items()}
-        self._scratch_bytes = self._engine.device_memory_size_v2
-        self._scratch = device.allocate(max(self._scratch_bytes, 1))   # shared: one run at a time
+        self._scratch, self._scratch_bytes = 0, 0
         device.at_close(self._runs.clear)
 
     def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -130,7 +129,7 @@ class TensorRtEngine:
                 raise RuntimeError(f"{name} cannot be {shape_text(shape)}: {self._logger.last_error}")
         for name, address in self._addresses.items():
             context.set_tensor_address(name, address)
-        context.set_device_memory(self._scratch, self._scratch_bytes)
+        self._give_scratch(context)
         self._enqueue(context, bucket, views)      # allocates, and compiles where the library does so late
         self._device.synchronise(self._stream)
         try:
@@ -139,6 +138,18 @@ class TensorRtEngine:
             _log.warning("%s runs without a CUDA graph for %d objects: %s", self.name, bucket, error)
             graph = None
         return _Run(context, graph)
+
+    def _give_scratch(self, context: Any) -> None:
+        """Give a context, whose shapes are set, the memory in which it computes; shared, since one runs at a time.
+
+        Not for the largest shapes of the profile, most objects with most views: nobody asks for so many at a time, and
+        they need several times as much.  A smaller piece stays: graphs that are recorded compute in it.
+        """
+        # 0: it could not be told
+        needed = context.update_device_memory_size_for_shapes() or self._engine.device_memory_size_v2
+        if needed > self._scratch_bytes:
+            self._scratch, self._scratch_bytes = self._device.allocate(needed), needed
+        context.set_device_memory(self._scratch, self._scratch_bytes)
 
     def _new_context(self) -> Any:
         trt = self._library.module
