@@ -5,6 +5,8 @@ Device memory is a table of buffers, a stream does its work at once or, while it
 from __future__ import annotations
 
 import ctypes
+import sys
+import time
 import types
 from enum import IntEnum
 from importlib.machinery import ModuleSpec
@@ -129,17 +131,27 @@ class FakeCuda:
             work()
 
 
+def _called_from_cpp(method, *arguments):
+    """A method of Python as the library calls it: what it raises is printed, and cancels a build like False."""
+    try:
+        return method(*arguments)
+    except BaseException as error:
+        print("[ERROR] Exception caught:", repr(error), file=sys.stderr)
+        return False
+
+
 def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
     """A module like `tensorrt` (or `tensorrt_rtx`).  Its attributes let it fail:
 
     parse_error, build_error, load_error, execute_error: what it says then; no_context; no_size: does not tell what
-    memory a context needs; nan: outputs are not numbers; offset: added to the distance; half_as_float: claims to compute float16 as float32.  builds: how many were made
+    memory a context needs; nan: outputs are not numbers; offset: added to the distance; half_as_float: claims to
+    compute float16 as float32; step_seconds: each step of a build takes.  builds: how many were made
     """
     trt = types.ModuleType(name)
     trt.__spec__, trt.__version__ = ModuleSpec(name, None), version
     trt.parse_error = trt.build_error = trt.load_error = trt.execute_error = ""
     trt.no_context = trt.no_size = trt.nan = trt.half_as_float = False
-    trt.offset, trt.builds, trt.contexts = 0.0, 0, []
+    trt.offset, trt.builds, trt.contexts, trt.step_seconds = 0.0, 0, [], 0.0
     trt.LayerType = SimpleNamespace(CONVOLUTION="convolution")
     trt.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", {"STRONGLY_TYPED": 1})
     trt.BuilderFlag = SimpleNamespace(TF32="TF32", REQUIRE_USER_ALLOCATION="REQUIRE_USER_ALLOCATION")
@@ -242,12 +254,16 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
 
         def build_serialized_network(self, network, config):
             monitor = config.progress_monitor
-            monitor.phase_start("build", None, 2)
-            monitor.step_complete("build", 0)
-            monitor.phase_start("kernels", "build", 4)
+            _called_from_cpp(monitor.phase_start, "build", None, 2)
+            going_on = _called_from_cpp(monitor.step_complete, "build", 0)
+            _called_from_cpp(monitor.phase_start, "kernels", "build", 4)
             for step in range(4):
-                monitor.step_complete("kernels", step)
-            monitor.phase_finish("kernels")
+                time.sleep(trt.step_seconds)
+                going_on = going_on and _called_from_cpp(monitor.step_complete, "kernels", step)
+            _called_from_cpp(monitor.phase_finish, "kernels")
+            if not going_on:
+                self.logger.log(ILogger.ERROR, "Build canceled by user")
+                return None
             if trt.build_error:
                 self.logger.log(ILogger.ERROR, trt.build_error)
                 return None

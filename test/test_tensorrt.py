@@ -3,8 +3,10 @@ import dataclasses
 import errno
 import json
 import os
+import signal
 import sys
 import threading
+import time
 
 import numpy as np
 import onnx
@@ -360,6 +362,37 @@ def test_a_library_that_cannot_use_the_device_is_unavailable(machine):
 
     machine.monkeypatch.setattr(machine.trt, "Runtime", nothing)
     assert machine.refusal() == ("ENGINE_UNAVAILABLE", "tensorrt: CUDA initialization failure with error: 35")
+
+
+def test_what_the_listener_raises_ends_the_build(machine, capfd):
+    def stop(percent, what):
+        raise LookupError(f"enough at {percent} %")
+
+    options = BuildOptions(folder=machine.folder, on_progress=stop)
+    with pytest.raises(LookupError, match="enough at 50 %"):
+        load_engine("tensorrt", machine.model, signature=STUDENT, options=options)
+    assert machine.trt.builds == 0 and not machine.cuda.in_use and "Exception caught" not in capfd.readouterr().err
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["tensorrt", "auto"])
+def test_ctrl_c_ends_the_build(machine, name, capfd):
+    machine.trt.step_seconds = 1.0
+    started = []
+
+    def interrupt(percent, what):
+        if not started:
+            started.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+
+    options = BuildOptions(folder=machine.folder, on_progress=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        load_engine(name, machine.model, signature=STUDENT, options=options)
+    assert time.monotonic() - started[0] < 2.5                      # its present step, not all four
+    assert machine.trt.builds == machine.rtx.builds == 0 and not machine.cuda.in_use
+    assert "Exception caught" not in capfd.readouterr().err
+    machine.trt.step_seconds = 0.0
+    machine.load().close()                                          # the cache is not held any more
 
 
 def test_out_of_device_memory(machine):

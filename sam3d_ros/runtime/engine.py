@@ -107,7 +107,8 @@ class BuildOptions:
     """How engines that are built for a device may be had.
 
     allow_build: build one that is not in the cache, which takes minutes; folder: of the cache, None: the user's;
-    on_progress: called with percent done and what is being done
+    on_progress: called with percent done and what is being done, by any thread; what it raises ends the build, and is
+    passed on
     """
 
     allow_build: bool = True

@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -109,8 +111,9 @@ def build_plan(library: Library, model: ModelFile, signature: Signature, precisi
     """Build an engine.
 
     precision: one of PRECISIONS; capability: of the device it is for, as "8.6", which only TensorRT-RTX can choose
-    (empty: the device that is there); timing: cache of an earlier build
+    (empty: the device that is there); timing: cache of an earlier build; on_progress: called by other threads, too
     Raises EngineError: MODEL_INVALID, MODEL_MISMATCH, ENGINE_UNAVAILABLE, ENGINE_BUILD_FAILED, ENGINE_OUT_OF_MEMORY.
+    What on_progress raises, and a KeyboardInterrupt, ends the build after its present step, and is passed on.
     """
     trt, logger = library.module, make_logger(library)
     builder = make(library, "Builder", logger)
@@ -136,8 +139,8 @@ def build_plan(library: Library, model: ModelFile, signature: Signature, precisi
         config.set_compute_capability(_rtx_capability(library, capability), 0)
     else:
         config.set_timing_cache(config.create_timing_cache(timing), False)
-    config.progress_monitor = _monitor(trt, on_progress)
-    plan = builder.build_serialized_network(network, config)
+    monitor = config.progress_monitor = _monitor(trt, on_progress)
+    plan = _interruptible(lambda: builder.build_serialized_network(network, config), monitor)
     if plan is None:
         raise library_error(library.name, logger.last_error, "ENGINE_BUILD_FAILED")
     on_progress(100, "built")
@@ -171,26 +174,55 @@ def _rtx_capability(library: Library, capability: str) -> Any:
     return value
 
 
+def _interruptible(build: Callable[[], Any], monitor: Any) -> Any:
+    """What `build` returns; a thread of its own calls it, so that this one hears signals while the library works.
+
+    Raises what is raised here, once the monitor has stopped the build, and what on_progress raised.
+    """
+    with ThreadPoolExecutor(1, "build") as thread:
+        future = thread.submit(build)
+        try:
+            plan = future.result()
+        except BaseException:
+            monitor.stopped = True
+            wait([future])      # else a second Ctrl-C would end the process under the library, which then aborts
+            raise
+    if monitor.failure:
+        raise monitor.failure
+    return plan
+
+
 def _monitor(trt: Any, on_progress: Progress) -> Any:
-    """The library's nested phases as one percentage, which never falls."""
+    """The library's nested phases as one percentage, which never falls.
+
+    stopped: the build is to end; failure: what on_progress raised, which the library would keep to itself
+    """
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
+            self.stopped, self.failure = False, None
+            self._lock = threading.Lock()              # the library may have several threads
             self._phases: dict[str, tuple[str | None, int]] = {}       # name -> phase it is part of, its steps
             self._done: dict[str, float] = {}                          # name -> steps done
             self._percent = -1
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            self._phases[phase], self._done[phase] = (parent, max(steps, 1)), 0.0
+            with self._lock:
+                self._phases[phase], self._done[phase] = (parent, max(steps, 1)), 0.0
 
         def step_complete(self, phase: str, step: int) -> bool:
-            self._done[phase] = step + 1.0
-            self._report(phase)
-            return True
+            with self._lock:
+                self._done[phase] = step + 1.0
+                try:
+                    self._report(phase)
+                except BaseException as error:
+                    self.stopped, self.failure = True, error
+            return not self.stopped
 
         def phase_finish(self, phase: str) -> None:
-            self._phases.pop(phase, None)
+            with self._lock:
+                self._phases.pop(phase, None)
 
         def _report(self, phase: str) -> None:
             what, share = phase, 0.0
