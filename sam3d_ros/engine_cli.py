@@ -83,14 +83,19 @@ def _check_capabilities(args: argparse.Namespace) -> None:
 
 def _build(args: argparse.Namespace) -> int:
     _check_capabilities(args)
-    model, options = read_model(args.model), BuildOptions(folder=args.cache, on_progress=show_progress)
-    for capability in args.capability:
-        key = build_ahead(args.engine, model, STUDENT, args.precision, capability, options)
-        print(f"{key.digest[:12]}  {key.library}, {key.precision}, for compute capability {capability}")
-    if not args.capability:
-        engine = load_tensorrt(args.engine, model, STUDENT, args.precision, options)
-        print(f"{engine.name} is ready")
-        engine.close()
+    model = read_model(args.model)
+    options = BuildOptions(must_keep=True, folder=args.cache, on_progress=show_progress)
+    try:
+        for capability in args.capability:
+            key = build_ahead(args.engine, model, STUDENT, args.precision, capability, options)
+            print(f"{key.digest[:12]}  {key.library}, {key.precision}, for compute capability {capability}")
+        if not args.capability:
+            engine = load_tensorrt(args.engine, model, STUDENT, args.precision, options)
+            print(f"{engine.name} is ready")
+            engine.close()
+    except OSError as error:
+        folder = str(EngineCache(args.cache).folder)
+        raise OSError(error.errno, f"engines cannot be kept: {error.strerror}", folder) from error
     return 0
 
 

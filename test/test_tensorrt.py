@@ -14,6 +14,7 @@ import pytest
 from fake_gpu import NOT_SUPPORTED, OUT_OF_MEMORY, SCRATCH, FakeCuda, fake_tensorrt
 from student_graphs import student_inputs, student_model
 
+from sam3d_ros import cli
 from sam3d_ros.runtime import cuda, golden, tensorrt_engine
 from sam3d_ros.runtime.engine import BuildOptions, EngineError, load_engine, read_model
 from sam3d_ros.runtime.engine_cache import EngineCache
@@ -260,6 +261,27 @@ def test_an_engine_for_other_devices_that_cannot_be_kept_is_an_error(machine):
     with pytest.raises(OSError):
         tensorrt_engine.build_ahead("tensorrt-rtx", read_model(machine.model), STUDENT, "fp16", "8.6",
                                     BuildOptions(folder=machine.folder))
+
+
+@pytest.mark.parametrize(("trouble", "builds", "said"), [
+    (full_disk, 1, "engines cannot be kept: No space left on device"),
+    (file_in_the_way, 0, "engines cannot be kept: File exists")])
+def test_the_command_that_builds_says_so_if_there_is_no_engine_to_use_later(machine, trouble, builds, said, capsys):
+    command = ["engine", "--cache", str(machine.folder), "build", "--model", str(machine.model)]
+    trouble(machine)
+    assert cli.main(command) == 1
+    output = capsys.readouterr()
+    assert output.out == "" and said in output.err and str(machine.folder) in output.err
+    assert machine.trt.builds == builds and not machine.cuda.in_use
+
+
+def test_the_command_that_builds(machine, capsys):
+    command = ["engine", "--cache", str(machine.folder), "build", "--model", str(machine.model)]
+    for _ in range(2):
+        assert cli.main(command) == 0 and capsys.readouterr().out == "tensorrt fp16 is ready\n"
+    assert machine.trt.builds == 1
+    command += ["--engine", "tensorrt-rtx", "--precision", "fp32"]
+    assert cli.main(command) == 0 and capsys.readouterr().out == "tensorrt-rtx fp32 is ready\n"
 
 
 def test_a_cache_that_becomes_unsafe_while_an_engine_is_built_is_refused(machine):

@@ -81,10 +81,10 @@ class _Damaged(Exception):
 
 
 def default_folder() -> Path:
-    """SAM3D_CACHE, else sam3d_ros in the user's cache folder."""
+    """SAM3D_CACHE, else sam3d_ros in the user's cache folder; below "~" if the user has no home."""
     if os.environ.get("SAM3D_CACHE"):
         return Path(os.environ["SAM3D_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sam3d_ros"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "sam3d_ros"
 
 
 class EngineCache:
@@ -141,10 +141,11 @@ class EngineCache:
             self._write(folder, name, data)
 
     @contextlib.contextmanager
-    def locked(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def locked(self, on_wait: Callable[[], None] = lambda: None, required: bool = False) -> Iterator[None]:
         """Hold the cache against other processes; on_wait is called again and again while one of them has it.
 
-        A cache that cannot be written is not held (said in the log).  Raises EngineError ENGINE_CACHE_UNSAFE.
+        A cache that cannot be written is not held (said in the log), unless that is required.
+        Raises EngineError ENGINE_CACHE_UNSAFE; OSError if it cannot be written and is required.
         """
         with contextlib.ExitStack() as held:
             try:
@@ -152,6 +153,8 @@ class EngineCache:
                 lock = _open_lock(folder)
                 held.callback(os.close, lock)
             except OSError as error:
+                if required:
+                    raise
                 _log.warning("%s is not held against other processes: %s", self.folder, error)
             else:
                 while not _try_lock(lock):
@@ -216,6 +219,8 @@ class EngineCache:
 
         Raises EngineError ENGINE_CACHE_UNSAFE; OSError if the folder is not there and cannot be made.
         """
+        if self.folder.parts[0] == "~":
+            raise FileNotFoundError(errno.ENOENT, "this user has no home folder: set SAM3D_CACHE", str(self.folder))
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             self.folder.mkdir(mode=0o700)

@@ -204,9 +204,10 @@ def load_tensorrt(name: str, model: ModelFile, signature: Signature, precision: 
                   options: BuildOptions) -> TensorRtEngine:
     """The engine from the cache; built, checked against the golden outputs and kept there if it is not.
 
-    An engine that cannot be kept, because the disk is full or read-only, is returned all the same (said in the log).
+    An engine that cannot be kept, because the disk is full or read-only, is returned all the same (said in the log),
+    unless options.must_keep.
     Raises EngineError: MODEL_*, ENGINE_UNAVAILABLE, ENGINE_NOT_BUILT, ENGINE_BUILD_FAILED, ENGINE_OUT_OF_MEMORY,
-    ENGINE_INACCURATE, ENGINE_CACHE_UNSAFE.
+    ENGINE_INACCURATE, ENGINE_FAILED, ENGINE_CACHE_UNSAFE; OSError if it must be kept and cannot be.
     """
     precision = "fp16" if precision == "auto" else precision
     if precision not in PRECISIONS:
@@ -233,7 +234,7 @@ def build_ahead(name: str, model: ModelFile, signature: Signature, precision: st
     if not library.rtx:
         raise EngineError("ENGINE_UNAVAILABLE", f"{name} builds only on the GPU it is for: leave --capability out")
     cache, key = EngineCache(options.folder), engine_key(library, model, signature, precision, None, capability)
-    with cache.locked(lambda: options.on_progress(0, "waiting for another build")):
+    with cache.locked(lambda: options.on_progress(0, "waiting for another build"), required=True):
         started = time.monotonic()
         plan = build_plan(library, model, signature, precision, capability, on_progress=options.on_progress)
         cache.store(key, plan.data, _details(plan, started))
@@ -268,7 +269,8 @@ class _Loader:
 
     def _obtained(self) -> TensorRtEngine:
         """An engine that is new to this device: checked, then kept."""
-        with self.cache.locked(lambda: self.options.on_progress(0, "waiting for another build")):
+        with self.cache.locked(lambda: self.options.on_progress(0, "waiting for another build"),
+                               required=self.options.must_keep):
             engine = self._cached()                # built while this process waited
             if engine:
                 return engine
@@ -281,7 +283,7 @@ class _Loader:
                 engine = TensorRtEngine(self.library, plan.data, self.signature, self.precision, self.device)
             self.options.on_progress(100, "comparing with the reference")
             found = golden.check(engine, golden.reference(self.model))
-            with _kept_if_possible(engine.name):
+            with contextlib.nullcontext() if self.options.must_keep else _kept_if_possible(engine.name):
                 self.cache.store(self.key, plan.data, _details(plan, started) | {"check": str(found)})
             return engine
 
