@@ -211,7 +211,7 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
 
     class Config:
         def __init__(self):
-            self.flags, self.capability, self.timing = set(), None, b""
+            self.flags, self.capability, self.timing = set(), None, None
 
         def add_optimization_profile(self, profile):
             self.profile = profile
@@ -223,10 +223,11 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             assert flag == "TF32"
 
         def create_timing_cache(self, data):
-            return SimpleNamespace(serialize=lambda: data + b"t")
+            return SimpleNamespace(serialize=lambda: data + b"t", fits=not data.startswith(b"other device"))
 
         def set_timing_cache(self, cache, ignore_mismatch):
-            self.timing = cache
+            self.timing = cache if cache.fits or ignore_mismatch else None
+            return self.timing is not None
 
         def get_timing_cache(self):
             return self.timing

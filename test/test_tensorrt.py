@@ -521,6 +521,10 @@ def test_timing_cache_grows(machine):
     machine.load(precision="fp32").close()
     timing, = (machine.folder / "engines").glob("*.timing")
     assert timing.read_bytes() == b"tt" and "Fake_GPU" in timing.name
+    timing.write_bytes(b"other device of this name")
+    EngineCache(machine.folder).remove()
+    machine.load().close()
+    assert timing.read_bytes() == b"t"
 
 
 def test_a_weight_too_large_for_half(machine):

@@ -138,7 +138,9 @@ def build_plan(library: Library, model: ModelFile, signature: Signature, precisi
         config.num_compute_capabilities = 1
         config.set_compute_capability(_rtx_capability(library, capability), 0)
     else:
-        config.set_timing_cache(config.create_timing_cache(timing), False)
+        # False: it was made on another device of this name
+        if not config.set_timing_cache(config.create_timing_cache(timing), False):
+            config.set_timing_cache(config.create_timing_cache(b""), False)
     monitor = config.progress_monitor = _monitor(trt, on_progress)
     plan = _interruptible(lambda: builder.build_serialized_network(network, config), monitor)
     if plan is None:
