@@ -284,6 +284,28 @@ def test_the_command_that_builds(machine, capsys):
     assert cli.main(command) == 0 and capsys.readouterr().out == "tensorrt-rtx fp32 is ready\n"
 
 
+def test_engines_are_verified_on_this_machine(machine, capsys):
+    machine.load().close()
+    machine.load("tensorrt-rtx").close()
+    verify = ["engine", "--cache", str(machine.folder), "verify", "--model", str(machine.model)]
+
+    def verified(status):
+        assert cli.main(verify) == status
+        return capsys.readouterr().out
+
+    assert "2 engines" in verified(0)
+    machine.trt.offset = 0.4
+    assert "1 of them unusable" in verified(1)
+    machine.trt.offset, machine.trt.execute_error = 0.0, "illegal memory access"
+    assert "tensorrt fp16: illegal memory access" in verified(1)
+    with machine.monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "tensorrt", None)               # not installed any more: nobody asks its engine
+        assert ", 0 of them unusable" in verified(0)
+    machine.cuda.fail["cuInit"] = 100
+    assert "none was asked for answers: no usable NVIDIA GPU: cuInit: error 100" in verified(0)
+    assert not machine.cuda.in_use
+
+
 def test_a_cache_that_becomes_unsafe_while_an_engine_is_built_is_refused(machine):
     checked = golden.check
 
