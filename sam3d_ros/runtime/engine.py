@@ -166,7 +166,8 @@ def load_named(name: str, file: ModelFile, precision: str, threads: int, signatu
     if name.startswith("onnxruntime"):
         from .onnxruntime_engine import OnnxRuntimeEngine
 
-        return _checked(OnnxRuntimeEngine(file, signature, precision, threads, name), file)
+        options.on_progress(0, f"{name} is made ready")
+        return _checked(OnnxRuntimeEngine(file, signature, precision, threads, name, options.allow_build), file)
     from .tensorrt_engine import load_tensorrt
 
     return load_tensorrt(name, file, signature, precision, options)

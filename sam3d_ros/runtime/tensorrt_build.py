@@ -93,10 +93,10 @@ def make(library: Library, kind: str, logger: Any) -> Any:
         raise EngineError("ENGINE_UNAVAILABLE", f"{library.name}: {logger.last_error or error}") from error
 
 
-def profile_shapes(signature: Signature) -> dict[str, tuple[tuple[int, ...], ...]]:
+def profile_shapes(signature: Signature, most_objects: int = MAX_BATCH) -> dict[str, tuple[tuple[int, ...], ...]]:
     """Smallest, best and largest shape of each input: one object of one view is what is most often wanted."""
     least = signature.input_shapes(batch=1, views=1)
-    most = signature.input_shapes(batch=MAX_BATCH, views=MAX_VIEWS)
+    most = signature.input_shapes(batch=most_objects, views=MAX_VIEWS)
     return {name: (least[name], least[name], most[name]) for name in signature.inputs}
 
 
