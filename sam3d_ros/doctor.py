@@ -289,6 +289,7 @@ def _gpu_engine_check(name: str) -> Check:
     """A GPU engine, run if it has been built; building one takes minutes, and is not begun here."""
     from sam3d_ros.runtime import cuda
     from sam3d_ros.runtime.engine import GPU_ENGINES
+    from sam3d_ros.runtime.tensorrt_build import MODULES
     if cuda.load_library() is None:
         return Check("engine", name, GAP, "no NVIDIA driver")
     if importlib.util.find_spec(GPU_ENGINES[name]) is None:
@@ -299,7 +300,9 @@ def _gpu_engine_check(name: str) -> Check:
         not_built = fault.code is FaultCode.ENGINE_NOT_BUILT
         state = GAP if not_built or fault.code is FaultCode.ENGINE_UNAVAILABLE else BROKEN
         return Check("engine", name, state, f"{fault.code.name}: {fault.detail}",
-                     f"sam3d engine build --engine {name}" if not_built else fault.code.advice)
+                     f"sam3d engine build --engine {name}" if not_built and name in MODULES else fault.code.advice)
+    except (ImportError, OSError) as error:
+        return Check("engine", name, BROKEN, _last_line(error), f"pip install --force-reinstall {GPU_PACKAGES[name]}")
 
 
 def _time_engine(name: str) -> str:
