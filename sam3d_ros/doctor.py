@@ -76,9 +76,10 @@ LIBRARIES = (
     Library("tensorrt_rtx", "tensorrt-rtx-cu13", "engine for RTX GPUs", ""),
 )
 
+_ONNXRUNTIME_GPU = "'onnxruntime-gpu[cuda,cudnn]'"
 # GPU engine -> what pip has to install for it.
-GPU_PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx-cu13", "onnxruntime-tensorrt": "onnxruntime-gpu",
-                "onnxruntime-cuda": "onnxruntime-gpu"}
+GPU_PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx-cu13", "onnxruntime-tensorrt": _ONNXRUNTIME_GPU,
+                "onnxruntime-cuda": _ONNXRUNTIME_GPU}
 
 # Packages of a full ROS 2 installation, none of them needed -> what sam3d does without them.
 ROS_PACKAGES = {
