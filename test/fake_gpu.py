@@ -155,7 +155,7 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
     trt.LayerType = SimpleNamespace(CONVOLUTION="convolution")
     trt.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", {"STRONGLY_TYPED": 1})
     trt.BuilderFlag = SimpleNamespace(TF32="TF32", REQUIRE_USER_ALLOCATION="REQUIRE_USER_ALLOCATION")
-    trt.ProfilingVerbosity = SimpleNamespace(DETAILED="detailed")
+    trt.ProfilingVerbosity = SimpleNamespace(DETAILED="detailed", NONE="none")
     trt.ComputeCapability = SimpleNamespace(SM86="8.6", SM89="8.9", SM120="12.0", CURRENT="here")
     trt.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user")
     trt.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
@@ -303,7 +303,7 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
     class Context:
         def __init__(self, engine):
             self.engine, self.shapes, self.addresses, self.scratch = engine, {}, {}, None
-            self.scratch_bytes = 0
+            self.scratch_bytes, self.nvtx_verbosity = 0, "detailed"
 
         def set_input_shape(self, name, shape):
             self.shapes[name] = tuple(shape)
@@ -327,6 +327,7 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             if trt.execute_error:
                 self.engine.logger.log(ILogger.ERROR, trt.execute_error)
                 return False
+            assert self.nvtx_verbosity == "none"            # more takes time
             assert self.scratch in cuda.buffers and self.scratch_bytes >= self.needed
             cuda.submit(self._run)
             return True

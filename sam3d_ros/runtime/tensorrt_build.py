@@ -131,7 +131,7 @@ def build_plan(library: Library, model: ModelFile, signature: Signature, precisi
         profile.set_shape(name, *shapes)
     config.add_optimization_profile(profile)
     config.clear_flag(trt.BuilderFlag.TF32)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED      # layers can be inspected; costs no time
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED      # layers can be inspected
     for flag in builder_flags(library):
         config.set_flag(getattr(trt.BuilderFlag, flag))
     if library.rtx:

@@ -164,6 +164,7 @@ class TensorRtEngine:
             context = self._engine.create_execution_context(strategy)
         if context is None:
             raise RuntimeError(f"no execution context: {self._logger.last_error}")
+        context.nvtx_verbosity = trt.ProfilingVerbosity.NONE       # what it says of layers at each run takes time
         return context
 
     def _enqueue(self, context: Any, bucket: int, views: int) -> None:
