@@ -322,6 +322,14 @@ def test_what_is_not_built_is_named(machine):
     assert reason == "ENGINE_NOT_BUILT" and "tensorrt 10.3.0, fp16, for Fake GPU" in detail
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_what_is_not_built_is_named_at_once(machine, name):
+    """Not when another process, which is building it, has done so."""
+    with EngineCache(machine.folder).locked():
+        assert machine.refusal(name=name, allow_build=False)[0] == "ENGINE_NOT_BUILT"
+
+
 @pytest.mark.parametrize("change", [
     dict(version="10.4.0"), dict(driver=FakeCuda(driver=13000)), dict(driver=FakeCuda(name="Other GPU")),
     dict(driver=FakeCuda(capability=(8, 9)))])

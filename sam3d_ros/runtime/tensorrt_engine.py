@@ -252,7 +252,10 @@ class _Loader:
         self.key = engine_key(library, model, signature, precision, device)
 
     def load(self) -> TensorRtEngine:
-        return self._cached() or self._obtained()
+        engine = self._cached()
+        if not engine and not self.options.allow_build and not self._plan_ahead():
+            raise self._not_built()                 # at once, even while another process builds it
+        return engine or self._obtained()
 
     def _cached(self) -> TensorRtEngine | None:
         plan = self.cache.load(self.key)
@@ -289,16 +292,21 @@ class _Loader:
             return engine
 
     def _built_ahead(self) -> tuple[TensorRtEngine, Plan] | None:
-        if not self.library.rtx:
-            return None
-        data = self.cache.load(engine_key(self.library, self.model, self.signature, self.precision, None,
-                                          self.key.capability))
+        data = self._plan_ahead()
         engine = self._opened(data) if data else None
         return (engine, Plan(data, b"", {})) if data and engine else None
 
+    def _plan_ahead(self) -> bytes | None:
+        """The plan of an engine for any device of this one's compute capability."""
+        return self.cache.load(engine_key(self.library, self.model, self.signature, self.precision, None,
+                                          self.key.capability)) if self.library.rtx else None
+
+    def _not_built(self) -> EngineError:
+        return EngineError("ENGINE_NOT_BUILT", f"{self.library.version}, {self.precision}, for {self.device.name}")
+
     def _built(self) -> Plan:
         if not self.options.allow_build:
-            raise EngineError("ENGINE_NOT_BUILT", f"{self.library.version}, {self.precision}, for {self.device.name}")
+            raise self._not_built()
         timing = re.sub(r"[^\w.-]", "_", f"{self.library.version} {self.device.name}.timing")
         plan = build_plan(self.library, self.model, self.signature, self.precision,
                           self.key.capability if self.library.rtx else "", self.cache.read_note(timing),
