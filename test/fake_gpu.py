@@ -36,6 +36,7 @@ class FakeCuda:
         self.graphs: dict[int, list] = {}
         self.captured: list | None = None
         self.streams = 0
+        self.current: int | None = None
 
     def __getattr__(self, function):
         if not function.startswith("cu"):
@@ -51,17 +52,19 @@ class FakeCuda:
 
     @property
     def in_use(self):
-        """Whether anything has not been freed."""
-        return bool(self.buffers or self.templates or self.graphs or self.streams)
+        """Whether anything has not been freed, or the context is still that of the thread."""
+        return bool(self.buffers or self.templates or self.graphs or self.streams or self.current)
 
     def submit(self, work):
         """Do work in a stream's order."""
         work() if self.captured is None else self.captured.append(work)
 
     def _cuInit(self, flags): ...
-    def _cuCtxSetCurrent(self, context): ...
     def _cuStreamSynchronize(self, stream): ...
     def _cuDevicePrimaryCtxRelease_v2(self, device): ...
+
+    def _cuCtxSetCurrent(self, context):
+        self.current = context.value
 
     def _cuDeviceGet(self, device, index):
         device._obj.value = index.value

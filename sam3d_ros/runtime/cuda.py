@@ -61,6 +61,8 @@ class Device:
         self.capability = (self._attribute(_MAJOR, handle), self._attribute(_MINOR, handle))
         self.memory = memory.value
         self._call("cuDevicePrimaryCtxRetain", byref(context), handle)
+        # Last of all: another library that uses CUDA in this thread then takes a context that there still is.
+        self._undo.append(partial(self._call, "cuCtxSetCurrent", c_void_p()))
         self._undo.append(partial(self._call, "cuDevicePrimaryCtxRelease_v2", handle))
         self._context = context
         self.make_current()
