@@ -148,13 +148,14 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
 
     parse_error, build_error, load_error, execute_error: what it says then; no_context; no_size: does not tell what
     memory a context needs; nan: outputs are not numbers; offset: added to the distance; half_as_float: claims to
-    compute float16 as float32; step_seconds: each step of a build takes.  builds: how many were made
+    compute float16 as float32; step_seconds: each step of a build takes.  builds: how many were made; compiled: what
+    TensorRT-RTX has compiled
     """
     trt = types.ModuleType(name)
     trt.__spec__, trt.__version__ = ModuleSpec(name, None), version
     trt.parse_error = trt.build_error = trt.load_error = trt.execute_error = ""
     trt.no_context = trt.no_size = trt.nan = trt.half_as_float = False
-    trt.offset, trt.builds, trt.contexts, trt.step_seconds = 0.0, 0, [], 0.0
+    trt.offset, trt.builds, trt.contexts, trt.step_seconds, trt.compiled = 0.0, 0, [], 0.0, []
     trt.LayerType = SimpleNamespace(CONVOLUTION="convolution")
     trt.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", {"STRONGLY_TYPED": 1})
     trt.BuilderFlag = SimpleNamespace(TF32="TF32", REQUIRE_USER_ALLOCATION="REQUIRE_USER_ALLOCATION")
@@ -294,17 +295,43 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             self.logger = logger
 
         def create_runtime_config(self):
-            return SimpleNamespace(set_execution_context_allocation_strategy=lambda strategy: None)
+            return RuntimeConfig()
 
         def create_execution_context(self, strategy):
             if trt.no_context:
                 self.logger.log(ILogger.ERROR, "no memory for a context")
                 return None
-            trt.contexts.append(Context(self))
+            trt.contexts.append(Context(self, getattr(strategy, "kernels", None)))
             return trt.contexts[-1]
 
+    class RuntimeCache:
+        def __init__(self):
+            self.compiled = set()
+
+        def serialize(self):
+            return " ".join([version, *sorted(self.compiled)]).encode()
+
+        def deserialize(self, data):
+            made_by, *compiled = data.decode().split()
+            if made_by != version:
+                return False
+            self.compiled |= set(compiled)
+            return True
+
+    class RuntimeConfig:
+        kernels = None
+        create_runtime_cache = staticmethod(RuntimeCache)
+
+        def set_execution_context_allocation_strategy(self, strategy):
+            assert strategy == "user"
+
+        def set_runtime_cache(self, cache):
+            self.kernels = cache
+            return True
+
     class Context:
-        def __init__(self, engine):
+        def __init__(self, engine, kernels):
+            self.kernels = kernels or RuntimeCache()
             self.engine, self.shapes, self.addresses, self.scratch = engine, {}, {}, None
             self.scratch_bytes, self.nvtx_verbosity = 0, "detailed"
 
@@ -332,6 +359,10 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
                 return False
             assert self.nvtx_verbosity == "none"            # more takes time
             assert self.scratch in cuda.buffers and self.scratch_bytes >= self.needed
+            for kernel in ("any", "{}x{}".format(*self.shapes["crops"])):
+                if name == "tensorrt_rtx" and kernel not in self.kernels.compiled:
+                    trt.compiled.append(kernel)
+                    self.kernels.compiled.add(kernel)
             cuda.submit(self._run)
             return True
 

@@ -127,6 +127,31 @@ def test_runs_without_graphs_where_none_can_be_recorded(machine, function, caplo
     assert "runs without a CUDA graph" in caplog.text and "cuGraphLaunch" not in machine.cuda.calls
 
 
+def test_kernels_are_compiled_once_and_kept(machine, caplog):
+    engine = machine.load("tensorrt-rtx")
+    engine.infer(student_inputs(2))
+    assert machine.rtx.compiled == ["any", "1x1", "2x1"]            # contexts share them; 1x1 is the check's
+    engine.close()
+    for batch in (2, 4):
+        engine = machine.load("tensorrt-rtx")
+        engine.infer(student_inputs(batch))
+        engine.close()
+    assert machine.rtx.compiled == ["any", "1x1", "2x1", "4x1"]
+    (kernels,) = (machine.folder / "engines").glob("*.kernels")
+    assert kernels.read_bytes() == b"10.3.0 1x1 2x1 4x1 any"
+    kernels.write_bytes(b"another version")
+    engine = machine.load("tensorrt-rtx")
+    engine.infer(student_inputs(1))
+    assert machine.rtx.compiled[4:] == ["any", "1x1"]
+    kernels.parent.chmod(0o770)
+    engine.close()                                                 # no place to keep them: said in the log
+    assert "kernels of tensorrt-rtx cannot be kept" in caplog.text and not machine.cuda.in_use
+    kernels.parent.chmod(0o700)
+    machine.load().close()
+    EngineCache(machine.folder).remove()
+    assert not list(kernels.parent.glob("*.kernels"))
+
+
 def scratch_bytes(machine):
     """Memory that contexts compute in, each piece counted once."""
     return sum({context.scratch: context.scratch_bytes for context in machine.trt.contexts}.values())

@@ -2,6 +2,7 @@
 
     <key>.engine    magic, then the plan as the library serialised it
     <key>.json      what it was built from and with, its size and SHA-256, what its check said
+    <key>.kernels   what TensorRT-RTX has compiled for it on this machine
     <name>.timing   the library's timing cache for one device
     cpu.json        which CPU engine is the fastest here;  lock  held while engines are built
 
@@ -177,7 +178,7 @@ class EngineCache:
         with self.locked(), self._opened() as folder:
             removed = [entry for entry in self.entries() if wanted(entry)]
             for entry in removed:
-                for suffix in (".json", ".engine"):
+                for suffix in (".json", ".engine", ".kernels"):
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(entry.name + suffix, dir_fd=folder)
             return removed

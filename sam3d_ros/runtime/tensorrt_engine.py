@@ -9,7 +9,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,13 +49,16 @@ class TensorRtEngine:
     """An `Engine`.  `infer` may be called from any thread, by one at a time.
 
     What it makes is freed when the device is closed: recorded graphs, then contexts, memory, and the library's engine.
+    kernels: what TensorRT-RTX compiled for this engine in earlier processes; keep_kernels: is given, when the engine is
+    closed, what it has compiled besides
     Raises EngineError ENGINE_BUILD_FAILED if the plan does not load, ENGINE_OUT_OF_MEMORY, ENGINE_UNAVAILABLE;
     CudaError.
     """
 
     most_crops = MAX_BATCH
 
-    def __init__(self, library: Library, plan: bytes, signature: Signature, precision: str, device: cuda.Device):
+    def __init__(self, library: Library, plan: bytes, signature: Signature, precision: str, device: cuda.Device,
+                 kernels: bytes = b"", keep_kernels: Callable[[bytes], None] = lambda kernels: None):
         self.name = f"{library.name} {precision}"
         self._library, self._signature, self._device = library, signature, device
         self._logger = make_logger(library)
@@ -64,6 +67,8 @@ class TensorRtEngine:
         if self._engine is None:
             raise library_error(library.name, f"the engine does not load: {self._logger.last_error}",
                                 "ENGINE_BUILD_FAILED")
+        self._kernels = None                       # of TensorRT-RTX, shared by the contexts
+        self._kernels_kept, self._keep_kernels = kernels, keep_kernels
         device.at_close(self._release)
         self._runs: dict[tuple[int, int], _Run] = {}
         self._stream = device.new_stream()
@@ -93,10 +98,14 @@ class TensorRtEngine:
 
     def close(self) -> None:
         """See Engine.close."""
+        if self._kernels:
+            kernels = bytes(self._kernels.serialize() or b"")
+            if kernels not in (b"", self._kernels_kept):
+                self._keep_kernels(kernels)
         self._device.close()
 
     def _release(self) -> None:
-        self._engine = self._runtime = None
+        self._kernels = self._engine = self._runtime = None
 
     def _infer_part(self, inputs: Mapping[str, np.ndarray], views: int) -> dict[str, np.ndarray]:
         count = len(inputs["crops"])
@@ -159,6 +168,7 @@ class TensorRtEngine:
             config.set_execution_context_allocation_strategy(strategy)
             # Kernels for the shapes at hand at once, not in the background while a general one runs.
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            config.set_runtime_cache(self._shared_kernels(config))
             context = self._engine.create_execution_context(config)
         else:
             context = self._engine.create_execution_context(strategy)
@@ -166,6 +176,14 @@ class TensorRtEngine:
             raise RuntimeError(f"no execution context: {self._logger.last_error}")
         context.nvtx_verbosity = trt.ProfilingVerbosity.NONE       # what it says of layers at each run takes time
         return context
+
+    def _shared_kernels(self, config: Any) -> Any:
+        """TensorRT-RTX's cache of kernels: without it, each context would compile all of them again, for seconds."""
+        if self._kernels is None:
+            self._kernels = config.create_runtime_cache()
+            if self._kernels_kept and not self._kernels.deserialize(self._kernels_kept):
+                _log.info("%s: the kernels that were kept are not for this machine", self.name)
+        return self._kernels
 
     def _enqueue(self, context: Any, bucket: int, views: int) -> None:
         """Put upload, kernels and download into the stream."""
@@ -264,12 +282,24 @@ class _Loader:
     def _opened(self, plan: bytes) -> TensorRtEngine | None:
         """None if the plan does not load: it is built anew."""
         try:
-            return TensorRtEngine(self.library, plan, self.signature, self.precision, self.device)
+            return self._engine(plan)
         except EngineError as error:
             if error.reason != "ENGINE_BUILD_FAILED":
                 raise
             _log.warning("%s: %s", self.library.name, error.detail)
             return None
+
+    def _engine(self, plan: bytes) -> TensorRtEngine:
+        kernels = f"{self.key.digest}.kernels"
+
+        def keep(data: bytes) -> None:
+            try:
+                self.cache.write_note(kernels, data)
+            except (OSError, EngineError) as error:         # nothing that could end the program, which closes an engine
+                _log.warning("kernels of %s cannot be kept for the next start: %s", self.library.name, error)
+
+        return TensorRtEngine(self.library, plan, self.signature, self.precision, self.device,
+                              self.cache.read_note(kernels) if self.library.rtx else b"", keep)
 
     def _obtained(self) -> TensorRtEngine:
         """An engine that is new to this device: checked, then kept."""
@@ -284,7 +314,7 @@ class _Loader:
                 engine, plan = ahead
             else:
                 plan = self._built()
-                engine = TensorRtEngine(self.library, plan.data, self.signature, self.precision, self.device)
+                engine = self._engine(plan.data)
             self.options.on_progress(100, "comparing with the reference")
             found = golden.check(engine, golden.reference(self.model))
             with contextlib.nullcontext() if self.options.must_keep else _kept_if_possible(engine.name):
