@@ -157,7 +157,9 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
     trt.no_context = trt.no_size = trt.nan = trt.half_as_float = False
     trt.offset, trt.builds, trt.contexts, trt.step_seconds, trt.compiled = 0.0, 0, [], 0.0, []
     trt.LayerType = SimpleNamespace(CONVOLUTION="convolution")
-    trt.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", {"STRONGLY_TYPED": 1})
+    flags = {"STRONGLY_TYPED": 0} if name == "tensorrt_rtx" or version.startswith("11.") else {
+        "EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}
+    trt.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", flags)
     trt.BuilderFlag = SimpleNamespace(TF32="TF32", REQUIRE_USER_ALLOCATION="REQUIRE_USER_ALLOCATION")
     trt.ProfilingVerbosity = SimpleNamespace(DETAILED="detailed", NONE="none")
     trt.ComputeCapability = SimpleNamespace(SM86="8.6", SM89="8.9", SM120="12.0", CURRENT="here")
@@ -247,7 +249,7 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             self.logger = logger
 
         def create_network(self, flags):
-            assert flags == 1 << 1
+            assert flags == 1 << trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
             return Network()
 
         def create_builder_config(self):

@@ -174,3 +174,22 @@ def test_a_library_that_does_not_import_is_named(error, model, monkeypatch):
     with pytest.raises(EngineError) as unavailable:
         load_named("onnxruntime", read_model(model), "fp32", 1, STUDENT, BuildOptions())
     assert unavailable.value.reason == "ENGINE_UNAVAILABLE" and "onnxruntime: libfoo.so.2" in unavailable.value.detail
+
+
+def test_torch_has_no_integers():
+    pytest.importorskip("torch")
+    with pytest.raises(EngineError) as unavailable:
+        load_engine("torch", precision="int8")
+    assert unavailable.value.reason == "ENGINE_UNAVAILABLE" and "torch computes in fp32" in unavailable.value.detail
+
+
+def test_torch_out_of_device_memory(monkeypatch):
+    torch = pytest.importorskip("torch")
+
+    def fail(network, device):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(torch.nn.Module, "to", fail)
+    with pytest.raises(EngineError) as full:
+        load_engine("torch")
+    assert full.value.reason == "ENGINE_OUT_OF_MEMORY"

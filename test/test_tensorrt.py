@@ -356,7 +356,8 @@ def test_what_is_not_built_is_named_at_once(machine, name):
 
 
 @pytest.mark.parametrize("change", [
-    dict(version="10.4.0"), dict(driver=FakeCuda(driver=13000)), dict(driver=FakeCuda(name="Other GPU")),
+    dict(version="10.4.0"), dict(version="11.4.0"),
+    dict(driver=FakeCuda(driver=13000)), dict(driver=FakeCuda(name="Other GPU")),
     dict(driver=FakeCuda(capability=(8, 9)))])
 def test_any_other_version_or_device_is_another_engine(machine, change):
     machine.load().close()
