@@ -8,6 +8,7 @@ import ctypes
 import sys
 import time
 import types
+import weakref
 from enum import IntEnum
 from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
@@ -303,7 +304,7 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             if trt.no_context:
                 self.logger.log(ILogger.ERROR, "no memory for a context")
                 return None
-            trt.contexts.append(Context(self, getattr(strategy, "kernels", None)))
+            trt.contexts.append(Context(self, strategy))
             return trt.contexts[-1]
 
     class RuntimeCache:
@@ -332,8 +333,9 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             return True
 
     class Context:
-        def __init__(self, engine, kernels):
-            self.kernels = kernels or RuntimeCache()
+        def __init__(self, engine, strategy):
+            self.config = weakref.ref(strategy) if name == "tensorrt_rtx" else None
+            self.kernels = getattr(strategy, "kernels", None) or RuntimeCache()
             self.engine, self.shapes, self.addresses, self.scratch = engine, {}, {}, None
             self.scratch_bytes, self.nvtx_verbosity = 0, "detailed"
 
@@ -360,6 +362,7 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
                 self.engine.logger.log(ILogger.ERROR, trt.execute_error)
                 return False
             assert self.nvtx_verbosity == "none"            # more takes time
+            assert self.config is None or self.config() is not None         # it is used, and not kept
             assert self.scratch in cuda.buffers and self.scratch_bytes >= self.needed
             for kernel in ("any", "{}x{}".format(*self.shapes["crops"])):
                 if name == "tensorrt_rtx" and kernel not in self.kernels.compiled:

@@ -68,6 +68,7 @@ class TensorRtEngine:
             raise library_error(library.name, f"the engine does not load: {self._logger.last_error}",
                                 "ENGINE_BUILD_FAILED")
         self._kernels = None                       # of TensorRT-RTX, shared by the contexts
+        self._configs: list[Any] = []              # of its contexts, for which the library keeps none
         self._kernels_kept, self._keep_kernels = kernels, keep_kernels
         device.at_close(self._release)
         self._runs: dict[tuple[int, int], _Run] = {}
@@ -105,6 +106,7 @@ class TensorRtEngine:
         self._device.close()
 
     def _release(self) -> None:
+        self._configs.clear()
         self._kernels = self._engine = self._runtime = None
 
     def _infer_part(self, inputs: Mapping[str, np.ndarray], views: int) -> dict[str, np.ndarray]:
@@ -170,6 +172,7 @@ class TensorRtEngine:
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
             config.set_runtime_cache(self._shared_kernels(config))
             context = self._engine.create_execution_context(config)
+            self._configs.append(config)
         else:
             context = self._engine.create_execution_context(strategy)
         if context is None:
