@@ -95,8 +95,7 @@ def _build(args: argparse.Namespace) -> int:
             print(f"{engine.name} is ready")
             engine.close()
     except OSError as error:
-        folder = str(EngineCache(args.cache).folder)
-        raise OSError(error.errno, f"engines cannot be kept: {error.strerror}", folder) from error
+        raise Fault(FaultCode.ENGINE_NOT_KEPT, f"{EngineCache(args.cache).folder}: {error.strerror}") from error
     return 0
 
 

@@ -15,6 +15,8 @@ from fake_gpu import NOT_SUPPORTED, OUT_OF_MEMORY, SCRATCH, FakeCuda, fake_tenso
 from student_graphs import student_inputs, student_model
 
 from sam3d_ros import cli
+from sam3d_ros.perception.faults import Fault, FaultCode
+from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig
 from sam3d_ros.runtime import cuda, golden, tensorrt_engine
 from sam3d_ros.runtime.engine import BuildOptions, EngineError, load_engine, read_model
 from sam3d_ros.runtime.engine_cache import EngineCache
@@ -289,15 +291,20 @@ def test_an_engine_for_other_devices_that_cannot_be_kept_is_an_error(machine):
 
 
 @pytest.mark.parametrize(("trouble", "builds", "said"), [
-    (full_disk, 1, "engines cannot be kept: No space left on device"),
-    (file_in_the_way, 0, "engines cannot be kept: File exists")])
+    (full_disk, 1, "No space left on device"),
+    (file_in_the_way, 0, "File exists")])
 def test_the_command_that_builds_says_so_if_there_is_no_engine_to_use_later(machine, trouble, builds, said, capsys):
     command = ["engine", "--cache", str(machine.folder), "build", "--model", str(machine.model)]
     trouble(machine)
     assert cli.main(command) == 1
     output = capsys.readouterr()
-    assert output.out == "" and said in output.err and str(machine.folder) in output.err
+    assert output.out == "" and f"ENGINE_NOT_KEPT: {machine.folder / 'engines'}: {said}" in output.err
     assert machine.trt.builds == builds and not machine.cuda.in_use
+    machine.monkeypatch.setenv("SAM3D_CACHE", str(machine.folder))
+    for engine in ("tensorrt", "auto"):                         # as the node asks with build_only
+        with pytest.raises(Fault, match=said) as fault:
+            Pipeline.from_config(PipelineConfig(str(machine.model), engine, build_only=True))
+        assert fault.value.code is FaultCode.ENGINE_NOT_KEPT
 
 
 def test_the_command_that_builds(machine, capsys):
