@@ -312,6 +312,7 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             self.compiled = set()
 
         def serialize(self):
+            assert cuda.current
             return " ".join([version, *sorted(self.compiled)]).encode()
 
         def deserialize(self, data):

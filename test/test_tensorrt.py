@@ -137,6 +137,7 @@ def test_kernels_are_compiled_once_and_kept(machine, caplog):
     for batch in (2, 4):
         engine = machine.load("tensorrt-rtx")
         engine.infer(student_inputs(batch))
+        machine.cuda.current = None                                # as in another thread
         engine.close()
     assert machine.rtx.compiled == ["any", "1x1", "2x1", "4x1"]
     (kernels,) = (machine.folder / "engines").glob("*.kernels")

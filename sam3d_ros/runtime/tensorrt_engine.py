@@ -99,13 +99,13 @@ class TensorRtEngine:
 
     def close(self) -> None:
         """See Engine.close."""
-        if self._kernels:
-            kernels = bytes(self._kernels.serialize() or b"")
-            if kernels not in (b"", self._kernels_kept):
-                self._keep_kernels(kernels)
         self._device.close()
 
     def _release(self) -> None:
+        """What is left of the library's objects, in a thread that the device is current in."""
+        kernels = bytes(self._kernels.serialize() or b"") if self._kernels else b""
+        if kernels not in (b"", self._kernels_kept):
+            self._keep_kernels(kernels)
         self._configs.clear()
         self._kernels = self._engine = self._runtime = None
 
