@@ -3,23 +3,33 @@
 #   docker build -f docker/jetpack6.Dockerfile -t sam3d_ros:jetpack6 .
 #   docker run --rm -it --runtime nvidia --net host --ipc host -v sam3d_cache:/cache sam3d_ros:jetpack6
 #
-# BASE has to hold CUDA, TensorRT with its Python module, and ROS 2 humble below /opt/ros; which images do changes with
-# every release: pass another with --build-arg BASE=...
-ARG BASE=dustynv/ros:humble-ros-base-l4t-r36.4.0
+# BASE is an Ubuntu 22.04 that holds CUDA and TensorRT; ROS 2 humble is installed from packages.ros.org.  Not one with a
+# ROS of its own, as dustynv/ros: that is built from source, and what rosdep installs does not fit it.
+ARG BASE=nvcr.io/nvidia/l4t-jetpack:r36.4.0
 FROM ${BASE}
 
 ENV DEBIAN_FRONTEND=noninteractive ROS_DISTRO=humble
-RUN python3 -c "import tensorrt; print('TensorRT', tensorrt.__version__)" && test -d /opt/ros/$ROS_DISTRO \
-    || (echo "BASE needs TensorRT's Python module and ROS 2 $ROS_DISTRO" && false)
-RUN apt-get update && apt-get install -y --no-install-recommends \
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates curl \
+    && curl -fsSL https://raw.githubusercontent.com/ros/rosdistro/master/ros.key \
+      -o /usr/share/keyrings/ros-archive-keyring.gpg \
+    && . /etc/os-release && echo "deb [signed-by=/usr/share/keyrings/ros-archive-keyring.gpg] \
+http://packages.ros.org/ros2/ubuntu $UBUNTU_CODENAME main" > /etc/apt/sources.list.d/ros2.list \
+    && apt-get update && apt-get install -y --no-install-recommends \
       libegl1 libgl1 libgomp1 libusb-1.0-0 python3-colcon-common-extensions python3-pip python3-rosdep \
+      ros-$ROS_DISTRO-ros-base \
     && rm -rf /var/lib/apt/lists/*
+# Looked for, not imported: its libraries are partly the Jetson's own, and there only when a container runs.
+RUN python3 -c "import importlib.util as util, sys; sys.exit(util.find_spec('tensorrt') is None)" \
+    || (apt-get update && apt-get install -y --no-install-recommends python3-libnvinfer) \
+    || (echo "BASE needs TensorRT's Python module" && false)
 WORKDIR /ws
 COPY . src/sam3d_ros
+# Ubuntu 22.04 has these, but too old.  cv_bridge is left out: its OpenCV is not the one of JetPack.
 RUN pip3 install --no-cache-dir -r src/sam3d_ros/requirements.txt \
+      'pillow>=10.1' 'scikit-image>=0.22' 'scipy>=1.11' \
     && . /opt/ros/$ROS_DISTRO/setup.sh \
     && (rosdep init || true) && rosdep update --rosdistro $ROS_DISTRO && apt-get update \
-    && rosdep install --from-paths src --ignore-src -y --skip-keys ament_cmake_pytest \
+    && rosdep install --from-paths src --ignore-src -y --skip-keys "ament_cmake_pytest cv_bridge" \
     && colcon build --packages-select sam3d_ros && rm -rf /var/lib/apt/lists/* build log
 
 ENV SAM3D_CACHE=/cache

@@ -3,17 +3,25 @@
 #   docker build -f docker/jetpack7.Dockerfile -t sam3d_ros:jetpack7 .
 #   docker run --rm -it --runtime nvidia --net host --ipc host -v sam3d_cache:/cache sam3d_ros:jetpack7
 #
-# BASE has to hold CUDA, TensorRT with its Python module, and ROS 2 jazzy below /opt/ros; which images do changes with
-# every release: pass another with --build-arg BASE=...
+# BASE is an Ubuntu 24.04 that holds CUDA and TensorRT with its Python module; ROS 2 jazzy is installed from
+# packages.ros.org.
 ARG BASE=nvcr.io/nvidia/tensorrt:25.08-py3
 FROM ${BASE}
 
-ENV DEBIAN_FRONTEND=noninteractive ROS_DISTRO=jazzy
-RUN python3 -c "import tensorrt; print('TensorRT', tensorrt.__version__)" && test -d /opt/ros/$ROS_DISTRO \
-    || (echo "BASE needs TensorRT's Python module and ROS 2 $ROS_DISTRO" && false)
-RUN apt-get update && apt-get install -y --no-install-recommends \
+ENV DEBIAN_FRONTEND=noninteractive ROS_DISTRO=jazzy PIP_BREAK_SYSTEM_PACKAGES=1 PIP_CONSTRAINT=
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates curl \
+    && curl -fsSL https://raw.githubusercontent.com/ros/rosdistro/master/ros.key \
+      -o /usr/share/keyrings/ros-archive-keyring.gpg \
+    && . /etc/os-release && echo "deb [signed-by=/usr/share/keyrings/ros-archive-keyring.gpg] \
+http://packages.ros.org/ros2/ubuntu $UBUNTU_CODENAME main" > /etc/apt/sources.list.d/ros2.list \
+    && apt-get update && apt-get install -y --no-install-recommends \
       libegl1 libgl1 libgomp1 libusb-1.0-0 python3-colcon-common-extensions python3-pip python3-rosdep \
+      ros-$ROS_DISTRO-ros-base \
     && rm -rf /var/lib/apt/lists/*
+# Looked for, not imported: its libraries are partly the Jetson's own, and there only when a container runs.
+RUN python3 -c "import importlib.util as util, sys; sys.exit(util.find_spec('tensorrt') is None)" \
+    || (apt-get update && apt-get install -y --no-install-recommends python3-libnvinfer) \
+    || (echo "BASE needs TensorRT's Python module" && false)
 WORKDIR /ws
 COPY . src/sam3d_ros
 RUN pip3 install --no-cache-dir -r src/sam3d_ros/requirements.txt \

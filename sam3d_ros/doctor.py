@@ -76,9 +76,10 @@ LIBRARIES = (
     Library("tensorrt_rtx", "tensorrt-rtx-cu13", "engine for RTX GPUs", ""),
 )
 
+_ONNXRUNTIME_GPU = "'onnxruntime-gpu[cuda,cudnn]'"
 # GPU engine -> what pip has to install for it.
-GPU_PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx-cu13", "onnxruntime-tensorrt": "onnxruntime-gpu",
-                "onnxruntime-cuda": "onnxruntime-gpu"}
+GPU_PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx-cu13", "onnxruntime-tensorrt": _ONNXRUNTIME_GPU,
+                "onnxruntime-cuda": _ONNXRUNTIME_GPU}
 
 # Packages of a full ROS 2 installation, none of them needed -> what sam3d does without them.
 ROS_PACKAGES = {
@@ -289,6 +290,7 @@ def _gpu_engine_check(name: str) -> Check:
     """A GPU engine, run if it has been built; building one takes minutes, and is not begun here."""
     from sam3d_ros.runtime import cuda
     from sam3d_ros.runtime.engine import GPU_ENGINES
+    from sam3d_ros.runtime.tensorrt_build import MODULES
     if cuda.load_library() is None:
         return Check("engine", name, GAP, "no NVIDIA driver")
     if importlib.util.find_spec(GPU_ENGINES[name]) is None:
@@ -299,7 +301,9 @@ def _gpu_engine_check(name: str) -> Check:
         not_built = fault.code is FaultCode.ENGINE_NOT_BUILT
         state = GAP if not_built or fault.code is FaultCode.ENGINE_UNAVAILABLE else BROKEN
         return Check("engine", name, state, f"{fault.code.name}: {fault.detail}",
-                     f"sam3d engine build --engine {name}" if not_built else fault.code.advice)
+                     f"sam3d engine build --engine {name}" if not_built and name in MODULES else fault.code.advice)
+    except (ImportError, OSError) as error:
+        return Check("engine", name, BROKEN, _last_line(error), f"pip install --force-reinstall {GPU_PACKAGES[name]}")
 
 
 def _time_engine(name: str) -> str:

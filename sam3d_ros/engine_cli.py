@@ -4,12 +4,13 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from sam3d_ros.perception.faults import Fault, FaultCode
-from sam3d_ros.runtime import cuda, golden
+from sam3d_ros.runtime import golden
 from sam3d_ros.runtime.engine import DEFAULT_MODEL, MODEL_HELP, BuildOptions, EngineError, ModelFile, read_model
-from sam3d_ros.runtime.engine_cache import EngineCache, Entry
+from sam3d_ros.runtime.engine_cache import EngineCache, EngineKey, Entry
 from sam3d_ros.runtime.signature import STUDENT
 from sam3d_ros.runtime.tensorrt_build import MODULES, PRECISIONS, load_library
 from sam3d_ros.runtime.tensorrt_engine import build_ahead, engine_key, load_tensorrt, open_device
@@ -83,14 +84,18 @@ def _check_capabilities(args: argparse.Namespace) -> None:
 
 def _build(args: argparse.Namespace) -> int:
     _check_capabilities(args)
-    model, options = read_model(args.model), BuildOptions(folder=args.cache, on_progress=show_progress)
-    for capability in args.capability:
-        key = build_ahead(args.engine, model, STUDENT, args.precision, capability, options)
-        print(f"{key.digest[:12]}  {key.library}, {key.precision}, for compute capability {capability}")
-    if not args.capability:
-        engine = load_tensorrt(args.engine, model, STUDENT, args.precision, options)
-        print(f"{engine.name} is ready")
-        engine.close()
+    model = read_model(args.model)
+    options = BuildOptions(must_keep=True, folder=args.cache, on_progress=show_progress)
+    try:
+        for capability in args.capability:
+            key = build_ahead(args.engine, model, STUDENT, args.precision, capability, options)
+            print(f"{key.digest[:12]}  {key.library}, {key.precision}, for compute capability {capability}")
+        if not args.capability:
+            engine = load_tensorrt(args.engine, model, STUDENT, args.precision, options)
+            print(f"{engine.name} is ready")
+            engine.close()
+    except OSError as error:
+        raise Fault(FaultCode.ENGINE_NOT_KEPT, f"{EngineCache(args.cache).folder}: {error.strerror}") from error
     return 0
 
 
@@ -104,12 +109,13 @@ def _list(cache: EngineCache) -> int:
 
 def _verify(cache: EngineCache, args: argparse.Namespace) -> int:
     model, entries, bad = read_model(args.model), cache.entries(), 0
+    here, obstacle = _keys_here(model)
     for entry in entries:
-        problem = "" if entry.problem else _problem_here(entry, model, args.cache)
+        problem = _problem_here(entry.key, model, args.cache) if entry.key in here and not entry.problem else ""
         is_bad = bool(entry.problem or problem)
         bad += is_bad
         print(f"{'BAD' if is_bad else 'ok ':3} {_line(entry)}" + (f": {printable(problem)}" if problem else ""))
-    unasked = "; none was asked for answers: no NVIDIA driver" if entries and cuda.load_library() is None else ""
+    unasked = f"; none was asked for answers: {obstacle}" if entries and obstacle else ""
     print(f"{len(entries)} engines in {cache.folder}, {bad} of them unusable{unasked}")
     return 1 if bad else 0
 
@@ -130,22 +136,29 @@ def _line(entry: Entry) -> str:
             f"{entry.details.get('check', 'not checked on a GPU yet')}")
 
 
-def _problem_here(entry: Entry, model: ModelFile, folder: Path | None) -> str:
-    """What is wrong with the answers of an engine that was built for this machine; empty if nothing, or for others.
+def _keys_here(model: ModelFile) -> tuple[set[EngineKey], str]:
+    """Keys of a model's engines for this machine's GPU and libraries, and what is in the way if it has no GPU."""
+    try:
+        device = open_device()
+    except EngineError as error:
+        return set(), error.detail
+    keys = set()
+    for name in MODULES:
+        with suppress(EngineError):         # of a library that is not installed
+            library = load_library(name)
+            keys |= {engine_key(library, model, STUDENT, precision, device) for precision in PRECISIONS}
+    device.close()
+    return keys, ""
+
+
+def _problem_here(key: EngineKey, model: ModelFile, folder: Path | None) -> str:
+    """What is wrong with the answers of an engine that was built for this machine; empty if nothing.
 
     folder: of the cache, None: the default
     """
-    if cuda.load_library() is None:
-        return ""
-    name = entry.key.library.split()[0]
-    device = open_device()
-    is_for_this = entry.key == engine_key(load_library(name), model, STUDENT, entry.key.precision, device)
-    device.close()
-    if not is_for_this:
-        return ""
+    options = BuildOptions(allow_build=False, folder=folder)
     try:
-        engine = load_tensorrt(name, model, STUDENT, entry.key.precision,
-                               BuildOptions(allow_build=False, folder=folder))
+        engine = load_tensorrt(key.library.split()[0], model, STUDENT, key.precision, options)
     except EngineError as error:
         return error.detail
     try:

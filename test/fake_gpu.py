@@ -5,7 +5,10 @@ Device memory is a table of buffers, a stream does its work at once or, while it
 from __future__ import annotations
 
 import ctypes
+import sys
+import time
 import types
+import weakref
 from enum import IntEnum
 from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
@@ -15,6 +18,7 @@ import onnx
 import onnxruntime
 
 MAGIC = b"fake plan "
+SCRATCH = 1 << 20                   # bytes that a view of an object takes while it is computed
 OUT_OF_MEMORY, NOT_SUPPORTED = 2, 801
 
 
@@ -29,9 +33,11 @@ class FakeCuda:
         self.fail: dict[str, int] = {}
         self.calls: dict[str, int] = {}
         self.buffers: dict[int, ctypes.Array] = {}
+        self.templates: dict[int, list] = {}
         self.graphs: dict[int, list] = {}
         self.captured: list | None = None
         self.streams = 0
+        self.current: int | None = None
 
     def __getattr__(self, function):
         if not function.startswith("cu"):
@@ -45,15 +51,21 @@ class FakeCuda:
 
         return call
 
+    @property
+    def in_use(self):
+        """Whether anything has not been freed, or the context is still that of the thread."""
+        return bool(self.buffers or self.templates or self.graphs or self.streams or self.current)
+
     def submit(self, work):
         """Do work in a stream's order."""
         work() if self.captured is None else self.captured.append(work)
 
     def _cuInit(self, flags): ...
-    def _cuCtxSetCurrent(self, context): ...
     def _cuStreamSynchronize(self, stream): ...
-    def _cuGraphDestroy(self, graph): ...
     def _cuDevicePrimaryCtxRelease_v2(self, device): ...
+
+    def _cuCtxSetCurrent(self, context):
+        self.current = context.value
 
     def _cuDeviceGet(self, device, index):
         device._obj.value = index.value
@@ -106,10 +118,14 @@ class FakeCuda:
 
     def _cuStreamEndCapture(self, stream, graph):
         graph._obj.value = len(self.graphs) + 1
-        self.graphs[graph._obj.value], self.captured = self.captured, None
+        self.templates[graph._obj.value], self.captured = self.captured, None
 
     def _cuGraphInstantiateWithFlags(self, executable, graph, flags):
         executable._obj.value = graph.value
+        self.graphs[graph.value] = self.templates[graph.value]
+
+    def _cuGraphDestroy(self, graph):
+        del self.templates[graph.value]
 
     def _cuGraphExecDestroy(self, executable):
         del self.graphs[executable.value]
@@ -119,21 +135,34 @@ class FakeCuda:
             work()
 
 
+def _called_from_cpp(method, *arguments):
+    """A method of Python as the library calls it: what it raises is printed, and cancels a build like False."""
+    try:
+        return method(*arguments)
+    except BaseException as error:
+        print("[ERROR] Exception caught:", repr(error), file=sys.stderr)
+        return False
+
+
 def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
     """A module like `tensorrt` (or `tensorrt_rtx`).  Its attributes let it fail:
 
-    parse_error, build_error, load_error, execute_error: what it says then; no_context; nan: outputs are not numbers;
-    offset: added to the distance; half_as_float: claims to compute float16 as float32.  builds: how many were made
+    parse_error, build_error, load_error, execute_error: what it says then; no_context; no_size: does not tell what
+    memory a context needs; nan: outputs are not numbers; offset: added to the distance; half_as_float: claims to
+    compute float16 as float32; step_seconds: each step of a build takes.  builds: how many were made; compiled: what
+    TensorRT-RTX has compiled
     """
     trt = types.ModuleType(name)
     trt.__spec__, trt.__version__ = ModuleSpec(name, None), version
     trt.parse_error = trt.build_error = trt.load_error = trt.execute_error = ""
-    trt.no_context = trt.nan = trt.half_as_float = False
-    trt.offset, trt.builds, trt.contexts = 0.0, 0, []
+    trt.no_context = trt.no_size = trt.nan = trt.half_as_float = False
+    trt.offset, trt.builds, trt.contexts, trt.step_seconds, trt.compiled = 0.0, 0, [], 0.0, []
     trt.LayerType = SimpleNamespace(CONVOLUTION="convolution")
-    trt.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", {"STRONGLY_TYPED": 1})
+    flags = {"STRONGLY_TYPED": 0} if name == "tensorrt_rtx" or version.startswith("11.") else {
+        "EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}
+    trt.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", flags)
     trt.BuilderFlag = SimpleNamespace(TF32="TF32", REQUIRE_USER_ALLOCATION="REQUIRE_USER_ALLOCATION")
-    trt.ProfilingVerbosity = SimpleNamespace(DETAILED="detailed")
+    trt.ProfilingVerbosity = SimpleNamespace(DETAILED="detailed", NONE="none")
     trt.ComputeCapability = SimpleNamespace(SM86="8.6", SM89="8.9", SM120="12.0", CURRENT="here")
     trt.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user")
     trt.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
@@ -189,7 +218,7 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
 
     class Config:
         def __init__(self):
-            self.flags, self.capability, self.timing = set(), None, b""
+            self.flags, self.capability, self.timing = set(), None, None
 
         def add_optimization_profile(self, profile):
             self.profile = profile
@@ -201,10 +230,11 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             assert flag == "TF32"
 
         def create_timing_cache(self, data):
-            return SimpleNamespace(serialize=lambda: data + b"t")
+            return SimpleNamespace(serialize=lambda: data + b"t", fits=not data.startswith(b"other device"))
 
         def set_timing_cache(self, cache, ignore_mismatch):
-            self.timing = cache
+            self.timing = cache if cache.fits or ignore_mismatch else None
+            return self.timing is not None
 
         def get_timing_cache(self):
             return self.timing
@@ -220,7 +250,7 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             self.logger = logger
 
         def create_network(self, flags):
-            assert flags == 1 << 1
+            assert flags == 1 << trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
             return Network()
 
         def create_builder_config(self):
@@ -232,12 +262,16 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
 
         def build_serialized_network(self, network, config):
             monitor = config.progress_monitor
-            monitor.phase_start("build", None, 2)
-            monitor.step_complete("build", 0)
-            monitor.phase_start("kernels", "build", 4)
+            _called_from_cpp(monitor.phase_start, "build", None, 2)
+            going_on = _called_from_cpp(monitor.step_complete, "build", 0)
+            _called_from_cpp(monitor.phase_start, "kernels", "build", 4)
             for step in range(4):
-                monitor.step_complete("kernels", step)
-            monitor.phase_finish("kernels")
+                time.sleep(trt.step_seconds)
+                going_on = going_on and _called_from_cpp(monitor.step_complete, "kernels", step)
+            _called_from_cpp(monitor.phase_finish, "kernels")
+            if not going_on:
+                self.logger.log(ILogger.ERROR, "Build canceled by user")
+                return None
             if trt.build_error:
                 self.logger.log(ILogger.ERROR, trt.build_error)
                 return None
@@ -255,7 +289,7 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             return Engine(plan[len(MAGIC) + 16:], self.logger)
 
     class Engine:
-        device_memory_size_v2 = 1 << 20
+        device_memory_size_v2 = 16 * 8 * SCRATCH       # the largest of the profile
 
         def __init__(self, data, logger):
             options = onnxruntime.SessionOptions()
@@ -264,18 +298,47 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             self.logger = logger
 
         def create_runtime_config(self):
-            return SimpleNamespace(set_execution_context_allocation_strategy=lambda strategy: None)
+            return RuntimeConfig()
 
         def create_execution_context(self, strategy):
             if trt.no_context:
                 self.logger.log(ILogger.ERROR, "no memory for a context")
                 return None
-            trt.contexts.append(Context(self))
+            trt.contexts.append(Context(self, strategy))
             return trt.contexts[-1]
 
+    class RuntimeCache:
+        def __init__(self):
+            self.compiled = set()
+
+        def serialize(self):
+            assert cuda.current
+            return " ".join([version, *sorted(self.compiled)]).encode()
+
+        def deserialize(self, data):
+            made_by, *compiled = data.decode().split()
+            if made_by != version:
+                return False
+            self.compiled |= set(compiled)
+            return True
+
+    class RuntimeConfig:
+        kernels = None
+        create_runtime_cache = staticmethod(RuntimeCache)
+
+        def set_execution_context_allocation_strategy(self, strategy):
+            assert strategy == "user"
+
+        def set_runtime_cache(self, cache):
+            self.kernels = cache
+            return True
+
     class Context:
-        def __init__(self, engine):
+        def __init__(self, engine, strategy):
+            self.config = weakref.ref(strategy) if name == "tensorrt_rtx" else None
+            self.kernels = getattr(strategy, "kernels", None) or RuntimeCache()
             self.engine, self.shapes, self.addresses, self.scratch = engine, {}, {}, None
+            self.scratch_bytes, self.nvtx_verbosity = 0, "detailed"
 
         def set_input_shape(self, name, shape):
             self.shapes[name] = tuple(shape)
@@ -284,14 +347,28 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
         def set_tensor_address(self, name, address):
             self.addresses[name] = address
 
+        def update_device_memory_size_for_shapes(self):
+            return 0 if trt.no_size else self.needed
+
+        @property
+        def needed(self):
+            return int(np.prod(self.shapes["crops"][:2])) * SCRATCH
+
         def set_device_memory(self, address, size):
-            assert address in cuda.buffers
-            self.scratch = address
+            assert ctypes.sizeof(cuda.buffers[address]) >= size
+            self.scratch, self.scratch_bytes = address, size
 
         def execute_async_v3(self, stream):
             if trt.execute_error:
                 self.engine.logger.log(ILogger.ERROR, trt.execute_error)
                 return False
+            assert self.nvtx_verbosity == "none"            # more takes time
+            assert self.config is None or self.config() is not None         # it is used, and not kept
+            assert self.scratch in cuda.buffers and self.scratch_bytes >= self.needed
+            for kernel in ("any", "{}x{}".format(*self.shapes["crops"])):
+                if name == "tensorrt_rtx" and kernel not in self.kernels.compiled:
+                    trt.compiled.append(kernel)
+                    self.kernels.compiled.add(kernel)
             cuda.submit(self._run)
             return True
 

@@ -23,6 +23,7 @@ from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
 from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
 from sam3d_ros.perception.pipeline import PipelineConfig, PipelineResult, Rejection, check_frame
 from sam3d_ros.perception.ranges import RANGES
+from sam3d_ros.runtime import cuda
 from sam3d_ros.runtime.engine_cache import EngineCache, EngineKey
 
 DATA = Path(os.environ.get("SAM3D_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -335,7 +336,7 @@ def test_engines_that_cannot_be_built_ahead_are_wrong_usage(options, said, monke
 
 
 def test_verified_engines_are_counted_and_problems_said_once(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(engine_cli.cuda, "load_library", lambda: None)
+    monkeypatch.setattr(cuda, "load_library", lambda: None)
     verify = ["engine", "--cache", str(tmp_path), "verify"]
     assert cli.main(verify) == 0
     assert capsys.readouterr().out == f"0 engines in {tmp_path / 'engines'}, 0 of them unusable\n"

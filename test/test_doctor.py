@@ -93,6 +93,11 @@ def test_gpu_engines(engines, monkeypatch):
     assert named(checks, "tensorrt-rtx").advice == "pip install tensorrt-rtx-cu13"
     assert named(checks, "onnxruntime-cuda").state == OK
     assert named(checks, "onnxruntime-tensorrt").state == BROKEN
+    engines |= {"onnxruntime-tensorrt": Fault(FaultCode.ENGINE_NOT_BUILT, "builds one whenever it is loaded"),
+                "onnxruntime-cuda": OSError("libcudnn.so.9: cannot open shared object file")}
+    checks = doctor.engine_checks()
+    assert "sam3d engine build --engine" not in named(checks, "onnxruntime-tensorrt").advice       # which cannot
+    assert named(checks, "onnxruntime-cuda").state == BROKEN and "libcudnn" in named(checks, "onnxruntime-cuda").detail
 
 
 def test_an_engine_that_finds_nothing_is_broken(engines):

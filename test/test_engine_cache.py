@@ -347,6 +347,21 @@ def test_place(monkeypatch, tmp_path):
     assert default_folder() == tmp_path / "xdg" / "sam3d_ros"
 
 
+def test_a_user_without_a_home_has_no_cache(monkeypatch, tmp_path):
+    """As in a container that is started with a number for a user.  Only what must be kept is an error."""
+    for variable in ("SAM3D_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.chdir(tmp_path)
+    cache = EngineCache()
+    assert cache.load(KEY) is None and cache.read_note("cpu.json") == b""
+    with cache.locked():
+        for action in (lambda: cache.store(KEY, PLAN, {}), cache.entries, cache.locked(required=True).__enter__):
+            with pytest.raises(OSError, match="this user has no home folder: set SAM3D_CACHE"):
+                action()
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_sidecar_says_what_it_is(cache):
     sidecar = json.loads(sidecar_file(cache).read_text())
     assert sidecar["key"]["device"] == "Orin" and sidecar["bytes"] == len(PLAN) and len(sidecar["sha256"]) == 64

@@ -1,6 +1,7 @@
 """What the node says while an engine is built, and the parameters that steer it."""
 import pytest
 from node_rig import Rig
+from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import TransitionCallbackReturn
 
 from sam3d_ros.perception.faults import Fault, FaultCode
@@ -43,3 +44,17 @@ def test_build_only_never_activates(ros):
     with Rig(activate=False, build_only=True) as rig:
         assert rig.node.trigger_configure() == SUCCESS
         assert rig.node.trigger_activate() == FAILURE
+
+
+@pytest.mark.timeout(120)
+def test_a_build_ends_with_ros(ros, monkeypatch):
+    with Rig(activate=False) as rig:
+        def load(settings):
+            with monkeypatch.context() as patch:
+                patch.setattr(type(rig.node.context), "ok", lambda context: False)
+                with pytest.raises(ExternalShutdownException):
+                    rig.node._on_progress(10, "timing kernels")
+                raise ExternalShutdownException
+
+        rig.node._load = load
+        assert rig.node.trigger_configure() == FAILURE

@@ -1,10 +1,21 @@
 """Engines give the network's numbers and refuse what is not a student."""
+import importlib
+
 import numpy as np
 import onnx
 import pytest
 from student_graphs import student_inputs, student_model
 
-from sam3d_ros.runtime.engine import CPU_ENGINES, SHIPPED_MODELS, EngineError, available_engines, load_engine
+from sam3d_ros.runtime.engine import (
+    CPU_ENGINES,
+    SHIPPED_MODELS,
+    BuildOptions,
+    EngineError,
+    available_engines,
+    load_engine,
+    load_named,
+    read_model,
+)
 from sam3d_ros.runtime.golden import golden_inputs
 from sam3d_ros.runtime.processor import has_bfloat16
 from sam3d_ros.runtime.signature import STUDENT, Signature
@@ -151,3 +162,34 @@ def test_a_shipped_model_agrees_in_all_engines(name):
         assert np.abs(found["distance"] - reference["distance"])[near].mean() < tolerance
         assert np.abs(found["colour"] - reference["colour"]).mean() < tolerance
 
+
+
+@pytest.mark.parametrize("error", [ImportError, OSError])
+def test_a_library_that_does_not_import_is_named(error, model, monkeypatch):
+    """As one that lacks a shared library of the system."""
+    def fail(module):
+        raise error("libfoo.so.2: cannot open shared object file")
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    with pytest.raises(EngineError) as unavailable:
+        load_named("onnxruntime", read_model(model), "fp32", 1, STUDENT, BuildOptions())
+    assert unavailable.value.reason == "ENGINE_UNAVAILABLE" and "onnxruntime: libfoo.so.2" in unavailable.value.detail
+
+
+def test_torch_has_no_integers():
+    pytest.importorskip("torch")
+    with pytest.raises(EngineError) as unavailable:
+        load_engine("torch", precision="int8")
+    assert unavailable.value.reason == "ENGINE_UNAVAILABLE" and "torch computes in fp32" in unavailable.value.detail
+
+
+def test_torch_out_of_device_memory(monkeypatch):
+    torch = pytest.importorskip("torch")
+
+    def fail(network, device):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(torch.nn.Module, "to", fail)
+    with pytest.raises(EngineError) as full:
+        load_engine("torch")
+    assert full.value.reason == "ENGINE_OUT_OF_MEMORY"

@@ -3,15 +3,20 @@ import dataclasses
 import errno
 import json
 import os
+import signal
 import sys
 import threading
+import time
 
 import numpy as np
 import onnx
 import pytest
-from fake_gpu import NOT_SUPPORTED, OUT_OF_MEMORY, FakeCuda, fake_tensorrt
+from fake_gpu import NOT_SUPPORTED, OUT_OF_MEMORY, SCRATCH, FakeCuda, fake_tensorrt
 from student_graphs import student_inputs, student_model
 
+from sam3d_ros import cli
+from sam3d_ros.perception.faults import Fault, FaultCode
+from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig
 from sam3d_ros.runtime import cuda, golden, tensorrt_engine
 from sam3d_ros.runtime.engine import BuildOptions, EngineError, load_engine, read_model
 from sam3d_ros.runtime.engine_cache import EngineCache
@@ -73,7 +78,7 @@ class Machine:
         with pytest.raises(EngineError) as error:
             self.load(**arguments)
         if self.cuda is not None:
-            assert not self.cuda.buffers and not self.cuda.graphs and not self.cuda.streams      # nothing is left over
+            assert not self.cuda.in_use
         return error.value.reason, error.value.detail
 
 
@@ -96,7 +101,7 @@ def test_numbers_in_any_batch_size(machine, name, precision, tolerance):
             assert found[key].shape == shape and found[key].dtype == np.float32
             np.testing.assert_allclose(found[key], wanted[key], atol=tolerance)
     engine.close()
-    assert not machine.cuda.buffers and not machine.cuda.graphs and not machine.cuda.streams
+    assert not machine.cuda.in_use
 
 
 def test_one_recorded_graph_for_each_bucket(machine):
@@ -113,7 +118,6 @@ def test_one_recorded_graph_for_each_bucket(machine):
     assert machine.cuda.calls["cuGraphLaunch"] == before + 7
     for result, distance in zip(results, kept, strict=True):
         np.testing.assert_array_equal(result["distance"], distance)   # results are the caller's own
-    assert len({context.scratch for context in machine.trt.contexts}) == 1
 
 
 @pytest.mark.parametrize("function", ["cuStreamBeginCapture_v2", "cuGraphInstantiateWithFlags"])
@@ -123,6 +127,82 @@ def test_runs_without_graphs_where_none_can_be_recorded(machine, function, caplo
     first, second = engine.infer(student_inputs()), engine.infer(student_inputs())
     np.testing.assert_array_equal(first["distance"], second["distance"])
     assert "runs without a CUDA graph" in caplog.text and "cuGraphLaunch" not in machine.cuda.calls
+
+
+def test_kernels_are_compiled_once_and_kept(machine, caplog):
+    engine = machine.load("tensorrt-rtx")
+    engine.infer(student_inputs(2))
+    assert machine.rtx.compiled == ["any", "1x1", "2x1"]            # contexts share them; 1x1 is the check's
+    engine.close()
+    for batch in (2, 4):
+        engine = machine.load("tensorrt-rtx")
+        engine.infer(student_inputs(batch))
+        machine.cuda.current = None                                # as in another thread
+        engine.close()
+    assert machine.rtx.compiled == ["any", "1x1", "2x1", "4x1"]
+    (kernels,) = (machine.folder / "engines").glob("*.kernels")
+    assert kernels.read_bytes() == b"10.3.0 1x1 2x1 4x1 any"
+    kernels.write_bytes(b"another version")
+    engine = machine.load("tensorrt-rtx")
+    engine.infer(student_inputs(1))
+    assert machine.rtx.compiled[4:] == ["any", "1x1"]
+    kernels.parent.chmod(0o770)
+    engine.close()                                                 # no place to keep them: said in the log
+    assert "kernels of tensorrt-rtx cannot be kept" in caplog.text and not machine.cuda.in_use
+    kernels.parent.chmod(0o700)
+    machine.load().close()
+    EngineCache(machine.folder).remove()
+    assert not list(kernels.parent.glob("*.kernels"))
+
+
+def scratch_bytes(machine):
+    """Memory that contexts compute in, each piece counted once."""
+    return sum({context.scratch: context.scratch_bytes for context in machine.trt.contexts}.values())
+
+
+def test_memory_to_compute_in_is_what_the_largest_run_needs(machine):
+    """Not that of most objects with most views at once, which the profile allows."""
+    engine = machine.load()
+    engine.infer(student_inputs(16))
+    largest = machine.trt.contexts[-1].scratch_bytes
+    assert largest == 16 * SCRATCH
+    before = scratch_bytes(machine)
+    for batch, views in ((1, 1), (2, 8), (4, 3), (8, 2)):
+        engine.infer(student_inputs(batch, views))
+    assert scratch_bytes(machine) == before <= 2 * largest
+    machine.trt.no_size = True
+    engine.infer(student_inputs(8))
+    assert machine.trt.contexts[-1].scratch_bytes == 16 * MAX_VIEWS * SCRATCH
+
+
+def test_a_recording_that_fails_midway_is_freed(machine, caplog):
+    synchronise = machine.cuda._cuStreamSynchronize
+
+    def fail_next(stream):
+        machine.trt.execute_error = "not permitted while capturing"
+        return synchronise(stream)
+
+    engine = machine.load()
+    machine.cuda._cuStreamSynchronize = fail_next              # after the first run of a size, before its recording
+    assert engine.infer(student_inputs(2))["layout"].shape == (2, 10)
+    assert "runs without a CUDA graph for 2 objects: not permitted" in caplog.text
+    engine.close()
+    assert not machine.cuda.in_use
+
+
+def test_graphs_are_freed_before_their_contexts_and_contexts_before_memory(machine):
+    engine = machine.load()
+    engine.infer(student_inputs(2))
+    contexts = {}
+    for function in ("cuGraphExecDestroy", "cuMemFree_v2", "cuStreamDestroy_v2", "cuDevicePrimaryCtxRelease_v2"):
+        def watched(*arguments, function=function):
+            contexts[function] = len(engine._runs), engine._engine is not None
+            return getattr(type(machine.cuda), "_" + function)(machine.cuda, *arguments)
+
+        setattr(machine.cuda, "_" + function, watched)
+    engine.close()
+    assert contexts == {"cuGraphExecDestroy": (2, True), "cuMemFree_v2": (0, True), "cuStreamDestroy_v2": (0, True),
+                        "cuDevicePrimaryCtxRelease_v2": (0, False)}
 
 
 def test_memory_stays_the_same(machine):
@@ -211,6 +291,54 @@ def test_an_engine_for_other_devices_that_cannot_be_kept_is_an_error(machine):
                                     BuildOptions(folder=machine.folder))
 
 
+@pytest.mark.parametrize(("trouble", "builds", "said"), [
+    (full_disk, 1, "No space left on device"),
+    (file_in_the_way, 0, "File exists")])
+def test_the_command_that_builds_says_so_if_there_is_no_engine_to_use_later(machine, trouble, builds, said, capsys):
+    command = ["engine", "--cache", str(machine.folder), "build", "--model", str(machine.model)]
+    trouble(machine)
+    assert cli.main(command) == 1
+    output = capsys.readouterr()
+    assert output.out == "" and f"ENGINE_NOT_KEPT: {machine.folder / 'engines'}: {said}" in output.err
+    assert machine.trt.builds == builds and not machine.cuda.in_use
+    machine.monkeypatch.setenv("SAM3D_CACHE", str(machine.folder))
+    for engine in ("tensorrt", "auto"):                         # as the node asks with build_only
+        with pytest.raises(Fault, match=said) as fault:
+            Pipeline.from_config(PipelineConfig(str(machine.model), engine, build_only=True))
+        assert fault.value.code is FaultCode.ENGINE_NOT_KEPT
+
+
+def test_the_command_that_builds(machine, capsys):
+    command = ["engine", "--cache", str(machine.folder), "build", "--model", str(machine.model)]
+    for _ in range(2):
+        assert cli.main(command) == 0 and capsys.readouterr().out == "tensorrt fp16 is ready\n"
+    assert machine.trt.builds == 1
+    command += ["--engine", "tensorrt-rtx", "--precision", "fp32"]
+    assert cli.main(command) == 0 and capsys.readouterr().out == "tensorrt-rtx fp32 is ready\n"
+
+
+def test_engines_are_verified_on_this_machine(machine, capsys):
+    machine.load().close()
+    machine.load("tensorrt-rtx").close()
+    verify = ["engine", "--cache", str(machine.folder), "verify", "--model", str(machine.model)]
+
+    def verified(status):
+        assert cli.main(verify) == status
+        return capsys.readouterr().out
+
+    assert "2 engines" in verified(0)
+    machine.trt.offset = 0.4
+    assert "1 of them unusable" in verified(1)
+    machine.trt.offset, machine.trt.execute_error = 0.0, "illegal memory access"
+    assert "tensorrt fp16: illegal memory access" in verified(1)
+    with machine.monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "tensorrt", None)               # not installed any more: nobody asks its engine
+        assert ", 0 of them unusable" in verified(0)
+    machine.cuda.fail["cuInit"] = 100
+    assert "none was asked for answers: no usable NVIDIA GPU: cuInit: error 100" in verified(0)
+    assert not machine.cuda.in_use
+
+
 def test_a_cache_that_becomes_unsafe_while_an_engine_is_built_is_refused(machine):
     checked = golden.check
 
@@ -227,8 +355,17 @@ def test_what_is_not_built_is_named(machine):
     assert reason == "ENGINE_NOT_BUILT" and "tensorrt 10.3.0, fp16, for Fake GPU" in detail
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_what_is_not_built_is_named_at_once(machine, name):
+    """Not when another process, which is building it, has done so."""
+    with EngineCache(machine.folder).locked():
+        assert machine.refusal(name=name, allow_build=False)[0] == "ENGINE_NOT_BUILT"
+
+
 @pytest.mark.parametrize("change", [
-    dict(version="10.4.0"), dict(driver=FakeCuda(driver=13000)), dict(driver=FakeCuda(name="Other GPU")),
+    dict(version="10.4.0"), dict(version="11.4.0"),
+    dict(driver=FakeCuda(driver=13000)), dict(driver=FakeCuda(name="Other GPU")),
     dict(driver=FakeCuda(capability=(8, 9)))])
 def test_any_other_version_or_device_is_another_engine(machine, change):
     machine.load().close()
@@ -282,6 +419,68 @@ def test_build_failures_are_named(machine):
     assert not list((machine.folder / "engines").glob("*.engine"))
 
 
+def test_an_engine_that_loads_and_does_not_run_is_named(machine):
+    machine.trt.no_context = True
+    assert machine.refusal() == ("ENGINE_FAILED",
+                                 "tensorrt fp16: no execution context: no memory for a context")
+    machine.trt.no_context, machine.trt.execute_error = False, "Out of memory: 2 GiB"
+    assert machine.refusal()[0] == "ENGINE_OUT_OF_MEMORY"
+    machine.trt.execute_error = ""
+    made = machine.cuda._cuStreamCreate
+
+    def make_and_break(*arguments):
+        made(*arguments)
+        machine.trt.execute_error = "illegal memory access"
+        for function in ("cuMemFree_v2", "cuMemFreeHost", "cuStreamDestroy_v2"):
+            machine.cuda.fail[function] = 700
+
+    machine.cuda._cuStreamCreate = make_and_break
+    with pytest.raises(EngineError, match="illegal memory access"):      # and not what the driver says of freeing it
+        machine.load()
+
+
+def test_a_library_that_cannot_use_the_device_is_unavailable(machine):
+    machine.load().close()
+
+    def nothing(logger):
+        logger.log(machine.trt.ILogger.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("factory function returned nullptr")
+
+    machine.monkeypatch.setattr(machine.trt, "Runtime", nothing)
+    assert machine.refusal() == ("ENGINE_UNAVAILABLE", "tensorrt: CUDA initialization failure with error: 35")
+
+
+def test_what_the_listener_raises_ends_the_build(machine, capfd):
+    def stop(percent, what):
+        raise LookupError(f"enough at {percent} %")
+
+    options = BuildOptions(folder=machine.folder, on_progress=stop)
+    with pytest.raises(LookupError, match="enough at 50 %"):
+        load_engine("tensorrt", machine.model, signature=STUDENT, options=options)
+    assert machine.trt.builds == 0 and not machine.cuda.in_use and "Exception caught" not in capfd.readouterr().err
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["tensorrt", "auto"])
+def test_ctrl_c_ends_the_build(machine, name, capfd):
+    machine.trt.step_seconds = 1.0
+    started = []
+
+    def interrupt(percent, what):
+        if not started:
+            started.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+
+    options = BuildOptions(folder=machine.folder, on_progress=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        load_engine(name, machine.model, signature=STUDENT, options=options)
+    assert time.monotonic() - started[0] < 2.5                      # its present step, not all four
+    assert machine.trt.builds == machine.rtx.builds == 0 and not machine.cuda.in_use
+    assert "Exception caught" not in capfd.readouterr().err
+    machine.trt.step_seconds = 0.0
+    machine.load().close()                                          # the cache is not held any more
+
+
 def test_out_of_device_memory(machine):
     machine.cuda.memory = 64 << 20
     reason, detail = machine.refusal()
@@ -326,6 +525,13 @@ def test_auto_takes_the_gpu_and_passes_over_what_fails(machine, caplog):
     assert engine.name == "tensorrt-rtx fp16"
     engine.close()
     assert "engine tensorrt is passed over: ENGINE_BUILD_FAILED" in caplog.text
+    machine.trt.load_error, machine.trt.execute_error = "", "unspecified launch failure"
+    machine.load("auto", "fp32").close()
+    assert "engine tensorrt is passed over: ENGINE_FAILED: tensorrt fp32: unspecified" in caplog.text
+    machine.trt.execute_error, machine.trt.parse_error = "", "no importer for operator GridSample"
+    machine.load("auto", "fp32").close()
+    assert "engine tensorrt is passed over: MODEL_INVALID" in caplog.text
+    machine.trt.parse_error = ""
     assert machine.load("cpu", "fp32").name in ("openvino fp32", "onnxruntime fp32")
     (machine.folder / "engines").chmod(0o777)
     assert machine.refusal(name="auto")[0] == "ENGINE_CACHE_UNSAFE"           # not passed over: an attack, maybe
@@ -379,6 +585,10 @@ def test_timing_cache_grows(machine):
     machine.load(precision="fp32").close()
     timing, = (machine.folder / "engines").glob("*.timing")
     assert timing.read_bytes() == b"tt" and "Fake_GPU" in timing.name
+    timing.write_bytes(b"other device of this name")
+    EngineCache(machine.folder).remove()
+    machine.load().close()
+    assert timing.read_bytes() == b"t"
 
 
 def test_a_weight_too_large_for_half(machine):

@@ -1,5 +1,7 @@
 """Ahead-of-time builds by the real TensorRT-RTX; they need no GPU."""
+import os
 import re
+import signal
 from collections import defaultdict
 from pathlib import Path
 
@@ -98,6 +100,24 @@ def test_what_it_cannot_build_is_named(library, model):
         with pytest.raises(EngineError) as error:
             build_plan(library, ModelFile(Path("x.onnx"), data), STUDENT, "fp32", "8.6")
         assert error.value.reason in ("MODEL_INVALID", "MODEL_MISMATCH")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, LookupError])
+def test_a_build_is_ended(library, model, error, capfd):
+    """By Ctrl-C, and by what the listener raises."""
+    started = []
+
+    def end(percent, what):
+        started.append(percent)
+        if len(started) == 1 and error is KeyboardInterrupt:
+            os.kill(os.getpid(), signal.SIGINT)
+        elif error is LookupError:
+            raise error("enough")
+
+    with pytest.raises(error):
+        build_plan(library, model, STUDENT, "fp16", "8.6", on_progress=end)
+    assert started[-1] < 60 and "Exception caught" not in capfd.readouterr().err
 
 
 @pytest.mark.timeout(120)

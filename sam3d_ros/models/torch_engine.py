@@ -8,7 +8,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from ..runtime.engine import EngineError, ModelFile, check_signature
+from ..runtime.engine import EngineError, ModelFile, check_signature, library_error
 from ..runtime.signature import Shape, Signature
 from .folded import student_from_onnx
 
@@ -22,6 +22,8 @@ class TorchEngine:
 
     def __init__(self, model: ModelFile, signature: Signature, precision: str = "auto", threads: int = 0):
         precision = "fp32" if precision == "auto" else precision
+        if precision not in _TYPES:
+            raise EngineError("ENGINE_UNAVAILABLE", f"torch computes in {', '.join(_TYPES)}: set precision to auto")
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             graph = onnx.load_model_from_string(model.data).graph
@@ -29,9 +31,13 @@ class TorchEngine:
             raise EngineError("MODEL_INVALID", f"{model.path}: {str(error).strip().splitlines()[-1]}") from error
         check_signature(model, signature, _shapes(graph.input), _shapes(graph.output))
         try:
-            self._network = student_from_onnx(model.data).to(self._device)
+            network = student_from_onnx(model.data)
         except (KeyError, RuntimeError) as error:
             raise EngineError("MODEL_INVALID", f"{model.path} is not an exported student: {error}") from error
+        try:
+            self._network = network.to(self._device)
+        except RuntimeError as error:
+            raise library_error("torch", str(error), "ENGINE_FAILED") from error
         if threads:
             torch.set_num_threads(threads)
         self._type = _TYPES[precision]

@@ -27,6 +27,7 @@ from lifecycle_msgs.srv import ChangeState
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_msgs.msg import Header
@@ -232,6 +233,8 @@ class Sam3dNode(LifecycleNode):
         self.get_logger().info(f"configured, engine {self._pipeline.engine_name}")
 
     def _on_progress(self, percent: int, what: str) -> None:
+        if not self.context.ok():
+            raise ExternalShutdownException         # which ends the building of an engine
         self._diagnostics.announce(percent, what)
 
     def _activate(self, settings: Settings) -> None:

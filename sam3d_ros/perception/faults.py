@@ -95,6 +95,9 @@ class FaultCode(Enum):
     ENGINE_CACHE_UNSAFE = (
         "others could have put a program into the engine cache: see whom the named folder or file "
         "belongs to, and delete it, or point SAM3D_CACHE to a folder of your own")
+    ENGINE_NOT_KEPT = (
+        "an engine was wanted for later use, and cannot be kept: make room on the disk, or point SAM3D_CACHE to a "
+        "folder that can be written")
     # set-up of the node
     PARAMETER_INVALID = "a parameter's value is refused: correct it, then configure the node again"
     # files

@@ -52,7 +52,8 @@ class PipelineConfig:
 
     model: base or small, the models that are shipped, or the path of an ONNX student; engine: one of
     runtime.engine.ENGINE_CHOICES; precision: one of PRECISIONS there; threads: 0 = all cores; allow_engine_build: build
-    an engine for this GPU if there is none yet, which takes minutes; max_objects: the largest masks of a frame are
+    an engine for this GPU if there is none yet, which takes minutes; build_only: it is built for later use, and has to
+    be kept; max_objects: the largest masks of a frame are
     kept; max_faces: triangles per mesh; symmetry: complete hidden sides by planes of symmetry; min_points: depth
     readings inside a mask (without depth: pixels) that are too few below this
     """
@@ -62,6 +63,7 @@ class PipelineConfig:
     precision: str = "auto"
     threads: int = 0
     allow_engine_build: bool = True
+    build_only: bool = False
     max_objects: int = 16
     max_faces: int = 5000
     symmetry: bool = True
@@ -124,12 +126,16 @@ class Pipeline:
 
         on_progress: called with percent done and what is being done while an engine is built
         """
-        options = BuildOptions(config.allow_engine_build, on_progress=on_progress)
+        options = BuildOptions(config.allow_engine_build, on_progress=on_progress, must_keep=config.build_only)
         try:
             return cls(load_engine(config.engine, config.model, config.precision, config.threads, options=options),
                        config)
         except EngineError as error:
             raise Fault(FaultCode[error.reason], error.detail) from error
+        except OSError as error:
+            if not config.build_only:
+                raise
+            raise Fault(FaultCode.ENGINE_NOT_KEPT, str(error)) from error
 
     @property
     def engine_name(self) -> str:

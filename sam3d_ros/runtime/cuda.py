@@ -4,6 +4,7 @@ TensorRT works in the device's primary context, and so does this module.
 """
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Callable
 from ctypes import byref, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
@@ -16,18 +17,16 @@ import numpy as np
 LIBRARY = "libcuda.so.1"
 # Where the version of the kernel's driver stands: on desktops, on Jetsons.
 _VERSION_FILES = (Path("/proc/driver/nvidia/version"), Path("/etc/nv_tegra_release"))
-OUT_OF_MEMORY = 2
 _MAJOR, _MINOR = 75, 76                     # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 _NON_BLOCKING = 1                           # CU_STREAM_NON_BLOCKING: not ordered with the default stream
 _THREAD_LOCAL = 1                           # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 
 
 class CudaError(RuntimeError):
-    """A CUDA call failed; `code` is its CUresult."""
+    """A CUDA call failed, with this CUresult."""
 
     def __init__(self, call: str, code: int, name: str):
-        super().__init__(f"{call}: {name}")
-        self.code = code
+        super().__init__(f"{call}: {name or f'error {code}'}")
 
 
 def load_library() -> Any | None:
@@ -39,7 +38,8 @@ def load_library() -> Any | None:
 
 
 class Device:
-    """The first CUDA device.  Memory, streams and graphs are freed by `close`, in the reverse order of their making.
+    """The first CUDA device.  Memory, streams and graphs are freed by `close`, in the reverse order of their making,
+    and with them what else was given to `at_close`.
 
     name: as "Orin"; capability: (major, minor); cuda: version that the driver offers, as "12.6"; driver: the kernel
     driver's own version, as its file says it; memory: bytes
@@ -61,6 +61,8 @@ class Device:
         self.capability = (self._attribute(_MAJOR, handle), self._attribute(_MINOR, handle))
         self.memory = memory.value
         self._call("cuDevicePrimaryCtxRetain", byref(context), handle)
+        # Last of all: another library that uses CUDA in this thread then takes a context that there still is.
+        self._undo.append(partial(self._call, "cuCtxSetCurrent", c_void_p()))
         self._undo.append(partial(self._call, "cuDevicePrimaryCtxRelease_v2", handle))
         self._context = context
         self.make_current()
@@ -69,11 +71,16 @@ class Device:
         """Let the calling thread use this device; each thread must do so once."""
         self._call("cuCtxSetCurrent", self._context)
 
+    def at_close(self, undo: Callable[[], None]) -> None:
+        """Have `close` call this, after it has freed what is made from here on."""
+        self._undo.append(undo)
+
     def close(self) -> None:
-        """Free everything."""
-        self.make_current()
+        """Free everything.  After a failed kernel the driver refuses that: the rest is freed when the process ends."""
+        self._undo.append(self.make_current)
         while self._undo:
-            self._undo.pop()()
+            with contextlib.suppress(CudaError):
+                self._undo.pop()()
 
     def new_stream(self) -> int:
         """Handle of a stream of its own."""
@@ -116,13 +123,14 @@ class Device:
         graph, executable = c_void_p(), c_void_p()
         self._call("cuStreamBeginCapture_v2", c_void_p(stream), c_int(_THREAD_LOCAL))
         try:
-            work()
-        finally:
-            self._call("cuStreamEndCapture", c_void_p(stream), byref(graph))
-        try:
+            try:
+                work()
+            finally:
+                self._call("cuStreamEndCapture", c_void_p(stream), byref(graph))
             self._call("cuGraphInstantiateWithFlags", byref(executable), graph, c_ulonglong(0))
         finally:
-            self._call("cuGraphDestroy", graph)
+            if graph:
+                self._call("cuGraphDestroy", graph)
         self._undo.append(partial(self._call, "cuGraphExecDestroy", executable))
         return executable.value
 
@@ -140,4 +148,4 @@ class Device:
         if code:
             text = c_char_p()
             self._library.cuGetErrorName(c_int(code), byref(text))
-            raise CudaError(function, code, text.value.decode() if text.value else f"error {code}")
+            raise CudaError(function, code, (text.value or b"").decode())

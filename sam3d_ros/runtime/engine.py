@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,16 @@ class EngineError(Exception):
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
+
+
+_OUT_OF_MEMORY = ("out of memory", "outofmemory", "out_of_memory")     # in what libraries and the driver say
+
+
+def library_error(name: str, message: str, reason: str) -> EngineError:
+    """The error for what the library of an engine, or the driver, said: of this reason, or ENGINE_OUT_OF_MEMORY."""
+    if any(text in message.lower() for text in _OUT_OF_MEMORY):
+        reason = "ENGINE_OUT_OF_MEMORY"
+    return EngineError(reason, f"{name}: {message or 'no reason given'}")
 
 
 class Engine(Protocol):
@@ -96,12 +107,14 @@ class BuildOptions:
     """How engines that are built for a device may be had.
 
     allow_build: build one that is not in the cache, which takes minutes; folder: of the cache, None: the user's;
-    on_progress: called with percent done and what is being done
+    on_progress: called with percent done and what is being done, by any thread; what it raises ends the build, and is
+    passed on; must_keep: an engine that cannot be kept for the next start is an error (OSError), not a warning
     """
 
     allow_build: bool = True
     folder: Path | None = None
     on_progress: Callable[[int, str], None] = lambda percent, what: None
+    must_keep: bool = False
 
 
 def available_engines() -> list[str]:
@@ -131,9 +144,13 @@ def load_engine(name: str = "auto", model: str | Path = DEFAULT_MODEL, precision
 
 def load_named(name: str, file: ModelFile, precision: str, threads: int, signature: Signature,
                options: BuildOptions) -> Engine:
-    """Load a model into the engine of this name, one of ENGINES."""
+    """Load a model into the engine of this name, one of ENGINES.  Raises EngineError."""
     if name not in ENGINES or not importlib.util.find_spec(ENGINES[name]):
         raise EngineError("ENGINE_UNAVAILABLE", f"{name} (installed: {', '.join(available_engines()) or 'none'})")
+    try:
+        importlib.import_module(ENGINES[name])
+    except (ImportError, OSError) as error:         # OSError: a shared library that it needs is missing
+        raise EngineError("ENGINE_UNAVAILABLE", f"{name}: {error}") from error
     if name == "openvino":
         from .openvino_engine import OpenVinoEngine
 
@@ -149,7 +166,8 @@ def load_named(name: str, file: ModelFile, precision: str, threads: int, signatu
     if name.startswith("onnxruntime"):
         from .onnxruntime_engine import OnnxRuntimeEngine
 
-        return _checked(OnnxRuntimeEngine(file, signature, precision, threads, name), file)
+        options.on_progress(0, f"{name} is made ready")
+        return _checked(OnnxRuntimeEngine(file, signature, precision, threads, name, options.allow_build), file)
     from .tensorrt_engine import load_tensorrt
 
     return load_tensorrt(name, file, signature, precision, options)

@@ -2,6 +2,7 @@
 
     <key>.engine    magic, then the plan as the library serialised it
     <key>.json      what it was built from and with, its size and SHA-256, what its check said
+    <key>.kernels   what TensorRT-RTX has compiled for it on this machine
     <name>.timing   the library's timing cache for one device
     cpu.json        which CPU engine is the fastest here;  lock  held while engines are built
 
@@ -81,10 +82,10 @@ class _Damaged(Exception):
 
 
 def default_folder() -> Path:
-    """SAM3D_CACHE, else sam3d_ros in the user's cache folder."""
+    """SAM3D_CACHE, else sam3d_ros in the user's cache folder; below "~" if the user has no home."""
     if os.environ.get("SAM3D_CACHE"):
         return Path(os.environ["SAM3D_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sam3d_ros"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "sam3d_ros"
 
 
 class EngineCache:
@@ -141,10 +142,11 @@ class EngineCache:
             self._write(folder, name, data)
 
     @contextlib.contextmanager
-    def locked(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def locked(self, on_wait: Callable[[], None] = lambda: None, required: bool = False) -> Iterator[None]:
         """Hold the cache against other processes; on_wait is called again and again while one of them has it.
 
-        A cache that cannot be written is not held (said in the log).  Raises EngineError ENGINE_CACHE_UNSAFE.
+        A cache that cannot be written is not held (said in the log), unless that is required.
+        Raises EngineError ENGINE_CACHE_UNSAFE; OSError if it cannot be written and is required.
         """
         with contextlib.ExitStack() as held:
             try:
@@ -152,6 +154,8 @@ class EngineCache:
                 lock = _open_lock(folder)
                 held.callback(os.close, lock)
             except OSError as error:
+                if required:
+                    raise
                 _log.warning("%s is not held against other processes: %s", self.folder, error)
             else:
                 while not _try_lock(lock):
@@ -174,7 +178,7 @@ class EngineCache:
         with self.locked(), self._opened() as folder:
             removed = [entry for entry in self.entries() if wanted(entry)]
             for entry in removed:
-                for suffix in (".json", ".engine"):
+                for suffix in (".json", ".engine", ".kernels"):
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(entry.name + suffix, dir_fd=folder)
             return removed
@@ -216,6 +220,8 @@ class EngineCache:
 
         Raises EngineError ENGINE_CACHE_UNSAFE; OSError if the folder is not there and cannot be made.
         """
+        if self.folder.parts[0] == "~":
+            raise FileNotFoundError(errno.ENOENT, "this user has no home folder: set SAM3D_CACHE", str(self.folder))
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             self.folder.mkdir(mode=0o700)

@@ -16,7 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-from .engine import BuildOptions, Engine, EngineError, ModelFile, available_engines, load_named, read_model
+from .engine import (
+    BuildOptions,
+    Engine,
+    EngineError,
+    ModelFile,
+    available_engines,
+    library_error,
+    load_named,
+    read_model,
+)
 from .signature import CROP, CROP_SPAN, STUDENT, VOLUME
 
 VERSION = 1                  # of `golden_inputs`
@@ -95,8 +104,15 @@ def deviation(found: Golden, wanted: Golden) -> Deviation:
 
 
 def check(engine: Engine, wanted: Golden) -> Deviation:
-    """Ask an engine.  Raises EngineError ENGINE_INACCURATE with the figures if it is too far off."""
-    outputs = engine.infer(golden_inputs())
+    """Ask an engine.
+
+    Raises EngineError ENGINE_INACCURATE with the figures if it is too far off; ENGINE_FAILED, ENGINE_OUT_OF_MEMORY if
+    it does not answer.
+    """
+    try:
+        outputs = engine.infer(golden_inputs())
+    except RuntimeError as error:
+        raise library_error(engine.name, str(error), "ENGINE_FAILED") from error
     broken = [name for name, array in outputs.items() if not np.isfinite(array).all()]
     if broken:
         raise EngineError("ENGINE_INACCURATE", f"{engine.name}: {', '.join(broken)} not finite")

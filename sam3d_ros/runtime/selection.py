@@ -34,9 +34,10 @@ _ROUNDS = 7                  # runs of each engine that are timed
 _SECONDS = 6.0               # for all of them together, after which the present round is the last
 _NOTE = "cpu.json"
 _VERSION = 2                 # of the engines here: what was noted of others does not count
-# A GPU engine that fails so is passed over; any other fault is for the user to mend.
+# A GPU engine that fails so is passed over; any other fault is for the user to mend.  MODEL_INVALID: its parser may
+# lack what the model needs; if the model is broken, the CPU engine says so.
 _PASSED_OVER = frozenset({"ENGINE_UNAVAILABLE", "ENGINE_NOT_BUILT", "ENGINE_BUILD_FAILED", "ENGINE_OUT_OF_MEMORY",
-                          "ENGINE_INACCURATE"})
+                          "ENGINE_INACCURATE", "ENGINE_FAILED", "MODEL_INVALID"})
 _log = logging.getLogger(__name__)
 
 

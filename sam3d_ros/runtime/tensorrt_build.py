@@ -9,20 +9,21 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from .engine import EngineError, ModelFile, check_signature
+from .engine import EngineError, ModelFile, check_signature, library_error
 from .precision import typed
 from .signature import Shape, Signature
 
 PRECISIONS = ("fp16", "fp32", "int8")
 MAX_BATCH = 16           # objects in one run
 MAX_VIEWS = 8            # views of each
-_OUT_OF_MEMORY = ("out of memory", "outofmemory")
 _log = logging.getLogger(__name__)
 
 # Percent done, and what is being done.
@@ -84,10 +85,18 @@ def make_logger(library: Library) -> Any:
     return Logger()
 
 
-def profile_shapes(signature: Signature) -> dict[str, tuple[tuple[int, ...], ...]]:
+def make(library: Library, kind: str, logger: Any) -> Any:
+    """A "Builder" or a "Runtime" of the library.  Raises EngineError ENGINE_UNAVAILABLE if it cannot use the device."""
+    try:
+        return getattr(library.module, kind)(logger)
+    except (TypeError, RuntimeError) as error:      # how a constructor in C++ that gives nothing is answered
+        raise EngineError("ENGINE_UNAVAILABLE", f"{library.name}: {logger.last_error or error}") from error
+
+
+def profile_shapes(signature: Signature, most_objects: int = MAX_BATCH) -> dict[str, tuple[tuple[int, ...], ...]]:
     """Smallest, best and largest shape of each input: one object of one view is what is most often wanted."""
     least = signature.input_shapes(batch=1, views=1)
-    most = signature.input_shapes(batch=MAX_BATCH, views=MAX_VIEWS)
+    most = signature.input_shapes(batch=most_objects, views=MAX_VIEWS)
     return {name: (least[name], least[name], most[name]) for name in signature.inputs}
 
 
@@ -102,14 +111,12 @@ def build_plan(library: Library, model: ModelFile, signature: Signature, precisi
     """Build an engine.
 
     precision: one of PRECISIONS; capability: of the device it is for, as "8.6", which only TensorRT-RTX can choose
-    (empty: the device that is there); timing: cache of an earlier build
+    (empty: the device that is there); timing: cache of an earlier build; on_progress: called by other threads, too
     Raises EngineError: MODEL_INVALID, MODEL_MISMATCH, ENGINE_UNAVAILABLE, ENGINE_BUILD_FAILED, ENGINE_OUT_OF_MEMORY.
+    What on_progress raises, and a KeyboardInterrupt, ends the build after its present step, and is passed on.
     """
     trt, logger = library.module, make_logger(library)
-    try:
-        builder = trt.Builder(logger)
-    except (TypeError, RuntimeError) as error:      # what a builder without a device is answered with
-        raise EngineError("ENGINE_UNAVAILABLE", f"{library.name}: {logger.last_error or error}") from error
+    builder = make(library, "Builder", logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(library, logger, network, model, typed(model, precision, signed=True))
     check_signature(model, signature, _shapes(network, network.num_inputs, network.get_input),
@@ -124,27 +131,22 @@ def build_plan(library: Library, model: ModelFile, signature: Signature, precisi
         profile.set_shape(name, *shapes)
     config.add_optimization_profile(profile)
     config.clear_flag(trt.BuilderFlag.TF32)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED      # layers can be inspected; costs no time
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED      # layers can be inspected
     for flag in builder_flags(library):
         config.set_flag(getattr(trt.BuilderFlag, flag))
     if library.rtx:
         config.num_compute_capabilities = 1
         config.set_compute_capability(_rtx_capability(library, capability), 0)
     else:
-        config.set_timing_cache(config.create_timing_cache(timing), False)
-    config.progress_monitor = _monitor(trt, on_progress)
-    plan = builder.build_serialized_network(network, config)
+        # False: it was made on another device of this name
+        if not config.set_timing_cache(config.create_timing_cache(timing), False):
+            config.set_timing_cache(config.create_timing_cache(b""), False)
+    monitor = config.progress_monitor = _monitor(trt, on_progress)
+    plan = _interruptible(lambda: builder.build_serialized_network(network, config), monitor)
     if plan is None:
-        raise build_error(library, logger.last_error)
+        raise library_error(library.name, logger.last_error, "ENGINE_BUILD_FAILED")
     on_progress(100, "built")
     return Plan(bytes(plan), b"" if library.rtx else bytes(config.get_timing_cache().serialize()), convolutions)
-
-
-def build_error(library: Library, message: str) -> EngineError:
-    """The error for what the library said last."""
-    reason = "ENGINE_OUT_OF_MEMORY" if any(text in message.lower() for text in _OUT_OF_MEMORY) else \
-        "ENGINE_BUILD_FAILED"
-    return EngineError(reason, f"{library.name}: {message or 'no reason given'}")
 
 
 def _parse(library: Library, logger: Any, network: Any, model: ModelFile, data: bytes) -> None:
@@ -174,26 +176,55 @@ def _rtx_capability(library: Library, capability: str) -> Any:
     return value
 
 
+def _interruptible(build: Callable[[], Any], monitor: Any) -> Any:
+    """What `build` returns; a thread of its own calls it, so that this one hears signals while the library works.
+
+    Raises what is raised here, once the monitor has stopped the build, and what on_progress raised.
+    """
+    with ThreadPoolExecutor(1, "build") as thread:
+        future = thread.submit(build)
+        try:
+            plan = future.result()
+        except BaseException:
+            monitor.stopped = True
+            wait([future])      # else a second Ctrl-C would end the process under the library, which then aborts
+            raise
+    if monitor.failure:
+        raise monitor.failure
+    return plan
+
+
 def _monitor(trt: Any, on_progress: Progress) -> Any:
-    """The library's nested phases as one percentage, which never falls."""
+    """The library's nested phases as one percentage, which never falls.
+
+    stopped: the build is to end; failure: what on_progress raised, which the library would keep to itself
+    """
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
+            self.stopped, self.failure = False, None
+            self._lock = threading.Lock()              # the library may have several threads
             self._phases: dict[str, tuple[str | None, int]] = {}       # name -> phase it is part of, its steps
             self._done: dict[str, float] = {}                          # name -> steps done
             self._percent = -1
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            self._phases[phase], self._done[phase] = (parent, max(steps, 1)), 0.0
+            with self._lock:
+                self._phases[phase], self._done[phase] = (parent, max(steps, 1)), 0.0
 
         def step_complete(self, phase: str, step: int) -> bool:
-            self._done[phase] = step + 1.0
-            self._report(phase)
-            return True
+            with self._lock:
+                self._done[phase] = step + 1.0
+                try:
+                    self._report(phase)
+                except BaseException as error:
+                    self.stopped, self.failure = True, error
+            return not self.stopped
 
         def phase_finish(self, phase: str) -> None:
-            self._phases.pop(phase, None)
+            with self._lock:
+                self._phases.pop(phase, None)
 
         def _report(self, phase: str) -> None:
             what, share = phase, 0.0

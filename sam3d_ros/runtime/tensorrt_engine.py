@@ -9,14 +9,14 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from . import cuda, golden
-from .engine import BuildOptions, EngineError, ModelFile
+from .engine import BuildOptions, EngineError, ModelFile, library_error
 from .engine_cache import EngineCache, EngineKey
 from .signature import Signature, shape_text
 from .tensorrt_build import (
@@ -25,10 +25,10 @@ from .tensorrt_build import (
     PRECISIONS,
     Library,
     Plan,
-    build_error,
     build_plan,
     builder_flags,
     load_library,
+    make,
     make_logger,
     profile_shapes,
 )
@@ -48,19 +48,29 @@ class _Run:
 class TensorRtEngine:
     """An `Engine`.  `infer` may be called from any thread, by one at a time.
 
-    Raises EngineError ENGINE_BUILD_FAILED if the plan does not load, ENGINE_OUT_OF_MEMORY.
+    What it makes is freed when the device is closed: recorded graphs, then contexts, memory, and the library's engine.
+    kernels: what TensorRT-RTX compiled for this engine in earlier processes; keep_kernels: is given, when the engine is
+    closed, what it has compiled besides
+    Raises EngineError ENGINE_BUILD_FAILED if the plan does not load, ENGINE_OUT_OF_MEMORY, ENGINE_UNAVAILABLE;
+    CudaError.
     """
 
     most_crops = MAX_BATCH
 
-    def __init__(self, library: Library, plan: bytes, signature: Signature, precision: str, device: cuda.Device):
+    def __init__(self, library: Library, plan: bytes, signature: Signature, precision: str, device: cuda.Device,
+                 kernels: bytes = b"", keep_kernels: Callable[[bytes], None] = lambda kernels: None):
         self.name = f"{library.name} {precision}"
         self._library, self._signature, self._device = library, signature, device
         self._logger = make_logger(library)
-        self._runtime = library.module.Runtime(self._logger)
+        self._runtime = make(library, "Runtime", self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise build_error(library, f"the engine does not load: {self._logger.last_error}")
+            raise library_error(library.name, f"the engine does not load: {self._logger.last_error}",
+                                "ENGINE_BUILD_FAILED")
+        self._kernels = None                       # of TensorRT-RTX, shared by the contexts
+        self._configs: list[Any] = []              # of its contexts, for which the library keeps none
+        self._kernels_kept, self._keep_kernels = kernels, keep_kernels
+        device.at_close(self._release)
         self._runs: dict[tuple[int, int], _Run] = {}
         self._stream = device.new_stream()
         most = dict(batch=MAX_BATCH, views=MAX_VIEWS)
@@ -69,8 +79,8 @@ class TensorRtEngine:
         for buffer in self._host.values():
             buffer[:] = 0                          # what fills a batch up is finite
         self._addresses = {name: device.allocate(buffer.nbytes) for name, buffer in self._host.items()}
-        self._scratch_bytes = self._engine.device_memory_size_v2
-        self._scratch = device.allocate(max(self._scratch_bytes, 1))   # shared: one run at a time
+        self._scratch, self._scratch_bytes = 0, 0
+        device.at_close(self._runs.clear)
 
     def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See Engine.infer; up to MAX_VIEWS views.  Raises RuntimeError."""
@@ -89,9 +99,15 @@ class TensorRtEngine:
 
     def close(self) -> None:
         """See Engine.close."""
-        self._runs.clear()
-        self._engine = self._runtime = None
         self._device.close()
+
+    def _release(self) -> None:
+        """What is left of the library's objects, in a thread that the device is current in."""
+        kernels = bytes(self._kernels.serialize() or b"") if self._kernels else b""
+        if kernels not in (b"", self._kernels_kept):
+            self._keep_kernels(kernels)
+        self._configs.clear()
+        self._kernels = self._engine = self._runtime = None
 
     def _infer_part(self, inputs: Mapping[str, np.ndarray], views: int) -> dict[str, np.ndarray]:
         count = len(inputs["crops"])
@@ -121,10 +137,10 @@ class TensorRtEngine:
         context = self._new_context()
         for name, shape in self._signature.input_shapes(batch=bucket, views=views).items():
             if not context.set_input_shape(name, shape):
-                raise RuntimeError(f"{self.name}: {name} cannot be {shape_text(shape)}: {self._logger.last_error}")
+                raise RuntimeError(f"{name} cannot be {shape_text(shape)}: {self._logger.last_error}")
         for name, address in self._addresses.items():
             context.set_tensor_address(name, address)
-        context.set_device_memory(self._scratch, self._scratch_bytes)
+        self._give_scratch(context)
         self._enqueue(context, bucket, views)      # allocates, and compiles where the library does so late
         self._device.synchronise(self._stream)
         try:
@@ -134,6 +150,18 @@ class TensorRtEngine:
             graph = None
         return _Run(context, graph)
 
+    def _give_scratch(self, context: Any) -> None:
+        """Give a context, whose shapes are set, the memory in which it computes; shared, since one runs at a time.
+
+        Not for the largest shapes of the profile, most objects with most views: nobody asks for so many at a time, and
+        they need several times as much.  A smaller piece stays: graphs that are recorded compute in it.
+        """
+        # 0: it could not be told
+        needed = context.update_device_memory_size_for_shapes() or self._engine.device_memory_size_v2
+        if needed > self._scratch_bytes:
+            self._scratch, self._scratch_bytes = self._device.allocate(needed), needed
+        context.set_device_memory(self._scratch, self._scratch_bytes)
+
     def _new_context(self) -> Any:
         trt = self._library.module
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -142,12 +170,23 @@ class TensorRtEngine:
             config.set_execution_context_allocation_strategy(strategy)
             # Kernels for the shapes at hand at once, not in the background while a general one runs.
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            config.set_runtime_cache(self._shared_kernels(config))
             context = self._engine.create_execution_context(config)
+            self._configs.append(config)
         else:
             context = self._engine.create_execution_context(strategy)
         if context is None:
-            raise RuntimeError(f"{self.name}: no execution context: {self._logger.last_error}")
+            raise RuntimeError(f"no execution context: {self._logger.last_error}")
+        context.nvtx_verbosity = trt.ProfilingVerbosity.NONE       # what it says of layers at each run takes time
         return context
+
+    def _shared_kernels(self, config: Any) -> Any:
+        """TensorRT-RTX's cache of kernels: without it, each context would compile all of them again, for seconds."""
+        if self._kernels is None:
+            self._kernels = config.create_runtime_cache()
+            if self._kernels_kept and not self._kernels.deserialize(self._kernels_kept):
+                _log.info("%s: the kernels that were kept are not for this machine", self.name)
+        return self._kernels
 
     def _enqueue(self, context: Any, bucket: int, views: int) -> None:
         """Put upload, kernels and download into the stream."""
@@ -155,7 +194,7 @@ class TensorRtEngine:
         for name, shape in self._signature.input_shapes(**lengths).items():
             self._device.to_device(self._addresses[name], self._staged(name, shape), self._stream)
         if not context.execute_async_v3(self._stream):
-            raise RuntimeError(f"{self.name}: {self._logger.last_error or 'the engine did not start'}")
+            raise RuntimeError(self._logger.last_error or "the engine did not start")
         for name, shape in self._signature.output_shapes(**lengths).items():
             self._device.from_device(self._staged(name, shape), self._addresses[name], self._stream)
 
@@ -187,9 +226,10 @@ def load_tensorrt(name: str, model: ModelFile, signature: Signature, precision: 
                   options: BuildOptions) -> TensorRtEngine:
     """The engine from the cache; built, checked against the golden outputs and kept there if it is not.
 
-    An engine that cannot be kept, because the disk is full or read-only, is returned all the same (said in the log).
+    An engine that cannot be kept, because the disk is full or read-only, is returned all the same (said in the log),
+    unless options.must_keep.
     Raises EngineError: MODEL_*, ENGINE_UNAVAILABLE, ENGINE_NOT_BUILT, ENGINE_BUILD_FAILED, ENGINE_OUT_OF_MEMORY,
-    ENGINE_INACCURATE, ENGINE_CACHE_UNSAFE.
+    ENGINE_INACCURATE, ENGINE_FAILED, ENGINE_CACHE_UNSAFE; OSError if it must be kept and cannot be.
     """
     precision = "fp16" if precision == "auto" else precision
     if precision not in PRECISIONS:
@@ -198,10 +238,9 @@ def load_tensorrt(name: str, model: ModelFile, signature: Signature, precision: 
     device = open_device()
     try:
         return _Loader(library, model, signature, precision, device, options).load()
-    except cuda.CudaError as error:
+    except RuntimeError as error:
         device.close()
-        reason = "ENGINE_OUT_OF_MEMORY" if error.code == cuda.OUT_OF_MEMORY else "ENGINE_BUILD_FAILED"
-        raise EngineError(reason, f"{name}: {error}") from error
+        raise library_error(name, str(error), "ENGINE_BUILD_FAILED") from error
     except BaseException:
         device.close()
         raise
@@ -217,7 +256,7 @@ def build_ahead(name: str, model: ModelFile, signature: Signature, precision: st
     if not library.rtx:
         raise EngineError("ENGINE_UNAVAILABLE", f"{name} builds only on the GPU it is for: leave --capability out")
     cache, key = EngineCache(options.folder), engine_key(library, model, signature, precision, None, capability)
-    with cache.locked(lambda: options.on_progress(0, "waiting for another build")):
+    with cache.locked(lambda: options.on_progress(0, "waiting for another build"), required=True):
         started = time.monotonic()
         plan = build_plan(library, model, signature, precision, capability, on_progress=options.on_progress)
         cache.store(key, plan.data, _details(plan, started))
@@ -234,7 +273,10 @@ class _Loader:
         self.key = engine_key(library, model, signature, precision, device)
 
     def load(self) -> TensorRtEngine:
-        return self._cached() or self._obtained()
+        engine = self._cached()
+        if not engine and not self.options.allow_build and not self._plan_ahead():
+            raise self._not_built()                 # at once, even while another process builds it
+        return engine or self._obtained()
 
     def _cached(self) -> TensorRtEngine | None:
         plan = self.cache.load(self.key)
@@ -243,16 +285,29 @@ class _Loader:
     def _opened(self, plan: bytes) -> TensorRtEngine | None:
         """None if the plan does not load: it is built anew."""
         try:
-            return TensorRtEngine(self.library, plan, self.signature, self.precision, self.device)
+            return self._engine(plan)
         except EngineError as error:
             if error.reason != "ENGINE_BUILD_FAILED":
                 raise
             _log.warning("%s: %s", self.library.name, error.detail)
             return None
 
+    def _engine(self, plan: bytes) -> TensorRtEngine:
+        kernels = f"{self.key.digest}.kernels"
+
+        def keep(data: bytes) -> None:
+            try:
+                self.cache.write_note(kernels, data)
+            except (OSError, EngineError) as error:         # nothing that could end the program, which closes an engine
+                _log.warning("kernels of %s cannot be kept for the next start: %s", self.library.name, error)
+
+        return TensorRtEngine(self.library, plan, self.signature, self.precision, self.device,
+                              self.cache.read_note(kernels) if self.library.rtx else b"", keep)
+
     def _obtained(self) -> TensorRtEngine:
         """An engine that is new to this device: checked, then kept."""
-        with self.cache.locked(lambda: self.options.on_progress(0, "waiting for another build")):
+        with self.cache.locked(lambda: self.options.on_progress(0, "waiting for another build"),
+                               required=self.options.must_keep):
             engine = self._cached()                # built while this process waited
             if engine:
                 return engine
@@ -262,24 +317,29 @@ class _Loader:
                 engine, plan = ahead
             else:
                 plan = self._built()
-                engine = TensorRtEngine(self.library, plan.data, self.signature, self.precision, self.device)
+                engine = self._engine(plan.data)
             self.options.on_progress(100, "comparing with the reference")
             found = golden.check(engine, golden.reference(self.model))
-            with _kept_if_possible(engine.name):
+            with contextlib.nullcontext() if self.options.must_keep else _kept_if_possible(engine.name):
                 self.cache.store(self.key, plan.data, _details(plan, started) | {"check": str(found)})
             return engine
 
     def _built_ahead(self) -> tuple[TensorRtEngine, Plan] | None:
-        if not self.library.rtx:
-            return None
-        data = self.cache.load(engine_key(self.library, self.model, self.signature, self.precision, None,
-                                          self.key.capability))
+        data = self._plan_ahead()
         engine = self._opened(data) if data else None
         return (engine, Plan(data, b"", {})) if data and engine else None
 
+    def _plan_ahead(self) -> bytes | None:
+        """The plan of an engine for any device of this one's compute capability."""
+        return self.cache.load(engine_key(self.library, self.model, self.signature, self.precision, None,
+                                          self.key.capability)) if self.library.rtx else None
+
+    def _not_built(self) -> EngineError:
+        return EngineError("ENGINE_NOT_BUILT", f"{self.library.version}, {self.precision}, for {self.device.name}")
+
     def _built(self) -> Plan:
         if not self.options.allow_build:
-            raise EngineError("ENGINE_NOT_BUILT", f"{self.library.version}, {self.precision}, for {self.device.name}")
+            raise self._not_built()
         timing = re.sub(r"[^\w.-]", "_", f"{self.library.version} {self.device.name}.timing")
         plan = build_plan(self.library, self.model, self.signature, self.precision,
                           self.key.capability if self.library.rtx else "", self.cache.read_note(timing),

@@ -1,0 +1,147 @@
+"""ONNX Runtime on a GPU: what is asked of it, and what its failures become, on a stand-in that computes on the CPU."""
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import onnxruntime
+import pytest
+from student_graphs import student_inputs, student_model
+
+from sam3d_ros.runtime import cuda, golden
+from sam3d_ros.runtime.engine import GPU_ENGINES, BuildOptions, EngineError, load_engine
+from sam3d_ros.runtime.signature import STUDENT
+
+NAMES = [name for name in GPU_ENGINES if name.startswith("onnxruntime")]
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+
+
+class EPFail(Exception):
+    """As the class of this name: no RuntimeError."""
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """providers: what works; asked: settings of the last session by provider; error, run_error: what making one, and a
+    run on a GPU, raises; shapes: of the crops of each run.
+    """
+    path = tmp_path / "student.onnx"
+    path.write_bytes(student_model().SerializeToString())
+    state = SimpleNamespace(model=path, providers=[TENSORRT, CUDA, CPU], asked={}, error=None, run_error=None,
+                            shapes=[])
+    make = onnxruntime.InferenceSession
+
+    class Session:
+        def __init__(self, graph, options, providers, enable_fallback=1):
+            if state.error and enable_fallback:
+                print("*************** EP Error ***************")
+            elif state.error:
+                raise state.error
+            self.session, self.fallback = make(graph, options, providers=[CPU]), True
+            self.on_gpu, state.asked = providers[0][0] != CPU, dict(providers)
+
+        def get_providers(self):
+            return [name for name in state.asked if name in state.providers]
+
+        def disable_fallback(self):
+            self.fallback = False
+
+        def run(self, names, inputs):
+            state.shapes.append(inputs["crops"].shape[:2])
+            if state.run_error and self.on_gpu and self.fallback:
+                print("EP Error")
+            elif state.run_error and self.on_gpu:
+                raise state.run_error
+            return self.session.run(names, inputs)
+
+        def __getattr__(self, name):
+            return getattr(self.session, name)
+
+    def load(name, precision="fp32", allow_build=True):
+        return load_engine(name, path, precision, 1, STUDENT, BuildOptions(allow_build, tmp_path))
+
+    inputs = {name: array[:1] for name, array in golden.golden_inputs().items()}
+    monkeypatch.setattr(golden, "golden_inputs", lambda: inputs)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcufft.so.11"), raising=False)
+    monkeypatch.setattr(cuda, "load_library", lambda: object())
+    for module in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, module, None)
+    state.load = load
+    return state
+
+
+@pytest.fixture(autouse=True)
+def quiet(capsys):
+    """What is printed on stdout spoils `sam3d doctor --json`."""
+    yield
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_in_any_batch_size(machine, name):
+    engine, inputs = machine.load(name), student_inputs(11, 2)
+    assert engine.name == f"{name} fp32"
+    machine.shapes.clear()
+    found = engine.infer(inputs)
+    assert machine.shapes == [(8, 2), (3, 2)]
+    wanted = machine.load("onnxruntime").infer(inputs)
+    for key, shape in STUDENT.output_shapes(batch=11).items():
+        assert found[key].shape == shape
+        np.testing.assert_allclose(found[key], wanted[key], atol=1e-5)
+
+
+def test_tensorrt_builds_once_for_all_shapes(machine):
+    machine.load("onnxruntime-tensorrt")
+    settings = machine.asked[TENSORRT]
+    assert settings["trt_profile_min_shapes"] == "crops:1x1x6x96x96,views:1x1x11,support:1x5"
+    assert settings["trt_profile_opt_shapes"] == settings["trt_profile_min_shapes"]
+    assert settings["trt_profile_max_shapes"] == "crops:8x8x6x96x96,views:8x8x11,support:8x5"
+    assert settings["trt_engine_cache_enable"] == "0" and "trt_fp16_enable" not in settings
+
+
+def test_tensorrt_is_not_built_where_nothing_may_be(machine):
+    with pytest.raises(EngineError) as error:
+        machine.load("onnxruntime-tensorrt", allow_build=False)
+    assert error.value.reason == "ENGINE_NOT_BUILT"
+    assert machine.load("auto", allow_build=False).name == "onnxruntime-cuda fp32"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_that_fails_is_a_runtime_error_and_not_done_elsewhere(machine, name):
+    engine = machine.load(name)
+    machine.run_error = EPFail("[ONNXRuntimeError] : 11 : EP_FAIL : CUDA failure 700: an illegal memory access")
+    with pytest.raises(RuntimeError, match="CUDA failure 700"):
+        engine.infer(student_inputs())
+    with pytest.raises(EngineError) as error:
+        machine.load(name)
+    assert error.value.reason == "ENGINE_FAILED" and "CUDA failure 700" in error.value.detail
+    machine.run_error = EPFail("Available memory of 1024 is smaller: CUDA failure 2: out of memory")
+    with pytest.raises(EngineError) as error:
+        machine.load(name)
+    assert error.value.reason == "ENGINE_OUT_OF_MEMORY"
+    assert machine.load("auto").name in ("openvino fp32", "onnxruntime fp32")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_session_that_cannot_be_made_is_no_fault_of_the_model(machine, name):
+    machine.error = EPFail("TensorRT EP failed to create engine from network")
+    with pytest.raises(EngineError) as error:
+        machine.load(name)
+    assert error.value.reason == "ENGINE_BUILD_FAILED" and "failed to create engine" in error.value.detail
+    machine.error = RuntimeError("libcublasLt.so.12: cannot open shared object file")
+    with pytest.raises(EngineError, match="libcublasLt"):
+        machine.load(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_provider_that_does_not_work_is_unavailable(machine, name):
+    machine.providers = [CPU]
+    with pytest.raises(EngineError) as error:
+        machine.load(name)
+    assert error.value.reason == "ENGINE_UNAVAILABLE" and "does not work on this machine" in error.value.detail
+
+
+def test_a_run_on_the_cpu_that_fails_is_a_runtime_error(machine):
+    with pytest.raises(RuntimeError):
+        machine.load("onnxruntime").infer(student_inputs() | {"support": np.zeros((1, 4), np.float32)})
