@@ -30,7 +30,6 @@ from sam3d_ros.ros.messages import (  # noqa: E402
     object_mesh_array,
     object_points,
     pose_array,
-    vertex_normals,
 )
 from sam3d_ros.ros.optional import optional  # noqa: E402
 from sam3d_ros.ros.transforms import matrix_from_pose  # noqa: E402
@@ -97,12 +96,6 @@ def test_an_off_centre_vertex_lands_where_the_camera_saw_it():
 def test_poses():
     [pose] = pose_array([placed()], HEADER).poses
     np.testing.assert_allclose(matrix_from_pose(pose)[:3, 3], [0.1, -0.2, 0.2], atol=1e-12)
-
-
-def test_normals_point_outwards():
-    normals = vertex_normals(VERTICES, TRIANGLES)
-    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1)
-    assert np.all(np.einsum("ij,ij->i", normals, VERTICES - VERTICES.mean(axis=0)) > 0)
 
 
 def test_markers_are_added_kept_and_deleted():

@@ -15,6 +15,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from sam3d_ros.msg import ObjectMesh, ObjectMeshArray
 
+from ..perception.appearance import vertex_normals
 from ..perception.objects import ReconstructedObject
 from ..scene.motion import rotated
 from ..scene.planning import planning_mesh
@@ -320,15 +321,6 @@ def shape_mesh(vertices: np.ndarray, triangles: np.ndarray) -> Mesh:
                 triangles=[MeshTriangle(vertex_indices=row) for row in np.asarray(triangles, np.uint32)])
 
 
-def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """(N, 3) unit normals of a mesh, weighted by area; (N, 3) vertices, (M, 3) triangles."""
-    corners = vertices[triangles].astype(np.float64)
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    flat = triangles.ravel()
-    summed = np.stack([np.bincount(flat, np.repeat(normals[:, axis], 3), len(vertices)) for axis in range(3)], axis=1)
-    return summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-20)
-
-
 _POINT_TYPE = np.dtype([("xyz", np.float32, 3), ("rgb", np.uint32)])
 
 
@@ -350,7 +342,8 @@ def _points(placed: PlacedObject) -> np.ndarray:
 def _shading(placed: PlacedObject) -> np.ndarray:
     """(N,) brightness of each vertex, 2 * _AMBIENT - 1 to 1, lit from the camera and a little from above it."""
     to_light = np.array([0.0, -0.4, -1.0]) @ placed.object.camera_from_object[:3, :3]
-    facing = vertex_normals(placed.object.vertices, placed.object.triangles) @ (to_light / np.linalg.norm(to_light))
+    normals, _ = vertex_normals(placed.object.vertices, placed.object.triangles)
+    facing = normals @ (to_light / np.linalg.norm(to_light))
     return _AMBIENT + (1 - _AMBIENT) * facing
 
 
