@@ -1,7 +1,6 @@
 """What the demo leaves behind: errors to the truth, latency, and pictures."""
 from __future__ import annotations
 
-import colorsys
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from .evaluation.metrics import compare
 from .perception.folder import write_ply
 from .perception.frame import Intrinsics
+from .ros.debug_image import label_colour
 from .synth.raycaster import Body, Lamp, Raycaster, vertex_paint
 from .synth.tabletop import camera_intrinsics, framing_pose
 
@@ -179,12 +179,6 @@ def markdown_table(errors: Sequence[ObjectErrors], times: Timing) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------ pictures
-
-def label_colour(label: int) -> tuple[int, int, int]:
-    """A colour for each label, neighbours far apart in hue (golden-ratio steps)."""
-    r, g, b = colorsys.hsv_to_rgb((0.03 + label * 0.618034) % 1, 0.85, 1.0)
-    return round(255 * r), round(255 * g), round(255 * b)
-
 
 def outlined(colour: np.ndarray, labels: np.ndarray, width: int) -> np.ndarray:
     """The image (H, W, 3) uint8 with each instance tinted and outlined inwards, `width` pixels wide."""

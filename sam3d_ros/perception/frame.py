@@ -6,7 +6,7 @@ OpenCV and ROS `image_geometry`: x = (u - cx) / fx * z.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -66,7 +66,7 @@ class Frame:
     depth: np.ndarray | None
     labels: np.ndarray
     intrinsics: Intrinsics
-    instances: tuple[Instance, ...] = field(default_factory=tuple)
+    instances: tuple[Instance, ...] = ()
     world_from_camera: np.ndarray | None = None
     stamp_ns: int = 0
     frame_id: str = "camera"
@@ -88,6 +88,19 @@ def back_project(depth: np.ndarray, intrinsics: Intrinsics, rows: np.ndarray, co
     depth: (H, W) float32 metres; rows, columns: (N,) integer pixel indices. Returns (N, 3) float64, metres.
     """
     return pixel_directions(intrinsics, rows, columns) * depth[rows, columns, None].astype(np.float64)
+
+
+def nearest_pixels(points: np.ndarray, intrinsics: Intrinsics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pixels that show points, (N, 3) metres, camera frame.
+
+    Returns rows and columns (N,) int, and whether the image shows the point (N,) bool; 0, 0 where it does not.
+    """
+    z = np.maximum(points[:, 2], 1e-6)
+    columns = np.floor(points[:, 0] / z * intrinsics.fx + intrinsics.cx + 0.5).astype(np.int64)
+    rows = np.floor(points[:, 1] / z * intrinsics.fy + intrinsics.cy + 0.5).astype(np.int64)
+    inside = (points[:, 2] > 0) & (rows >= 0) & (rows < intrinsics.height) \
+        & (columns >= 0) & (columns < intrinsics.width)
+    return np.where(inside, rows, 0), np.where(inside, columns, 0), inside
 
 
 def check_frame(frame: Frame) -> None:
