@@ -15,7 +15,7 @@ from sam3d_ros.engine_cli import show_progress
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import clear_objects, read_frame_folder, write_objects
 from sam3d_ros.perception.frame import Frame
-from sam3d_ros.perception.masks import label_areas, select
+from sam3d_ros.perception.masks import select
 from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig, PipelineResult, Rejection
 from sam3d_ros.perception.ranges import RANGES
 from sam3d_ros.runtime.engine import ENGINE_CHOICES, MODEL_HELP, PRECISIONS
@@ -125,9 +125,7 @@ def _chosen(frame: Frame, max_objects: int) -> tuple[Frame, tuple[Fault, ...]]:
     Raises Fault MASK_EMPTY, MASK_ALL_FOREGROUND.
     """
     selected = select(frame.labels, frame.instances, max_objects)
-    present = label_areas(frame.labels)
-    absent = tuple(instance for instance in frame.instances if instance.label not in present)
-    return replace(frame, instances=selected.instances + absent), selected.warnings
+    return replace(frame, instances=selected.instances + selected.absent), selected.warnings
 
 
 def rejection_lines(rejections: Sequence[Rejection]) -> Iterator[str]:

@@ -111,6 +111,7 @@ def test_select_keeps_the_largest_in_the_order_of_labels():
     labels = blocks(l1=(slice(0, 2), slice(0, 2)), l4=(slice(10, 20), slice(10, 20)), l2=(slice(30, 38), slice(30, 38)))
     chosen = masks.select(labels, [Instance(label) for label in (1, 4, 2, 99)], 2)
     assert [i.label for i in chosen.instances] == [2, 4]
+    assert chosen.absent == (Instance(99),)
     assert [fault.code for fault in chosen.warnings] == [FaultCode.TOO_MANY_OBJECTS]
     assert chosen.labels is labels
 

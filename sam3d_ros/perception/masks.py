@@ -40,12 +40,14 @@ class Segmentation:
 
     labels: (H, W) int32
     instances: one per label to reconstruct
-    warnings: faults that did not spoil the rest (TOO_MANY_OBJECTS)
+    warnings: faults that did not spoil the rest (MASK_EMPTY, TOO_MANY_OBJECTS)
+    absent: instances that were left out because they have no pixel
     """
 
     labels: np.ndarray
     instances: tuple[Instance, ...]
     warnings: tuple[Fault, ...] = ()
+    absent: tuple[Instance, ...] = ()
 
 
 def binary_labels(mask: np.ndarray) -> np.ndarray:
@@ -159,7 +161,7 @@ def select(labels: np.ndarray, instances: Sequence[Instance], max_objects: int,
            classes: frozenset[str] = frozenset()) -> Segmentation:
     """Segmentation of the instances worth reconstructing.
 
-    instances: at least one for every label in `labels`; those without a pixel are left out.
+    instances: at least one for every label in `labels`; those without a pixel are left out, and named in `absent`.
     classes: wanted class ids; empty: all.
     The `max_objects` largest are kept, in the order of their labels; `labels` stays whole.
 
@@ -180,4 +182,5 @@ def select(labels: np.ndarray, instances: Sequence[Instance], max_objects: int,
     if len(wanted) > max_objects:
         warnings = (Fault(FaultCode.TOO_MANY_OBJECTS, f"{len(wanted)} masks, max_objects is {max_objects}"),)
         wanted = sorted(wanted, key=lambda instance: -areas[instance.label])[:max_objects]
-    return Segmentation(labels, tuple(sorted(wanted, key=lambda instance: instance.label)), warnings)
+    return Segmentation(labels, tuple(sorted(wanted, key=lambda instance: instance.label)), warnings,
+                        absent=tuple(instance for instance in instances if instance.label not in areas))
