@@ -52,7 +52,7 @@ from sam3d_ros.ros.synchroniser import DETECTIONS, IMAGE, MASKS, Match
 from sam3d_ros.ros.transforms import Transforms
 from sam3d_ros.ros.worker import Worker
 from sam3d_ros.scene import rebuild
-from sam3d_ros.scene.resting import ContactSolver, Resting
+from sam3d_ros.scene.resting import Resting
 from sam3d_ros.scene.track import TrackedObject
 from sam3d_ros.scene.tracker import Tracker, TrackerConfig, warm_up
 
@@ -132,7 +132,7 @@ class Sam3dNode(LifecycleNode):
         self._rebuilt_once = False
         self._latest: _View | None = None      # the image that the tracker's objects are given in
         self._tracker = Tracker()
-        self._solver: ContactSolver | None = None
+        self._resting: Resting | None = None
         self._declared = Parameters(self, lambda: not self._configured, self._on_settings)
         self._diagnostics = Diagnostics(self, "reconstruction", self.settings.diagnostics_period,
                                         self._diagnostic_values)
@@ -218,9 +218,8 @@ class Sam3dNode(LifecycleNode):
         self._while_configured.callback(self._pipeline.close)
         self._outputs = Outputs(self, settings)
         self._while_configured.callback(self._outputs.destroy)
-        self._solver = ContactSolver() if settings.physics else None
-        self._tracker = Tracker(TrackerConfig(remember=settings.remember),
-                                Resting(self._solver) if self._solver else None)
+        self._resting = Resting() if settings.physics else None
+        self._tracker = Tracker(TrackerConfig(remember=settings.remember), self._resting)
         warm_up()
         self._builder = Worker(self._rebuild, lambda: 1 / self.settings.reconstruct_hz)
         self._while_configured.callback(self._builder.stop)
@@ -411,7 +410,7 @@ class Sam3dNode(LifecycleNode):
             self._check(job)
             on_stage(stage)
 
-        result = rebuild.run(self._pipeline, asked, check_stage, self._solver is not None)
+        result = rebuild.run(self._pipeline, asked, check_stage, self._resting is not None)
         rebuilt = rebuild.prepare(asked, result.objects)
         with self._lock:
             self._check(job)
@@ -423,8 +422,8 @@ class Sam3dNode(LifecycleNode):
         self._reconstructions += 1
         self._figures |= {f"{stage}_ms": f"{value:.1f}" for stage, value in result.stage_ms.items()}
         self._figures["reconstructions"] = str(self._reconstructions)
-        if self._solver:
-            self._figures["not_put_at_rest"] = ", ".join(self._solver.refused)
+        if self._resting:
+            self._figures["not_put_at_rest"] = ", ".join(self._resting.refused)
         return set(ids.values()), faults
 
     def _publish_where_they_are(self, whole: bool = False) -> ObjectMeshArray:
