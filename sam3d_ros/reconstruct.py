@@ -16,7 +16,8 @@ from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import clear_objects, read_frame_folder, write_objects
 from sam3d_ros.perception.frame import Frame
 from sam3d_ros.perception.masks import select
-from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig, PipelineResult, Rejection
+from sam3d_ros.perception.objects import Rejection
+from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig, PipelineResult
 from sam3d_ros.perception.ranges import RANGES
 from sam3d_ros.runtime.engine import ENGINE_CHOICES, MODEL_HELP, PRECISIONS
 from sam3d_ros.scene.rebuild import reconstruct, warm_up

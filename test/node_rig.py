@@ -18,9 +18,9 @@ from std_msgs.msg import Header
 
 from sam3d_ros.msg import ObjectMeshArray
 from sam3d_ros.nodes.sam3d_node import SUCCESS, Sam3dNode
-from sam3d_ros.perception.frame import Frame, Instance, back_project
+from sam3d_ros.perception.frame import Frame, Instance, back_project, check_frame
 from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
-from sam3d_ros.perception.pipeline import PipelineResult, check_frame
+from sam3d_ros.perception.pipeline import PipelineResult
 from sam3d_ros.perception.support import support_plane
 from sam3d_ros.ros.images import encode_image, stamp_message
 from sam3d_ros.ros.transforms import transform_from_matrix

@@ -19,9 +19,9 @@ import sam3d_ros
 from sam3d_ros import cli, engine_cli, reconstruct
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import write_frame_folder
-from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
-from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
-from sam3d_ros.perception.pipeline import PipelineConfig, PipelineResult, Rejection, check_frame
+from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, check_frame
+from sam3d_ros.perception.objects import ReconstructedObject, Rejection, ScaleSource, Status
+from sam3d_ros.perception.pipeline import PipelineConfig, PipelineResult
 from sam3d_ros.perception.ranges import RANGES
 from sam3d_ros.runtime.engine_cache import EngineCache, EngineKey
 

@@ -18,7 +18,8 @@ from stand_ins import provide_tf2_ros  # noqa: E402
 
 from sam3d_ros.perception.faults import Fault, FaultCode  # noqa: E402
 from sam3d_ros.perception.frame import Frame  # noqa: E402
-from sam3d_ros.perception.pipeline import PipelineResult, Rejection  # noqa: E402
+from sam3d_ros.perception.objects import Rejection  # noqa: E402
+from sam3d_ros.perception.pipeline import PipelineResult  # noqa: E402
 from sam3d_ros.ros.images import decode_pixels, encode_image, stamp_message  # noqa: E402
 from sam3d_ros.ros.transforms import matrix_from_pose  # noqa: E402
 

@@ -23,7 +23,8 @@ from sam3d_ros.action import Reconstruct  # noqa: E402
 from sam3d_ros.msg import ObjectMeshArray  # noqa: E402
 from sam3d_ros.nodes.sam3d_node import SUCCESS  # noqa: E402
 from sam3d_ros.perception.faults import Fault, FaultCode  # noqa: E402
-from sam3d_ros.perception.pipeline import PipelineResult, Rejection  # noqa: E402
+from sam3d_ros.perception.objects import Rejection  # noqa: E402
+from sam3d_ros.perception.pipeline import PipelineResult  # noqa: E402
 from sam3d_ros.ros.images import stamp_ns  # noqa: E402
 from sam3d_ros.ros.transforms import matrix_from_pose  # noqa: E402
 

@@ -14,9 +14,9 @@ from rosbags.typesys import Stores, get_typestore
 
 from sam3d_ros import cli, replay
 from sam3d_ros.perception.faults import Fault, FaultCode
-from sam3d_ros.perception.frame import Frame
-from sam3d_ros.perception.objects import Mesh, ReconstructedObject, ScaleSource, Status
-from sam3d_ros.perception.pipeline import PipelineResult, Rejection, check_frame
+from sam3d_ros.perception.frame import Frame, check_frame
+from sam3d_ros.perception.objects import Mesh, ReconstructedObject, Rejection, ScaleSource, Status
+from sam3d_ros.perception.pipeline import PipelineResult
 from sam3d_ros.replay import Topic, choose_topics
 from sam3d_ros.ros.frames import input_types
 from sam3d_ros.ros.parameters import Settings
