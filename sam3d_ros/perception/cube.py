@@ -58,7 +58,6 @@ class Cube:
         """Points (N, 3) of the camera frame, metres, in the cube's frame (edges, origin at its centre)."""
         return (points @ self.virtual_from_camera.T - [0.0, 0.0, self.distance]) / self.edge
 
-
     def along(self, rays: np.ndarray, n: int) -> np.ndarray:
         """(R, n, 3) voxels of an n^3 grid over the cube: where rays, (R, 3) directions in the camera frame, pass each
         of its layers, the nearest first."""

@@ -26,10 +26,10 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from sam3d_ros.perception.faults import Fault, FaultCode
-from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
-from sam3d_ros.perception.masks import label_areas
-from sam3d_ros.perception.objects import ReconstructedObject
+from .faults import Fault, FaultCode
+from .frame import Frame, Instance, Intrinsics
+from .masks import label_areas
+from .objects import ReconstructedObject
 
 MAX_PIXELS = 2**25                # a little more than 8K video
 MAX_JSON_BYTES = 2**20
@@ -163,6 +163,13 @@ def write_ply(path: Path, vertices: np.ndarray, triangles: np.ndarray, vertex_rg
         file.write(face_rows.tobytes())
 
 
+def is_rigid(pose: np.ndarray) -> bool:
+    """Whether a matrix from a file is (4, 4), and turns and shifts, but neither scales, shears nor mirrors; as exact as
+    one that was written with four digits."""
+    return pose.shape == (4, 4) and bool(np.isfinite(pose).all()) and np.abs(pose[3] - [0, 0, 0, 1]).max() <= 1e-6 \
+        and np.abs(pose[:3, :3] @ pose[:3, :3].T - np.eye(3)).max() <= 1e-3 and np.linalg.det(pose[:3, :3]) > 0
+
+
 def _invalid(path: Path, reason: str) -> Fault:
     return Fault(FaultCode.FRAME_FOLDER_INVALID, f"{path} {reason}")
 
@@ -202,8 +209,7 @@ def _world(camera: dict, path: Path) -> tuple[np.ndarray | None, float | None]:
         pose = np.array(camera[WORLD_KEY], np.float64)
     except (TypeError, ValueError):
         pose = np.empty(0)
-    if pose.shape != (4, 4) or not np.isfinite(pose).all() or np.abs(pose[3] - [0, 0, 0, 1]).max() > 1e-6 \
-            or np.abs(pose[:3, :3] @ pose[:3, :3].T - np.eye(3)).max() > 1e-3 or np.linalg.det(pose[:3, :3]) < 0:
+    if not is_rigid(pose):
         raise _invalid(path, f"has {WORLD_KEY} that is not a rigid 4 x 4 transform")
     return pose, height
 

@@ -14,8 +14,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull, cKDTree
 
-from sam3d_ros.perception.faults import Fault, FaultCode
-from sam3d_ros.perception.frame import Intrinsics
+from .faults import Fault, FaultCode
+from .frame import Intrinsics
 
 PLANE_SAMPLES = 4000              # pixels that the plane is fitted to
 PLANE_HYPOTHESES = 300            # at 30 % inliers, 3 good points are missed by all with probability 3e-4

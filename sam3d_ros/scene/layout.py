@@ -11,6 +11,7 @@ import numpy as np
 import trimesh
 
 from ..perception.faults import Fault, FaultCode
+from ..perception.folder import is_rigid
 from .convex import convex_pieces
 from .physics import Body, settle
 from .solid import solid_from_mesh
@@ -103,7 +104,7 @@ def _read(file: Path) -> list[_Entry]:
 
 def _entry(row: dict, file: Path) -> _Entry:
     pose = np.array(row["pose_object_to_camera"], np.float64)
-    if not _is_rigid(pose):
+    if not is_rigid(pose):
         raise _invalid(file, "holds a pose_object_to_camera that is no rigid motion")
     label, name = int(row["label"]), row["mesh"]
     if not 0 <= label <= _MAX_LABEL:
@@ -111,14 +112,6 @@ def _entry(row: dict, file: Path) -> _Entry:
     if Path(name).name != name:
         raise _invalid(file, f"names a mesh outside its folder: {name[:80]!r}")
     return _Entry(label, str(row["class_id"]), pose, *_read_mesh(file.parent / name))
-
-
-def _is_rigid(pose: np.ndarray) -> bool:
-    """Whether it is a (4, 4) matrix that turns and shifts, and neither scales, shears nor mirrors."""
-    if pose.shape != (4, 4) or not np.isfinite(pose).all() or not np.allclose(pose[3], [0, 0, 0, 1]):
-        return False
-    rotation = pose[:3, :3]
-    return np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4) and np.linalg.det(rotation) > 0
 
 
 def _read_mesh(path: Path) -> tuple[trimesh.Trimesh, np.ndarray]:

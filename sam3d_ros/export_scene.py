@@ -4,9 +4,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..terminal import in_range
-from .export import WRITERS
-from .layout import DENSITY, read_scene
+from sam3d_ros.scene.export import WRITERS
+from sam3d_ros.scene.layout import DENSITY, read_scene
+from sam3d_ros.terminal import in_range
 
 _DENSITIES = (1, 30_000)     # kg/m^3, from foams to the heaviest metals: simulators refuse what weighs nothing
 _PIECES = (1, 1000)
