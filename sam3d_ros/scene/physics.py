@@ -29,15 +29,16 @@ from .contacts import find_contacts, measure_contacts
 from .solid import Solid, solid_from_mesh
 
 MAX_SIGMAS = 3.0             # of the pose covariance: what a body may move by
-FRICTION = 0.5
 TOUCH = 0.002                # metres: nearer than this two bodies are in contact
-UPWARD = 0.3                 # least vertical part of the normal of a contact that carries
+REACH = 0.02                 # metres: contacts nearer than this are kept in view
+_FRICTION = 0.5              # Coulomb's coefficient, about that of wood, cardboard and plastics on each other
+_UPWARD = 0.3                # least vertical part of the normal of a contact that carries
 _LINEARISATIONS = 8
-_SWEEPS = 60
-REACH = 0.02                # metres: contacts nearer than this are kept in view
+_SWEEPS = 60                 # of Gauss-Seidel over all contacts
 _LEAST_SIGMA = (5e-4, 2e-3)  # metres, radians: no pose is surer than this
-_ROUNDING = 1e-6              # of sigmas
+_ROUNDING = 1e-6             # of sigmas
 _CONVERGED = 1e-4            # metres and radians between two linearisations
+_FIXED = 1e-14               # square metres, compliance of a contact: both its bodies must stay
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,7 @@ class _State(NamedTuple):
 
 
 def _packed(solids: Sequence[Solid]) -> _Solids:
+    """All solids, one after the other."""
     def start(arrays: list[np.ndarray]) -> np.ndarray:
         return np.cumsum([0] + [len(array) for array in arrays])
 
@@ -208,6 +210,7 @@ def _packed(solids: Sequence[Solid]) -> _Solids:
 
 
 def _floored(covariance: np.ndarray) -> np.ndarray:
+    """(6, 6) or (B, 6, 6) covariance that is nowhere surer than _LEAST_SIGMA."""
     return np.asarray(covariance, np.float64) + np.diag(np.repeat(np.square(_LEAST_SIGMA), 3))
 
 
@@ -256,6 +259,7 @@ def _contacts(solids: _Solids, poses: np.ndarray, plane: np.ndarray, held: _Cont
 
 
 def _state(solids: _Solids, poses: np.ndarray, plane: np.ndarray) -> _State:
+    """How bodies at some poses (B, 4, 4) rest on the support (4,) and on each other."""
     contacts = _contacts(solids, poses, plane)
     centres = np.einsum("bij,bj->bi", poses[:, :3, :3], solids.centre) + poses[:, :3, 3]
     axes = np.linalg.svd(plane[None, :3])[2][1:]
@@ -265,7 +269,7 @@ def _state(solids: _Solids, poses: np.ndarray, plane: np.ndarray) -> _State:
         depth = -contacts.gap[first | second]
         penetration[body] = max(depth.max(initial=0), 0)
         upward = contacts.normal @ plane[:3] * np.where(first, 1, np.where(second, -1, 0))
-        carries = upward > UPWARD
+        carries = upward > _UPWARD
         gap[body] = max(contacts.gap[carries].min(initial=np.inf), 0)
         touching = (contacts.point[carries & (contacts.gap < TOUCH)] - centres[body]) @ axes.T
         stable[body] = _surrounds(touching)
@@ -309,7 +313,7 @@ def _project(contacts, origin, at, mobility, moves):  # pragma: no cover (compil
                 compliance[c, row] += jacobian[c, row, side] @ response[c, row, side]
     for _ in range(_SWEEPS):
         for c in range(count):
-            if compliance[c, 0] < 1e-14:         # two bodies that must stay
+            if compliance[c, 0] < _FIXED:
                 continue
             for row in range(3):
                 slip = contacts.gap[c] if row == 0 else 0.0
@@ -323,7 +327,7 @@ def _project(contacts, origin, at, mobility, moves):  # pragma: no cover (compil
                 if row == 0:
                     wanted = max(wanted, 0.0)
                 else:
-                    wanted = min(max(wanted, -FRICTION * force[c, 0]), FRICTION * force[c, 0])
+                    wanted = min(max(wanted, -_FRICTION * force[c, 0]), _FRICTION * force[c, 0])
                 change = wanted - force[c, row]
                 if change != 0:
                     force[c, row] = wanted

@@ -15,6 +15,10 @@ _FEW = 300                # pixels: a smaller mask keeps its rim
 _EDGE = 0.015             # of the depth, between neighbours: a discontinuity, whose readings may fly
 # A sample of a surface is confirmed by a reading within this of it; one farther behind shows that it is not there.
 CONFIRM = 0.012           # metres
+_LEAST_FACING = 0.2       # cosine between normal and line of sight: flatter, a sample is seen by chance
+_LEAST_DEPTH = 0.02       # metres: nearer, no camera reads
+_NO_INSTANCE = -9         # unlike every index of an instance
+# What becomes of a sample: outside the image, turned away, without a reading, at its reading, behind it, before it.
 _OFF, _AWAY, _BLANK, _CONFIRMED, _COVERED, _MISSING = range(6)
 BACKGROUND, UNWANTED = -1, -2
 
@@ -95,8 +99,8 @@ def look_for(shape: Shape, camera_from_object: np.ndarray, readings: Readings, o
     where = np.empty(len(shape.samples), np.int32)
     points = np.empty((len(shape.samples), 3))
     _project(shape.samples, shape.normals, np.ascontiguousarray(camera_from_object), frame.depth, frame.labels,
-             readings.lookup, np.array([k.fx, k.fy, k.cx, k.cy]), -9 if own is None else own, tolerance, state, where,
-             points)
+             readings.lookup, np.array([k.fx, k.fy, k.cx, k.cy]), _NO_INSTANCE if own is None else own, tolerance,
+             state, where, points)
     counts = np.bincount(state, minlength=6)
     confirmed = state == _CONFIRMED
     facing = int(counts[_CONFIRMED] + counts[_COVERED] + counts[_MISSING])
@@ -108,6 +112,8 @@ def look_for(shape: Shape, camera_from_object: np.ndarray, readings: Readings, o
 
 @numba.njit(cache=True, nogil=True)
 def _sort(depth, labels, lookup, camera, points, kept, pixels):  # pragma: no cover (compiled)
+    """Fill in, for each of L instances, points (L, READINGS, 3), how many of them are, (L,), and pixels (L,), as of
+    `Readings`.  camera: fx, fy, cx, cy, pixels."""
     height, width = depth.shape
     count, most = points.shape[0], points.shape[1]
     for v in range(height):
@@ -149,6 +155,9 @@ def _sort(depth, labels, lookup, camera, points, kept, pixels):  # pragma: no co
 @numba.njit(cache=True, nogil=True)
 def _project(samples, normals, pose, depth, labels, lookup, camera, own, tolerance, state, where,
              points):  # pragma: no cover (compiled)
+    """For samples and normals (S, 3) of a surface at pose (4, 4), fill in state (S,), one of _OFF to _MISSING; where
+    (S,), index of the instance that confirms it, else BACKGROUND or UNWANTED; points (S, 3), the reading that does.
+    camera: as for `_sort`; own: index of the instance that is the object itself."""
     height, width = depth.shape
     for s in range(len(samples)):
         where[s] = UNWANTED
@@ -158,10 +167,10 @@ def _project(samples, normals, pose, depth, labels, lookup, camera, own, toleran
         nx = pose[0, 0] * normals[s, 0] + pose[0, 1] * normals[s, 1] + pose[0, 2] * normals[s, 2]
         ny = pose[1, 0] * normals[s, 0] + pose[1, 1] * normals[s, 1] + pose[1, 2] * normals[s, 2]
         nz = pose[2, 0] * normals[s, 0] + pose[2, 1] * normals[s, 1] + pose[2, 2] * normals[s, 2]
-        if nx * x + ny * y + nz * z > -0.2 * np.sqrt(x * x + y * y + z * z):
+        if nx * x + ny * y + nz * z > -_LEAST_FACING * np.sqrt(x * x + y * y + z * z):
             state[s] = _AWAY
             continue
-        if z < 0.02:
+        if z < _LEAST_DEPTH:
             state[s] = _OFF
             continue
         u = int(np.floor(x / z * camera[0] + camera[2] + 0.5))
