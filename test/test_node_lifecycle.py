@@ -182,6 +182,7 @@ sys.exit(main(sys.argv, load))
 INTERRUPTED = """
 import os, signal, sys, time, rclpy
 from sam3d_ros.nodes import sam3d_node
+from sam3d_ros.ros import goals
 
 def interrupted(holder, name):
     make = getattr(holder, name)
@@ -192,7 +193,7 @@ def interrupted(holder, name):
         return make(*args, **kwargs)
     setattr(holder, name, make_late)
 
-interrupted(sam3d_node.Sam3dNode if sys.argv[1].startswith("create") else sam3d_node, sys.argv[1])
+interrupted(sam3d_node.Sam3dNode if sys.argv[1].startswith("create") else goals, sys.argv[1])
 sys.exit(sam3d_node.main(sys.argv))
 """
 

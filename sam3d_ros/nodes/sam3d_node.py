@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import rclpy
 from lifecycle_msgs.srv import ChangeState
-from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.clock import Clock, ClockType
 from rclpy.impl.implementation_singleton import rclpy_implementation
@@ -40,13 +39,14 @@ from sam3d_ros.perception.masks import Segmentation
 from sam3d_ros.ros.camera import CameraInput
 from sam3d_ros.ros.diagnostics import Diagnostics
 from sam3d_ros.ros.frames import decode_frame, decode_masks, decode_masks_or_none, input_types
+from sam3d_ros.ros.goals import Goals
 from sam3d_ros.ros.images import stamp_message
 from sam3d_ros.ros.memory import limit_heaps
 from sam3d_ros.ros.messages import PlacedObject
 from sam3d_ros.ros.optional import optional
 from sam3d_ros.ros.outputs import Outputs
 from sam3d_ros.ros.parameters import Parameters, Settings, pipeline_config
-from sam3d_ros.ros.requests import PROGRESS, choose, needs_masks
+from sam3d_ros.ros.requests import choose, needs_masks
 from sam3d_ros.ros.running import log_exception, run_node
 from sam3d_ros.ros.synchroniser import DETECTIONS, IMAGE, MASKS, Match
 from sam3d_ros.ros.transforms import Transforms
@@ -58,7 +58,6 @@ from sam3d_ros.scene.tracker import Tracker, TrackerConfig, warm_up
 
 RCLError = rclpy_implementation.RCLError
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-_RESULTS_KEPT = 10      # seconds, of the action, with their meshes: clients ask for them at once
 
 
 @dataclass(frozen=True)
@@ -81,14 +80,6 @@ class _View:
     target_from_camera: np.ndarray
     settings: Settings
     started: float
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    """A goal for which there is no image yet, and when it was accepted (monotonic, s)."""
-
-    goal: ServerGoalHandle
-    since: float
 
 
 class _Superseded(Exception):
@@ -123,7 +114,6 @@ class Sam3dNode(LifecycleNode):
         self._configured = self._active = False
         self._transforms: Transforms | None = None
         self._cameras: list[CameraInput] = []
-        self._waiting: list[_Waiting] = []
         self._figures: dict[str, str] = {}
         # Guards what the workers share with each other and with the callbacks: generation, tracker and publishing.
         self._lock = threading.Lock()
@@ -138,10 +128,7 @@ class Sam3dNode(LifecycleNode):
                                         self._diagnostic_values)
         self.create_service(SetBool, "enable", self._on_enable)
         self.create_service(Trigger, "clear", self._on_clear)
-        self._action = ActionServer(
-            self, Reconstruct, "reconstruct", execute_callback=lambda goal: Reconstruct.Result(),
-            goal_callback=self._on_goal, handle_accepted_callback=self._on_accepted,
-            cancel_callback=lambda goal: CancelResponse.ACCEPT, result_timeout=_RESULTS_KEPT)
+        self._goals = Goals(self, lambda: self._active, self._serve_goals)
 
     @property
     def settings(self) -> Settings:
@@ -179,7 +166,7 @@ class Sam3dNode(LifecycleNode):
     def destroy_node(self) -> None:
         """Stop the worker, then destroy the node."""
         self._release()
-        self._action.destroy()
+        self._goals.destroy()
         super().destroy_node()
 
     def _refuse_impossible(self, change_state: Callable[..., ChangeState.Response], request: ChangeState.Request,
@@ -257,9 +244,9 @@ class Sam3dNode(LifecycleNode):
     def _deactivate(self) -> None:
         self._active = False
         self._supersede()
-        for unserved in [*self._waiting, *self._follower.clear(), *self._builder.clear()]:
-            self._abort(unserved.goal, "the node was deactivated")
-        self._waiting.clear()
+        jobs = [*self._follower.clear(), *self._builder.clear()]
+        for goal in [*self._goals.clear(), *(job.goal for job in jobs)]:
+            self._goals.abort(goal, "the node was deactivated")
         for camera in self._cameras:
             camera.destroy()
             for source in ("input", "stamps"):
@@ -290,7 +277,7 @@ class Sam3dNode(LifecycleNode):
 
     def _on_match(self, camera: CameraInput, match: Match | None) -> None:
         """A message came in; match: the complete set that it ended, if any."""
-        self._serve_waiting()
+        self._serve_goals()
         if match is None:
             return
         for source in ("input", "stamps"):
@@ -313,7 +300,7 @@ class Sam3dNode(LifecycleNode):
             fault = camera.synchroniser.fault(self.settings.input_timeout)
             self._diagnostics.report(f"input {camera.namespace}", fault)
             camera.subscribe()
-        self._serve_waiting()
+        self._serve_goals()
 
     # Following objects, in the follower's thread
 
@@ -456,30 +443,19 @@ class Sam3dNode(LifecycleNode):
 
     # Action
 
-    def _on_goal(self, goal: Reconstruct.Goal) -> GoalResponse:
-        if not self._active:
-            self.get_logger().warning("goal rejected: the node is not active")
-            return GoalResponse.REJECT
-        return GoalResponse.ACCEPT
-
-    def _on_accepted(self, goal: ServerGoalHandle) -> None:
-        self._give_feedback(goal, "WAITING")
-        self._waiting.append(_Waiting(goal, time.monotonic()))
-        self._serve_waiting()
-
-    def _serve_waiting(self) -> None:
-        """Hand goals to the worker as soon as there is an image for them; give up after input_timeout."""
+    def _serve_goals(self) -> None:
+        """Hand goals to the follower as soon as there is an image for them; give up after input_timeout."""
         now, timeout = time.monotonic(), self.settings.input_timeout
-        for waiting in [*self._waiting]:
-            goal = waiting.goal
-            if match := self._fresh_match(goal.request, now - timeout):
+
+        def start(goal: ServerGoalHandle) -> bool:
+            match = self._fresh_match(goal.request, now - timeout)
+            if match:
                 self._follower.request(_Job(match, self._generation, goal))
-            elif goal.is_cancel_requested or now - waiting.since > timeout:
-                fault = self._cameras[0].synchroniser.fault(timeout, now) or Fault(FaultCode.STAMPS_DO_NOT_MATCH)
-                self._abort(goal, str(fault))
-            else:
-                continue
-            self._waiting.remove(waiting)
+            return match is not None
+
+        def lack() -> Fault:
+            return self._cameras[0].synchroniser.fault(timeout, now) or Fault(FaultCode.STAMPS_DO_NOT_MATCH)
+        self._goals.serve(start, timeout, lack)
 
     def _fresh_match(self, request: Reconstruct.Goal, since: float) -> Match | None:
         """The newest set for a goal that came `since` (monotonic, s), with masks if there is one."""
@@ -513,7 +489,7 @@ class Sam3dNode(LifecycleNode):
     def _serve(self, job: _Job) -> None:
         """Reconstruct what a goal asks for, and publish it where it is by now."""
         with self._abort_on_error(job.goal):
-            ids, faults = self._reconstruct(job.asked, job, lambda stage: self._give_feedback(job.goal, stage))
+            ids, faults = self._reconstruct(job.asked, job, lambda stage: self._goals.report(job.goal, stage))
             with self._lock:
                 self._check(job)
                 scene = self._publish_where_they_are(whole=True)
@@ -521,7 +497,7 @@ class Sam3dNode(LifecycleNode):
             if faults and not found:
                 raise faults[0]
             message = "; ".join(map(str, faults)) if found else "what was asked for has moved away since its image"
-            self._finish(job.goal, Reconstruct.Result(
+            self._goals.finish(job.goal, Reconstruct.Result(
                 success=bool(found), message=message, objects=ObjectMeshArray(header=scene.header, objects=found)))
 
     @contextmanager
@@ -530,34 +506,11 @@ class Sam3dNode(LifecycleNode):
         try:
             yield
         except _Superseded:
-            self._abort(goal, "the node was deactivated or reset")
+            self._goals.abort(goal, "the node was deactivated or reset")
         except Fault as fault:
-            self._abort(goal, str(fault))
+            self._goals.abort(goal, str(fault))
         except Exception as error:
-            self._abort(goal, str(self._internal_error(error)))
-
-    def _give_feedback(self, goal: ServerGoalHandle, stage: str) -> None:
-        goal.publish_feedback(Reconstruct.Feedback(stage=stage, progress=PROGRESS[stage]))
-
-    def _abort(self, goal: ServerGoalHandle, reason: str) -> None:
-        self._finish(goal, Reconstruct.Result(success=False, message=reason))
-
-    def _finish(self, goal: ServerGoalHandle, result: Reconstruct.Result) -> None:
-        """Deliver a result, in the executor, unless ROS has been shut down.
-
-        The goal begins to execute only here: waiting in an execute callback of rclpy either blocks the executor or
-        spins it.  And it begins in the executor's thread, where requests to cancel it come in as well.
-        """
-        def deliver(handle: ServerGoalHandle) -> Reconstruct.Result:
-            if handle.is_cancel_requested:
-                handle.canceled()
-            elif result.success:
-                handle.succeed()
-            else:
-                handle.abort()
-            return result
-        if self.executor and self.context.ok():
-            self.executor.create_task(goal.execute, deliver)
+            self._goals.abort(goal, str(self._internal_error(error)))
 
     # Services, parameters, diagnostics
 

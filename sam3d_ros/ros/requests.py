@@ -16,8 +16,6 @@ from ..perception.frame import Instance
 from ..perception.masks import Detection, Segmentation
 from .segmentation import box_labels
 
-PROGRESS = {"WAITING": 0.0, "EVIDENCE": 0.1, "INFERENCE": 0.3, "SURFACE": 0.7, "DONE": 1.0}
-
 
 def needs_masks(goal: Reconstruct.Goal) -> bool:
     """Whether the goal refers to the segmentation; boxes alone do not."""
