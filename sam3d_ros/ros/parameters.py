@@ -132,7 +132,8 @@ def markdown_table() -> str:
             if field.default != "" else "empty"
         allowed = ", ".join(data["choices"])
         if data["low"] is not None:
-            allowed = f"{data['low']:g} to {data['high']:g}"
+            shown = "d" if isinstance(field.default, int) else "g"
+            allowed = f"{data['low']:{shown}} to {data['high']:{shown}}"
         lines.append(f"| `{field.name}` | {type(field.default).__name__} | {default} | {allowed} | {data['unit']} | "
                      f"{'yes' if data['live'] else 'no'} | {data['description']} |")
     return "\n".join(lines) + "\n"
