@@ -10,6 +10,7 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TransformStamped
+from made_objects import BOX_CORNERS, BOX_SIDES, made_object
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
@@ -19,7 +20,7 @@ from std_msgs.msg import Header
 from sam3d_ros.msg import ObjectMeshArray
 from sam3d_ros.nodes.sam3d_node import SUCCESS, Sam3dNode
 from sam3d_ros.perception.frame import Frame, Instance, back_project, check_frame
-from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
+from sam3d_ros.perception.objects import ReconstructedObject, Status
 from sam3d_ros.perception.pipeline import PipelineResult
 from sam3d_ros.perception.support import support_plane
 from sam3d_ros.ros.images import encode_image, stamp_message
@@ -29,9 +30,6 @@ WIDTH, HEIGHT, FOCAL = 64, 48, 60.0
 TABLE, OBJECT = 1.0, 0.8  # metres from the camera
 SIZE = np.array([2 / 15, 0.16, 0.04])    # as large as the scene's object looks; x is the camera's y
 _numbers = itertools.count()
-CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32) / 2
-SIDES = np.array([[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1],
-                  [2, 3, 7], [2, 7, 6], [0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3]], np.uint32)
 
 
 def block(frame: Frame, instance: Instance) -> ReconstructedObject:
@@ -43,14 +41,12 @@ def block(frame: Frame, instance: Instance) -> ReconstructedObject:
     points = back_project(frame.depth, frame.intrinsics, rows, columns)
     camera_from_object = np.array([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     camera_from_object[:3, 3] = np.median(points, axis=0)
-    return ReconstructedObject(
-        label=instance.label, class_id=instance.class_id, score=instance.score, detector_id=instance.detector_id,
-        camera_from_object=camera_from_object, pose_covariance=np.diag([1e-4, 4e-4, 9e-4, 0.01, 0.02, 0.03]),
-        size=SIZE, vertices=(CORNERS * SIZE + [0, 0, SIZE[2] / 2]).astype(np.float32), triangles=SIDES,
-        vertex_rgba=np.full((8, 4), 255, np.uint8), vertex_std=np.full(8, 0.002, np.float32),
-        scale_source=ScaleSource.DEPTH, scale_std=0.02, visible_fraction=0.4,
-        status=Status.LOW_QUALITY if instance.is_box else Status.OK,
-        observed_points=points.astype(np.float32), observed_rgb=frame.colour[rows, columns])
+    return made_object(
+        BOX_CORNERS * SIZE + [0, 0, SIZE[2] / 2], BOX_SIDES, camera_from_object, label=instance.label,
+        class_id=instance.class_id, score=instance.score, detector_id=instance.detector_id, size=SIZE,
+        pose_covariance=np.diag([1e-4, 4e-4, 9e-4, 0.01, 0.02, 0.03]), scale_std=0.02,
+        status=Status.LOW_QUALITY if instance.is_box else Status.OK, observed_points=points.astype(np.float32),
+        observed_rgb=frame.colour[rows, columns])
 
 
 class BlockPipeline:

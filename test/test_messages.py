@@ -13,12 +13,13 @@ import pytest
 pytest.importorskip("rclpy")
 
 from geometry_msgs.msg import Point, Pose  # noqa: E402
+from made_objects import made_object  # noqa: E402
 from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from visualization_msgs.msg import Marker  # noqa: E402
 
 from sam3d_ros.msg import ObjectMesh, ObjectMeshArray  # noqa: E402
-from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status  # noqa: E402
+from sam3d_ros.perception.objects import ReconstructedObject, Status  # noqa: E402
 from sam3d_ros.ros.images import stamp_message  # noqa: E402
 from sam3d_ros.ros.messages import (  # noqa: E402
     MarkerTracker,
@@ -46,13 +47,13 @@ CAMERA_FROM_OBJECT = np.array([[0.0, -1, 0, 0.1], [1, 0, 0, 0.2], [0, 0, 1, 0.8]
 
 
 def tetrahedron(**fields: Any) -> ReconstructedObject:
-    obj = ReconstructedObject(
-        label=3, class_id="cup", score=0.75, detector_id="t1", camera_from_object=CAMERA_FROM_OBJECT,
-        pose_covariance=np.diag([1.0, 2, 3, 4, 5, 6]), size=np.array([0.3, 0.2, 0.1]), vertices=VERTICES,
-        triangles=TRIANGLES, vertex_rgba=np.tile(np.uint8([255, 128, 0, 255]), (4, 1)),
-        vertex_std=np.float32([0.001, 0.002, 0.003, 0.004]), scale_source=ScaleSource.DEPTH, scale_std=0.02,
-        visible_fraction=0.5, status=Status.LOW_QUALITY,
-        observed_points=np.float32([[0.1, 0.2, 0.8], [0.0, 0.0, 1.0]]), observed_rgb=np.uint8([[255, 0, 0], [1, 2, 3]]))
+    obj = made_object(
+        VERTICES, TRIANGLES, CAMERA_FROM_OBJECT, label=3, class_id="cup", score=0.75, detector_id="t1",
+        pose_covariance=np.diag([1.0, 2, 3, 4, 5, 6]), size=np.array([0.3, 0.2, 0.1]),
+        vertex_rgba=np.tile(np.uint8([255, 128, 0, 255]), (4, 1)),
+        vertex_std=np.float32([0.001, 0.002, 0.003, 0.004]), scale_std=0.02, visible_fraction=0.5,
+        status=Status.LOW_QUALITY, observed_points=np.float32([[0.1, 0.2, 0.8], [0.0, 0.0, 1.0]]),
+        observed_rgb=np.uint8([[255, 0, 0], [1, 2, 3]]))
     return replace(obj, **fields)
 
 

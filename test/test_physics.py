@@ -7,10 +7,11 @@ import time
 import numpy as np
 import pytest
 import trimesh
+from made_objects import made_object
 from numba.core.dispatcher import Dispatcher
 from scipy.spatial import ConvexHull
 
-from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
+from sam3d_ros.perception.objects import ReconstructedObject
 from sam3d_ros.scene import distance_grid, physics, rebuild, solid
 from sam3d_ros.scene import yielding as giving
 from sam3d_ros.scene.convex import convex_pieces
@@ -99,13 +100,8 @@ def test_eight_bodies_take_milliseconds():
 def rebuilt(mesh: trimesh.Trimesh, position, std: float) -> ReconstructedObject:
     pose = np.eye(4)
     pose[:3, 3] = position
-    return ReconstructedObject(
-        label=1, class_id="", score=1.0, detector_id="", camera_from_object=pose, pose_covariance=COVARIANCE,
-        size=mesh.extents, vertices=mesh.vertices.astype(np.float32), triangles=mesh.faces.astype(np.uint32),
-        vertex_rgba=np.zeros((len(mesh.vertices), 4), np.uint8),
-        vertex_std=np.full(len(mesh.vertices), std, np.float32),
-        scale_source=ScaleSource.DEPTH, scale_std=0.01, visible_fraction=0.4, status=Status.OK,
-        observed_points=np.empty((0, 3), np.float32), observed_rgb=np.empty((0, 3), np.uint8))
+    return made_object(mesh.vertices, mesh.faces, pose, pose_covariance=COVARIANCE,
+                       vertex_std=np.full(len(mesh.vertices), std, np.float32))
 
 
 def test_unsure_surfaces_give_way_and_the_rest_stays():
