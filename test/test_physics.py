@@ -1,4 +1,4 @@
-"""Poses settled by contact and gravity, and convex pieces."""
+"""Poses settled by contact and gravity, and surfaces that give way before."""
 from __future__ import annotations
 
 import dataclasses
@@ -9,12 +9,10 @@ import pytest
 import trimesh
 from made_objects import made_object
 from numba.core.dispatcher import Dispatcher
-from scipy.spatial import ConvexHull
 
 from sam3d_ros.perception.objects import ReconstructedObject
 from sam3d_ros.scene import distance_grid, physics, rebuild, solid
 from sam3d_ros.scene import yielding as giving
-from sam3d_ros.scene.convex import convex_pieces
 from sam3d_ros.scene.physics import TOUCH, Body, Outcome, rigid_covariance, settle
 from sam3d_ros.scene.solid import solid_from_mesh
 from sam3d_ros.scene.yielding import yielding
@@ -223,26 +221,3 @@ def test_what_was_seen_holds_the_mesh():
     assert found[2] < 0.001 and found[0] > 2 * found[2] and found[1] > 2 * found[2]
     sure = dataclasses.replace(item, pose_covariance=np.eye(6) * 1e-8)
     assert (np.diag(rigid_covariance(sure)) < [1e-6] * 3 + [1e-5] * 3).all()
-
-
-def volume(pieces: list[np.ndarray]) -> float:
-    return sum(ConvexHull(piece).volume for piece in pieces)
-
-
-def test_convex_pieces():
-    ball = trimesh.creation.icosphere(3, 0.05)
-    assert len(convex_pieces(ball.vertices, ball.faces)) == 1
-    cup = trimesh.creation.annulus(0.037, 0.04, 0.1)
-    pieces = convex_pieces(cup.vertices, cup.faces)
-    assert 8 < len(pieces) <= 20
-    assert volume(pieces) < 0.45 * cup.convex_hull.volume
-    assert len(convex_pieces(cup.vertices, cup.faces, 1)) == 1
-
-
-def test_a_bent_solid_is_cut_by_coacd():
-    pytest.importorskip("coacd")
-    bracket = trimesh.boolean.union([trimesh.creation.box(bounds=[[0, 0, 0], [0.1, 0.03, 0.03]]),
-                                     trimesh.creation.box(bounds=[[0, 0, 0], [0.03, 0.03, 0.1]])], engine="manifold")
-    pieces = convex_pieces(bracket.vertices, bracket.faces)
-    assert len(pieces) >= 2
-    assert volume(pieces) == pytest.approx(bracket.volume, rel=0.1)

@@ -14,7 +14,7 @@ from sam3d_ros.perception.support import support_plane
 from sam3d_ros.scene import rebuild
 from sam3d_ros.scene.distance_grid import distance_grid
 from sam3d_ros.scene.fusion import View, observations, with_view
-from sam3d_ros.scene.motion import difference
+from sam3d_ros.scene.motion import difference, rotated
 from sam3d_ros.scene.physics import Settled, settle
 from sam3d_ros.scene.readings import read
 from sam3d_ros.scene.registration import register
@@ -128,6 +128,18 @@ def test_distances_near_a_thin_mesh_far_from_the_origin_with_triangles_of_no_are
     near = np.abs(exact) < 1.8 * cell
     assert near.sum() > 400
     np.testing.assert_allclose(distance[tuple(index.T)][near], exact[near], atol=2e-7)
+
+
+def test_covariance_turns_with_the_axes():
+    """Against samples: positions and small rotations drawn in the camera frame and turned one by one."""
+    rng = np.random.default_rng(1)
+    spread = rng.normal(size=(6, 6)) * 0.1
+    covariance = spread @ spread.T
+    target_from_camera = trimesh.transformations.euler_matrix(0.5, -0.7, 1.7)
+    samples = rng.multivariate_normal(np.zeros(6), covariance, 200_000)
+    rotation = target_from_camera[:3, :3]
+    turned = np.hstack([samples[:, :3] @ rotation.T, samples[:, 3:] @ rotation.T])
+    np.testing.assert_allclose(rotated(covariance, target_from_camera), np.cov(turned.T), atol=2e-3)
 
 
 def test_registration_finds_a_shift_and_a_turn():
