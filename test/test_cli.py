@@ -18,12 +18,12 @@ from PIL import Image
 
 import sam3d_ros
 from sam3d_ros import cli, engine_cli, reconstruct
+from sam3d_ros.perception.config import RANGES, PipelineConfig
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import write_frame_folder
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, check_frame
 from sam3d_ros.perception.objects import ReconstructedObject, Rejection
-from sam3d_ros.perception.pipeline import PipelineConfig, PipelineResult
-from sam3d_ros.perception.ranges import RANGES
+from sam3d_ros.perception.pipeline import PipelineResult
 from sam3d_ros.runtime.engine_cache import EngineCache, EngineKey
 
 DATA = Path(os.environ.get("SAM3D_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -177,7 +177,7 @@ def chosen(segmentation: masks.Segmentation, **goal) -> list[int]:
     """Numbers of the instances that a goal means."""
     pytest.importorskip("rclpy")
     from sam3d_ros.action import Reconstruct
-    from sam3d_ros.ros.requests import choose
+    from sam3d_ros.ros.goal_masks import choose
     return [i.number for i in choose(Reconstruct.Goal(**goal), segmentation, 40, 60, 9).instances]
 
 

@@ -10,8 +10,8 @@ pytest.importorskip("rclpy")
 from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 
+from sam3d_ros.perception.config import PipelineConfig  # noqa: E402
 from sam3d_ros.perception.faults import Fault, FaultCode  # noqa: E402
-from sam3d_ros.perception.pipeline import PipelineConfig  # noqa: E402
 from sam3d_ros.ros.parameters import Parameters, Settings, descriptor, markdown_table, pipeline_config  # noqa: E402
 
 FIELDS = dataclasses.fields(Settings)

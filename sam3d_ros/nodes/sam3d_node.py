@@ -39,6 +39,7 @@ from sam3d_ros.perception.masks import Segmentation
 from sam3d_ros.ros.camera import CameraInput
 from sam3d_ros.ros.diagnostics import Diagnostics
 from sam3d_ros.ros.frames import decode_frame, decode_masks, decode_masks_or_none, input_types
+from sam3d_ros.ros.goal_masks import choose, needs_masks
 from sam3d_ros.ros.goals import Goals
 from sam3d_ros.ros.images import stamp_message
 from sam3d_ros.ros.memory import limit_heaps
@@ -46,7 +47,6 @@ from sam3d_ros.ros.messages import PlacedObject
 from sam3d_ros.ros.optional import optional
 from sam3d_ros.ros.outputs import Outputs
 from sam3d_ros.ros.parameters import Parameters, Settings, pipeline_config
-from sam3d_ros.ros.requests import choose, needs_masks
 from sam3d_ros.ros.running import log_exception, run_node
 from sam3d_ros.ros.synchroniser import DETECTIONS, IMAGE, MASKS, Match
 from sam3d_ros.ros.transforms import Transforms

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from ..runtime.engine import DEFAULT_MODEL, BuildOptions, Engine, EngineError, load_engine
+from ..runtime.engine import BuildOptions, Engine, EngineError, load_engine
 from . import hollows
 from .appearance import seen_vertices, vertex_colours, vertex_normals
 from .candidates import Candidate, find_candidates, rejection
+from .config import DEFAULTS, PipelineConfig
 from .cube import IMAGE_UP
 from .evidence import Observation, filled, first_view, further_view, support_row
 from .faults import Fault, FaultCode
@@ -33,28 +34,6 @@ MOST_VIEWS = 8                  # of one object that are fused
 
 # OpenBLAS's threads spin for tens of milliseconds after a product, on the cores that the network needs next.
 _one_blas_thread = ThreadpoolController().wrap(limits=1, user_api="blas")
-
-
-@dataclass(frozen=True)
-class PipelineConfig:
-    """What can be chosen.
-
-    model: base or small, the models that are shipped, or the path of an ONNX student; engine: one of
-    runtime.engine.ENGINE_CHOICES; precision: one of PRECISIONS there; threads: 0 = all cores; allow_engine_build: build
-    an engine for this GPU if there is none yet, which takes minutes; max_objects: the largest masks of a frame are
-    kept; max_faces: triangles per mesh; symmetry: complete hidden sides by planes of symmetry; min_points: depth
-    readings inside a mask (without depth: pixels) that are too few below this
-    """
-
-    model: str = DEFAULT_MODEL
-    engine: str = "auto"
-    precision: str = "auto"
-    threads: int = 0
-    allow_engine_build: bool = True
-    max_objects: int = 16
-    max_faces: int = 5000
-    symmetry: bool = True
-    min_points: int = 50
 
 
 @dataclass(frozen=True)
@@ -79,7 +58,7 @@ class Pipeline:
         self._workers = ThreadPoolExecutor(config.threads or len(os.sched_getaffinity(0)), "surface")
 
     @classmethod
-    def from_config(cls, config: PipelineConfig = PipelineConfig(),
+    def from_config(cls, config: PipelineConfig = DEFAULTS,
                     on_progress: Callable[[int, str], None] = lambda percent, what: None) -> Pipeline:
         """Load model and engine.  Raises Fault: MODEL_MISSING, MODEL_INVALID, MODEL_MISMATCH, ENGINE_*.
 
