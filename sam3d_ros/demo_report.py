@@ -115,7 +115,7 @@ Position: between the centroids. Size error: the largest along the rebuilt objec
 Seen: share of the surface that the camera sees."""
 
 
-# ------------------------------------------------------------------------------------------------------- figures
+# Figures
 
 def match(truth: Sequence[PosedMesh], rebuilt: Sequence[PosedMesh]) -> dict[int, int]:
     """Index in truth -> index in rebuilt: the pairing of least total distance, pairs within MATCH_DISTANCE only."""
@@ -178,7 +178,7 @@ def markdown_table(errors: Sequence[ObjectErrors], times: Timing) -> str:
     return "\n".join([*lines, "", summary, "", EXPLANATION, ""])
 
 
-# ------------------------------------------------------------------------------------------------------ pictures
+# Pictures
 
 def outlined(colour: np.ndarray, labels: np.ndarray, width: int) -> np.ndarray:
     """The image (H, W, 3) uint8 with each instance tinted and outlined inwards, `width` pixels wide."""
@@ -281,7 +281,7 @@ def _grid(panels: Sequence[tuple[str, Image.Image]]) -> Image.Image:
     return sheet
 
 
-# --------------------------------------------------------------------------------------------------------- files
+# Files
 
 def write_report(recording: Recording, folder: Path) -> str:
     """Write input.png, overview.png, objects/*.ply, table.md and results.json; returns the table."""

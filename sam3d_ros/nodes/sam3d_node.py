@@ -420,6 +420,7 @@ class Sam3dNode(LifecycleNode):
         return self._publish(follow(view.frame), view, whole)
 
     def _target_from_camera(self, frame: Frame, settings: Settings) -> np.ndarray:
+        """(4, 4) at the image's stamp; the identity without a target_frame.  Raises Fault TF_*."""
         if settings.target_frame in ("", frame.frame_id):
             return np.eye(4)
         if self._transforms is None:

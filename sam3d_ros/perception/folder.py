@@ -78,6 +78,8 @@ def write_frame_folder(folder: Path, frame: Frame, depth_unit_m: float = 0.0001)
     """Write `frame` as a frame folder, over an earlier one; what the format has no place for is left out.
 
     Depth is rounded to `depth_unit_m` (metres); from 65535 steps of it on, it is written as no reading.
+
+    Raises ValueError: a label is negative or above 65535; OSError.
     """
     folder = Path(folder)
     if frame.labels.min() < 0 or frame.labels.max() > MAX_LABEL:

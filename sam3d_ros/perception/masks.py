@@ -75,7 +75,7 @@ def gz_panoptic_labels(pixels: np.ndarray) -> np.ndarray:
 
 
 def renumber(labels: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """Label image with labels 1, 2, ... in the order of the old ones, and the old ones."""
+    """(H, W) int32 label image with labels 1, 2, ... in the order of the old ones, and the old ones."""
     old = np.unique(labels[labels > 0])
     return np.where(labels > 0, np.searchsorted(old, labels) + 1, 0).astype(np.int32), old.tolist()
 
@@ -121,7 +121,7 @@ def stack_labels(masks: Sequence[np.ndarray], height: int, width: int) -> np.nda
 
 
 def label_areas(labels: np.ndarray) -> dict[int, int]:
-    """Pixels of every label but the background; labels up to LARGEST_LABEL."""
+    """Label -> number of its pixels, but for the background; labels: (H, W) from 0 to LARGEST_LABEL."""
     counts = np.bincount(labels.ravel())  # many times faster than np.unique, which sorts
     counts[0] = 0
     present = np.flatnonzero(counts)
@@ -130,7 +130,8 @@ def label_areas(labels: np.ndarray) -> dict[int, int]:
 
 def with_detections(labels: np.ndarray, instances: Sequence[Instance],
                     detections: Sequence[Detection]) -> tuple[Instance, ...]:
-    """Instances with class, score and id of the detection whose box overlaps the mask's bounding box the most."""
+    """Instances with class, score and id of the detection whose box overlaps the mask's bounding box the most, if that
+    is by SAME_OBJECT_OVERLAP; labels: (H, W)."""
     def best(instance: Instance) -> Instance:
         own = labels == instance.label
         if not own.any():                       # of two masks that are the same, one has no pixel left
@@ -151,7 +152,7 @@ def bounding_box(mask: np.ndarray) -> np.ndarray:
 
 
 def box_overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes."""
+    """Intersection over union of two boxes, (4,) each."""
     sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
     common = np.prod(np.maximum(sides, 0))
     return float(common / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common))
@@ -161,6 +162,7 @@ def select(labels: np.ndarray, instances: Sequence[Instance], max_objects: int,
            classes: frozenset[str] = frozenset()) -> Segmentation:
     """Segmentation of the instances worth reconstructing.
 
+    labels: (H, W) int32
     instances: at least one for every label in `labels`; those without a pixel are left out, and named in `absent`.
     classes: wanted class ids; empty: all.
     The `max_objects` largest are kept, in the order of their labels; `labels` stays whole.

@@ -89,5 +89,6 @@ def _seen(points: np.ndarray, label: int, frame: Frame) -> tuple[np.ndarray, np.
 
 
 def _overlap(vertices: np.ndarray, points: np.ndarray) -> bool:
+    """Whether the bounding boxes of vertices (N, 3) and points (..., 3) overlap."""
     flat = points.reshape(-1, 3)
     return bool(((vertices.min(axis=0) < flat.max(axis=0)) & (vertices.max(axis=0) > flat.min(axis=0))).all())

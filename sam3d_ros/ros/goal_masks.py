@@ -44,6 +44,7 @@ def choose(goal: Reconstruct.Goal, segmentation: Segmentation | None, height: in
 
 
 def _chosen(goal: Reconstruct.Goal, segmentation: Segmentation) -> Segmentation:
+    """The instances that the goal's labels and points mean, each once.  Raises Fault MASK_EMPTY."""
     wanted = [*_numbered(goal.labels, segmentation), *(_instance_at(point, segmentation) for point in goal.points)]
     return replace(segmentation, instances=tuple(dict.fromkeys(wanted)))
 
@@ -59,6 +60,7 @@ def _numbered(numbers: Sequence[int], segmentation: Segmentation) -> list[Instan
 
 
 def _instance_at(point: Point, segmentation: Segmentation) -> Instance:
+    """The instance whose mask holds the pixel nearest to a point.  Raises Fault MASK_EMPTY."""
     row, column = round(point.y), round(point.x)
     height, width = segmentation.labels.shape
     label = segmentation.labels[row, column] if 0 <= row < height and 0 <= column < width else 0
@@ -69,5 +71,6 @@ def _instance_at(point: Point, segmentation: Segmentation) -> Instance:
 
 
 def _box(region: RegionOfInterest) -> np.ndarray:
+    """(4,) x0, y0, x1, y1, pixels."""
     x, y = region.x_offset, region.y_offset
     return np.array([x, y, x + region.width, y + region.height], float)

@@ -90,7 +90,10 @@ def _detection(detection: Any) -> Detection:
                      detection.id)
 
 
+# Each of the next three gives labels, (height, width) int32, and instances, and raises Fault MASK_*.
+
 def _image(message: Image, height: int, width: int, mask_format: str) -> tuple[np.ndarray, tuple[Instance, ...]]:
+    """Masks of an image of labels; labels too large for a table are renumbered."""
     encodings, decode = _IMAGE_FORMATS[mask_format]
     if message.encoding not in encodings:
         raise Fault(FaultCode.MASK_ENCODING_UNKNOWN,
@@ -107,6 +110,7 @@ def _image(message: Image, height: int, width: int, mask_format: str) -> tuple[n
 
 
 def _yolo(message: Any, height: int, width: int) -> tuple[np.ndarray, tuple[Instance, ...]]:
+    """Masks of the polygons of a yolo_msgs/DetectionArray; detections without one are left out."""
     detections = [d for d in message.detections if d.mask.data]
     filled = [masks.resize_nearest(
         masks.fill_polygon(np.array([[p.x, p.y] for p in d.mask.data]), d.mask.height, d.mask.width), height, width)
@@ -116,6 +120,7 @@ def _yolo(message: Any, height: int, width: int) -> tuple[np.ndarray, tuple[Inst
 
 
 def _isaac(message: Any, height: int, width: int) -> tuple[np.ndarray, tuple[Instance, ...]]:
+    """Masks of a TensorList's first tensor, (N, 1, h, w) uint8."""
     if not message.tensors:
         raise Fault(FaultCode.MASK_TRUNCATED, "the list holds no tensor")
     tensor = message.tensors[0]

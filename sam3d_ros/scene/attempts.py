@@ -75,6 +75,7 @@ class VainAttempts:
 
 
 def _sight(readings: Readings, index: int, scene_from_camera: np.ndarray) -> _Sight | None:
+    """What is seen of an instance of `readings`, None if it has no reading; scene_from_camera: (4, 4)."""
     points = readings.points[index]
     if not len(points):
         return None

@@ -158,6 +158,7 @@ def _gravity_frame(entries: Sequence[_Entry], file: Path) -> np.ndarray:
 
 
 def _settled(entries: Sequence[_Entry], poses: np.ndarray) -> np.ndarray:
+    """Poses (B, 4, 4), world_from_object, at which the objects rest; poses: where they were seen."""
     covariance = np.diag(np.repeat(np.square(_POSE_SIGMA), 3))
     bodies = [Body(solid_from_mesh(entry.mesh.vertices, entry.mesh.faces), pose, covariance)
               for entry, pose in zip(entries, poses, strict=True)]
@@ -165,6 +166,7 @@ def _settled(entries: Sequence[_Entry], poses: np.ndarray) -> np.ndarray:
 
 
 def _scene_object(entry: _Entry, pose: np.ndarray, density: float, max_pieces: int) -> SceneObject:
+    """A rigid body at world_from_object (4, 4), with the mass properties of its mesh at a uniform density, kg/m^3."""
     mass = trimesh.triangles.mass_properties(entry.mesh.triangles, density=density)
     pieces = tuple(convex_pieces(entry.mesh.vertices, entry.mesh.faces, max_pieces))
     return SceneObject(_name(entry), entry.class_id, entry.mesh, entry.rgb, pieces, pose, float(mass.mass),

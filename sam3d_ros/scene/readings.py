@@ -89,7 +89,7 @@ class Sighting:
 
 def look_for(shape: Shape, camera_from_object: np.ndarray, readings: Readings, own: int | None = None,
              tolerance: float = CONFIRM) -> Sighting:
-    """Look for a shape in an image.
+    """Look for a shape at camera_from_object (4, 4) in an image.
 
     own: index of the instance that is known to be this object; tolerance: metres, between a sample and its reading
     """
