@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,9 @@ from std_msgs.msg import Header
 
 from sam3d_ros.msg import ObjectMeshArray
 from sam3d_ros.nodes.sam3d_node import SUCCESS, Sam3dNode
+from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.frame import Frame, Instance, back_project, check_frame
-from sam3d_ros.perception.objects import ReconstructedObject, Status
+from sam3d_ros.perception.objects import ReconstructedObject, Rejection, Status
 from sam3d_ros.perception.pipeline import PipelineResult
 from sam3d_ros.perception.support import support_plane
 from sam3d_ros.ros.images import encode_image, stamp_message
@@ -73,6 +76,34 @@ class BlockPipeline:
 
     def close(self) -> None:
         self.closed = True
+
+
+class HeldPipeline(BlockPipeline):
+    """One whose work, once it has begun (`busy`), does not go on before it may (`go_on`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.busy, self.go_on = threading.Event(), threading.Event()
+
+    def run(self, frame: Frame, earlier: Any, on_stage: Callable[[str], None], others: Any) -> PipelineResult:
+        self.busy.set()
+        self.go_on.wait(20)
+        return super().run(frame, earlier, on_stage, others)
+
+
+class RefusingPipeline(BlockPipeline):
+    """One that refuses the object with a label."""
+
+    def __init__(self, label: int):
+        super().__init__()
+        self._label = label
+
+    def run(self, frame: Frame, earlier: Any, on_stage: Callable[[str], None], others: Any) -> PipelineResult:
+        result = super().run(frame, earlier, on_stage, others)
+        fault = Fault(FaultCode.TOO_FEW_POINTS, f"label {self._label}: 40 readings")
+        refused = tuple(Rejection(item.label, fault) for item in result.objects if item.label == self._label)
+        return replace(result, objects=[item for item in result.objects if item.label != self._label],
+                       rejections=refused)
 
 
 def scene(two: bool = False, shift: int = 0) -> dict[str, Any]:
