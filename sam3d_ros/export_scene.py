@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sam3d_ros.scene.convex import MAX_PIECES
 from sam3d_ros.scene.export import WRITERS
 from sam3d_ros.scene.layout import DENSITY, read_scene
 from sam3d_ros.terminal import in_range
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="sdf for Gazebo, mjcf for MuJoCo, gltf, usd for Isaac Sim (default: sdf)")
     parser.add_argument("--density", type=in_range(float, *_DENSITIES), default=DENSITY, metavar="KG_M3",
                         help="mass of the objects per volume (default: %(default)s)")
-    parser.add_argument("--pieces", type=in_range(int, *_PIECES), default=10, metavar="N",
+    parser.add_argument("--pieces", type=in_range(int, *_PIECES), default=MAX_PIECES, metavar="N",
                         help="convex pieces of an object at most; 1: its hull (default: %(default)s)")
     parser.add_argument("--as-seen", action="store_true", help="leave the poses: things may float or overlap")
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from .faults import Fault, FaultCode
 
-PLAUSIBLE_DEPTH = (0.02, 50.0)  # metres, median of a frame; outside this the unit is wrong
+_PLAUSIBLE_DEPTH = (0.02, 50.0)  # metres, median of a frame; outside this the unit is wrong
 # Degrees. A view 170 wide ends at 85 from the optical axis, and so does all that can be cropped from it, wherever its
 # principal point then lies.  Crops as narrow as 1 occur.
-FARTHEST_FROM_AXIS, NARROWEST_VIEW = 85.0, 1.0
+_FARTHEST_FROM_AXIS, _NARROWEST_VIEW = 85.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def check_frame(frame: Frame) -> None:
     if not len(seen):
         raise Fault(FaultCode.DEPTH_EMPTY)
     median = float(np.median(seen))
-    if not PLAUSIBLE_DEPTH[0] <= median <= PLAUSIBLE_DEPTH[1]:
+    if not _PLAUSIBLE_DEPTH[0] <= median <= _PLAUSIBLE_DEPTH[1]:
         raise Fault(FaultCode.DEPTH_UNIT_SUSPECT, f"median {median:.4g} m")
 
 
@@ -135,15 +135,15 @@ def _check_calibration(k: Intrinsics) -> None:
     left, right = _edge_angles(k.width, k.fx, k.cx)
     top, bottom = _edge_angles(k.height, k.fy, k.cy)
     farthest = max(map(abs, (left, right, top, bottom)))
-    if farthest > FARTHEST_FROM_AXIS:
+    if farthest > _FARTHEST_FROM_AXIS:
         raise Fault(FaultCode.CAMERA_INFO_UNCALIBRATED,
                     f"{values}: the image of {k.width} x {k.height} pixels would reach {farthest:.4g} degrees from the "
-                    f"optical axis, at most {FARTHEST_FROM_AXIS:g} are plausible")
+                    f"optical axis, at most {_FARTHEST_FROM_AXIS:g} are plausible")
     view = max(right - left, bottom - top)
-    if view < NARROWEST_VIEW:
+    if view < _NARROWEST_VIEW:
         raise Fault(FaultCode.CAMERA_INFO_UNCALIBRATED,
                     f"{values}: the image of {k.width} x {k.height} pixels would span {view:.2g} degrees, at least "
-                    f"{NARROWEST_VIEW:g} is plausible")
+                    f"{_NARROWEST_VIEW:g} is plausible")
 
 
 def _edge_angles(size: int, focal: float, centre: float) -> tuple[float, float]:

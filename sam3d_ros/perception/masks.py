@@ -15,11 +15,11 @@ from .faults import Fault, FaultCode
 from .frame import Instance
 
 # One mask larger than this share of the image is not an object.
-ALL_FOREGROUND = 0.95
+_ALL_FOREGROUND = 0.95
 # Two aspect ratios that differ by less count as equal (640 x 480 scaled to 213 x 160).
-ASPECT_TOLERANCE = 0.02
+_ASPECT_TOLERANCE = 0.02
 # Overlap (intersection over union) from which a detector's box and a mask's bounding box are of the same object.
-SAME_OBJECT_OVERLAP = 0.5
+_SAME_OBJECT_OVERLAP = 0.5
 # Labels above this are renumbered: tables over all labels would become too long.
 LARGEST_LABEL = 65535
 
@@ -88,7 +88,7 @@ def resize_nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     h, w = mask.shape
     if (h, w) == (height, width):
         return mask
-    if not mask.size or abs(w * height / (h * width) - 1) > ASPECT_TOLERANCE:
+    if not mask.size or abs(w * height / (h * width) - 1) > _ASPECT_TOLERANCE:
         raise Fault(FaultCode.MASK_SIZE_MISMATCH, f"mask {w} x {h}, image {width} x {height}")
     # Centre of each target pixel in source pixels; exact in integers.
     rows = (2 * np.arange(height) + 1) * h // (2 * height)
@@ -130,15 +130,15 @@ def label_areas(labels: np.ndarray) -> dict[int, int]:
 
 def with_detections(labels: np.ndarray, instances: Sequence[Instance],
                     detections: Sequence[Detection]) -> tuple[Instance, ...]:
-    """Instances with class, score and id of the detection whose box overlaps the mask's bounding box the most, if that
-    is by SAME_OBJECT_OVERLAP; labels: (H, W)."""
+    """Instances with class, score and id of the detection whose box overlaps the mask's bounding box the most, if
+    that is by half of their union; labels: (H, W)."""
     def best(instance: Instance) -> Instance:
         own = labels == instance.label
         if not own.any():                       # of two masks that are the same, one has no pixel left
             return instance
         box = bounding_box(own)
         overlaps = [box_overlap(box, d.box) for d in detections]
-        if not overlaps or max(overlaps) < SAME_OBJECT_OVERLAP:
+        if not overlaps or max(overlaps) < _SAME_OBJECT_OVERLAP:
             return instance
         found = detections[int(np.argmax(overlaps))]
         return replace(instance, class_id=found.class_id, score=found.score, detector_id=found.detector_id)
@@ -178,7 +178,7 @@ def select(labels: np.ndarray, instances: Sequence[Instance], max_objects: int,
         raise Fault(FaultCode.MASK_EMPTY, detail)
     largest = max(wanted, key=lambda instance: areas[instance.label])
     share = areas[largest.label] / labels.size
-    if share > ALL_FOREGROUND:
+    if share > _ALL_FOREGROUND:
         raise Fault(FaultCode.MASK_ALL_FOREGROUND, f"label {largest.number} has {share:.0%} of the image")
     warnings = ()
     if len(wanted) > max_objects:

@@ -30,7 +30,7 @@ from .surface import Surface, extract_surface
 from .uncertainty import pose_uncertainty
 
 _PLANE_SCALE_STD, _MODEL_SCALE_STD = 0.1, 0.5   # 1 sigma of the scale factor without depth
-MOST_VIEWS = 8                  # of one object that are fused
+_MOST_VIEWS = 8                  # of one object that are fused
 
 # OpenBLAS's threads spin for tens of milliseconds after a product, on the cores that the network needs next.
 _one_blas_thread = ThreadpoolController().wrap(limits=1, user_api="blas")
@@ -102,7 +102,7 @@ class Pipeline:
         """Reconstruct frame.instances.
 
         earlier: per label of `frame`, other views of the same object, which are fused with this one (at most
-        MOST_VIEWS in all, the first ones given)
+        8 in all, the first ones given)
         on_stage: called with EVIDENCE, INFERENCE, SURFACE, DONE as work proceeds; from EVIDENCE it is DONE at once
         where no instance can be reconstructed
         others: meshes of known objects beside these, on which some may rest; None lets shapes float as the network
@@ -120,7 +120,7 @@ class Pipeline:
             plane = support_plane(frame)
             up = _up(frame, plane)
             given, frame = frame.labels, grown_masks(frame, plane)
-            earlier = {label: tuple(views)[:MOST_VIEWS - 1] for label, views in (earlier or {}).items()}
+            earlier = {label: tuple(views)[:_MOST_VIEWS - 1] for label, views in (earlier or {}).items()}
             frame, candidates, rejections = find_candidates(frame, given, plane, up, earlier, self.config.min_points,
                                                             self.config.max_objects)
         if not candidates:

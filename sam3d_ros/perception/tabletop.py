@@ -17,10 +17,10 @@ from .faults import Fault, FaultCode
 from .frame import Intrinsics
 from .plane import fit_support_plane, range_factor
 
-FLYING_NEIGHBOURS = 3             # of 8 that must lie at a pixel's own depth
-SUPPORT_MARGIN = 0.02             # metres by which an object may stick out over the plane's visible part
-CORE_NEIGHBOURS = 4               # occupied voxels within `gap` of one that belongs to a cluster
-CLOSING = 4                       # pixels; half the width of the gaps in a mask that are bridged
+_FLYING_NEIGHBOURS = 3             # of 8 that must lie at a pixel's own depth
+_SUPPORT_MARGIN = 0.02             # metres by which an object may stick out over the plane's visible part
+_CORE_NEIGHBOURS = 4               # occupied voxels within `gap` of one that belongs to a cluster
+_CLOSING = 4                       # pixels; half the width of the gaps in a mask that are bridged
 MAX_OBJECTS = 2**16 - 1           # what the 16UC1 segmentation image can hold
 
 
@@ -94,7 +94,7 @@ def _flying_pixels(depth: np.ndarray) -> np.ndarray:
         for column in range(3):
             if (row, column) != (1, 1):
                 near += np.abs(padded[row:row + height, column:column + width] - depth) < tolerance
-    return near < FLYING_NEIGHBOURS
+    return near < _FLYING_NEIGHBOURS
 
 
 def _over_support(candidates: np.ndarray, scene: np.ndarray, plane: np.ndarray, tolerance: float) -> np.ndarray:
@@ -105,7 +105,7 @@ def _over_support(candidates: np.ndarray, scene: np.ndarray, plane: np.ndarray, 
     sample = scene[::step]
     support = sample[np.abs(sample @ plane[:3] + plane[3]) < tolerance * range_factor(sample[:, 2])] @ axes
     edges = ConvexHull(support).equations.astype(np.float32)      # outward normal and offset of each edge
-    return (candidates @ axes @ edges[:, :2].T + edges[:, 2]).max(axis=1) < SUPPORT_MARGIN
+    return (candidates @ axes @ edges[:, :2].T + edges[:, 2]).max(axis=1) < _SUPPORT_MARGIN
 
 
 def _cluster(points: np.ndarray, voxel: float, gap: float) -> np.ndarray:
@@ -114,7 +114,7 @@ def _cluster(points: np.ndarray, voxel: float, gap: float) -> np.ndarray:
     keys, cell_of_point = np.unique((cells[:, 0] << 42) | (cells[:, 1] << 21) | cells[:, 2], return_inverse=True)
     centres = np.stack([keys >> 42, (keys >> 21) & (2**21 - 1), keys & (2**21 - 1)], axis=1) * voxel
     pairs = cKDTree(centres).query_pairs(gap, output_type="ndarray")
-    core = np.bincount(pairs.ravel(), minlength=len(keys)) >= CORE_NEIGHBOURS
+    core = np.bincount(pairs.ravel(), minlength=len(keys)) >= _CORE_NEIGHBOURS
     pairs = pairs[core[pairs].all(axis=1)]
     links = coo_array((np.ones(len(pairs), bool), pairs.T), shape=(len(keys), len(keys)))
     cluster_of_cell = connected_components(links, directed=False)[1]
@@ -135,10 +135,10 @@ def _objects(clusters: np.ndarray, points: np.ndarray, heights: np.ndarray, conf
 def _paint(labels: np.ndarray, label: int, rows: np.ndarray, columns: np.ndarray) -> None:
     """Write an object's pixels into `labels`, and into the gaps and holes in it, where the camera had no reading or
     a thin bottom lies in the plane."""
-    top, left = rows.min() - CLOSING, columns.min() - CLOSING
-    mask = np.zeros((rows.max() - top + CLOSING + 1, columns.max() - left + CLOSING + 1), bool)
+    top, left = rows.min() - _CLOSING, columns.min() - _CLOSING
+    mask = np.zeros((rows.max() - top + _CLOSING + 1, columns.max() - left + _CLOSING + 1), bool)
     mask[rows - top, columns - left] = True
-    closed = ndimage.binary_closing(mask, iterations=CLOSING)
+    closed = ndimage.binary_closing(mask, iterations=_CLOSING)
     filled_rows, filled_columns = np.nonzero(ndimage.binary_fill_holes(closed))
     free = labels[filled_rows + top, filled_columns + left] == 0
     labels[filled_rows[free] + top, filled_columns[free] + left] = label

@@ -55,7 +55,7 @@ def decode_segmentation(message: Any, detections: Any | None, height: int, width
     message: of `segmentation_type`, or None for mask_format boxes; detections: vision_msgs/Detection2DArray or None.
     Raises Fault MASK_* .
     """
-    found = detections_2d(detections) if detections is not None else []
+    found = _detections_2d(detections) if detections is not None else []
     if settings.mask_format == "boxes":
         labels, instances = box_labels(found, height, width)
     elif settings.mask_format == "yolo_msgs":
@@ -69,7 +69,7 @@ def decode_segmentation(message: Any, detections: Any | None, height: int, width
     return masks.select(labels, instances, settings.max_objects, settings.wanted_classes)
 
 
-def detections_2d(message: Any) -> list[Detection]:
+def _detections_2d(message: Any) -> list[Detection]:
     """Detections of a vision_msgs/Detection2DArray, each with its best hypothesis."""
     return [_detection(d) for d in message.detections]
 

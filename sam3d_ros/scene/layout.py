@@ -12,7 +12,7 @@ import trimesh
 
 from ..perception.faults import Fault, FaultCode
 from ..perception.folder import is_rigid
-from .convex import convex_pieces
+from .convex import MAX_PIECES, convex_pieces
 from .physics import Body, settle
 from .solid import solid_from_mesh
 
@@ -66,7 +66,7 @@ class _Entry:
     rgb: np.ndarray
 
 
-def read_scene(path: Path, density: float = DENSITY, max_pieces: int = 10, as_seen: bool = False) -> Scene:
+def read_scene(path: Path, density: float = DENSITY, max_pieces: int = MAX_PIECES, as_seen: bool = False) -> Scene:
     """The scene in a result folder of `sam3d reconstruct`, or in its objects.json.
 
     density: kg/m^3; max_pieces: convex pieces of an object at most; as_seen: leave the poses, else they are settled.

@@ -16,7 +16,7 @@ REST = (0.0005, 0.003)            # metres, radians
 CARRIED = (0.002, 0.01)           # at rest, where the camera's own motion is an estimate
 MOVED = (0.12, 0.3)
 # How sure the pose is when the mesh was made: the object frame is defined by it, so only noise is left.
-FIRST = (0.0005, 0.003)
+_FIRST = (0.0005, 0.003)
 # Beyond this the systematic error of a registration says nothing any more.
 _MOST_BIAS = (0.03, 0.5)
 
@@ -47,7 +47,7 @@ def diagonal(sigmas: tuple[float, float]) -> np.ndarray:
 
 def first_belief(scene_from_object: np.ndarray) -> Belief:
     """Of an object whose mesh was just made, at scene_from_object (4, 4)."""
-    return Belief(scene_from_object, diagonal(FIRST), np.zeros((6, 6)), np.zeros((6, 6)))
+    return Belief(scene_from_object, diagonal(_FIRST), np.zeros((6, 6)), np.zeros((6, 6)))
 
 
 def predicted(belief: Belief, seconds: float, walk: tuple[float, float]) -> Belief:

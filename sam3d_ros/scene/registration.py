@@ -14,7 +14,7 @@ from .shape import Shape
 
 ITERATIONS = 12
 # Scale of the robust weights (Geman and McClure 1985), metres: wide at first, then that of honest misfits.
-SCALE_START, SCALE_END, SCALE_STEP = 0.02, 0.004, 0.6
+_SCALE_START, SCALE_END, SCALE_STEP = 0.02, 0.004, 0.6
 LEAST_ERROR = 0.0004      # metres, 1 sigma of a reading's distance from the best mesh
 _SETTLED = 2e-5           # metres and radians: a smaller step ends the iteration
 _LONGEST_STEP = (0.03, 0.3)   # metres, radians along and about each axis: farther away the linearisation says nothing
@@ -23,7 +23,7 @@ _LEAST_SLOPE = 0.3        # of a signed distance, which has 1: less in the middl
 _NEAR = 2.0               # robust scales from the surface within which a reading counts as an inlier
 # Errors of neighbouring readings agree, most of all where the mesh itself is wrong there: readings on a patch of this
 # size count once.
-PATCH = 0.045             # metres
+_PATCH = 0.045             # metres
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Registration:
 
 
 def register(shape: Shape, points: np.ndarray, camera_from_object: np.ndarray, prior: np.ndarray,
-             start: float = SCALE_START) -> Registration:
+             start: float = _SCALE_START) -> Registration:
     """Fit a shape to depth readings.
 
     points: (N, 3) metres, camera frame
@@ -61,7 +61,7 @@ def register(shape: Shape, points: np.ndarray, camera_from_object: np.ndarray, p
         return Registration(pose, np.zeros((6, 6)), np.zeros((6, 6)), 0.0, np.inf)
     variance = squares / weight + LEAST_ERROR ** 2
     white = data / variance
-    independent = min(weight, max(4.0, _seen_area(points) / PATCH ** 2))
+    independent = min(weight, max(4.0, _seen_area(points) / _PATCH ** 2))
     return Registration(pose, white, white * (independent / weight), near / len(points), float(np.sqrt(variance)))
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from .distance_grid import distance_grid
 from .sampling import surface_samples
 
-GRID_CELLS = 56           # along the longest side, margins and all
-GRID_MARGIN = 0.03        # metres around the mesh; farther points have no part in a registration
+_GRID_CELLS = 56           # along the longest side, margins and all
+_GRID_MARGIN = 0.03        # metres around the mesh; farther points have no part in a registration
 SAMPLES = 400             # of the surface, that are looked for
 
 
@@ -44,9 +44,9 @@ def make_shape(vertices: np.ndarray, triangles: np.ndarray) -> Shape:
     vertices = np.ascontiguousarray(vertices, np.float64)
     triangles = np.ascontiguousarray(triangles, np.int64)
     low, high = vertices.min(axis=0), vertices.max(axis=0)
-    cell = (float((high - low).max()) + 2 * GRID_MARGIN) / GRID_CELLS
-    origin = low - GRID_MARGIN
-    counts = np.ceil((high - low + 2 * GRID_MARGIN) / cell).astype(int) + 1
+    cell = (float((high - low).max()) + 2 * _GRID_MARGIN) / _GRID_CELLS
+    origin = low - _GRID_MARGIN
+    counts = np.ceil((high - low + 2 * _GRID_MARGIN) / cell).astype(int) + 1
     distance = distance_grid(vertices, triangles, origin, cell, counts)
     samples, normals = surface_samples(vertices, triangles, SAMPLES)
     return Shape(distance, origin, cell, samples, normals, low, high)

@@ -14,7 +14,7 @@ from .motion import Belief
 from .shape import Shape
 from .solid import Solid
 
-DOUBTFUL_MISFIT = 0.0025  # metres, rms: a mesh from which the depth is farther may be a wrong one
+_DOUBTFUL_MISFIT = 0.0025  # metres, rms: a mesh from which the depth is farther may be a wrong one
 
 
 class Presence(Enum):
@@ -73,7 +73,7 @@ class Track:
     @property
     def fits_badly(self) -> bool:
         """Whether its mesh may be a wrong one."""
-        return self.misfit > DOUBTFUL_MISFIT
+        return self.misfit > _DOUBTFUL_MISFIT
 
 
 @dataclass(frozen=True)
