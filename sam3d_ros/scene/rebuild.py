@@ -12,7 +12,7 @@ from trimesh.creation import box
 from ..perception.evidence import Observation
 from ..perception.frame import Frame
 from ..perception.objects import Mesh, ReconstructedObject, ScaleSource, Status
-from .attempts import RETRY_NS, wait_ns
+from .attempts import RETRY_NS, backoff_ns
 from .fusion import CLEARER, NEW_SIDE, angles, direction_of, make_view, observations
 from .parallel import in_parallel
 from .physics import body_from_object, settle
@@ -75,7 +75,7 @@ def _pays(track: Track, camera_from_object: np.ndarray, area: float, now_ns: int
     is_marked = track.mesh.status is Status.LOW_QUALITY
     side, more = (NEW_SIDE / 2, CLEARER) if is_marked else (NEW_SIDE, _MORE_IN_VIEW)
     turned = angles(direction_of(camera_from_object), track.used).min(initial=np.pi)
-    may_be_mended = track.fits_badly and waited >= wait_ns(track.vain, _MOST_DOUBLED)
+    may_be_mended = track.fits_badly and waited >= backoff_ns(track.failures, _MOST_DOUBLED)
     return bool(turned > side or area > more * track.used_area or may_be_mended)
 
 

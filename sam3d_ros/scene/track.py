@@ -39,8 +39,8 @@ class Track:
     seen_ns, masked_ns, updated_ns: stamps of the image that last showed it, of its last mask, and of the last update
     restless_until_ns: until then it counts as moving, with `velocity` (3,) m/s in the scene
     misfit: metres, root mean square distance of the depth from the mesh, over the last images
-    attempted_ns: when its reconstruction was last asked for; vain: how often in a row that was done of a mesh that
-    fitted badly
+    attempted_ns: when its reconstruction was last asked for; failures: how often in a row that was done of a mesh
+    that fitted badly
     parts_refused_until_ns: until then nothing is rebuilt from a mask that shows little of it: that was tried in vain
     """
 
@@ -67,7 +67,7 @@ class Track:
     used: list[np.ndarray] = field(default_factory=list)
     used_area: float = 0.0
     attempted_ns: int = 0
-    vain: int = 0
+    failures: int = 0
     parts_refused_until_ns: int = 0
 
     @property

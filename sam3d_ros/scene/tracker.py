@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from ..perception.frame import Frame, Instance, Intrinsics
 from ..perception.objects import ReconstructedObject, Status
 from . import motion
-from .attempts import VainAttempts
+from .attempts import FailedAttempts
 from .camera import camera_motion
 from .fusion import make_view, needs_view, with_view
 from .readings import CONFIRM, Readings, Sighting, look_for, read
@@ -74,7 +74,7 @@ class Tracker:
         self.tracks: dict[str, Track] = {}
         self.unknown: tuple[Instance, ...] = ()
         self.waiting: tuple[Instance, ...] = ()
-        self._vain = VainAttempts()
+        self._failed = FailedAttempts()
         self.generation = 0
         self.frame: Frame | None = None
         self.areas: dict[int, float] = {}
@@ -86,7 +86,7 @@ class Tracker:
     def clear(self) -> None:
         """Forget all objects; ids go on counting, so that an old id never names a new object."""
         self.tracks.clear()
-        self._vain.clear()
+        self._failed.clear()
         if self._resting:
             self._resting.clear()
         self.unknown = self.waiting = ()
@@ -162,12 +162,12 @@ class Tracker:
                 track.revision += 1
             fused = track.views if request.earlier.get(item.label) else ()
             track.used = [item.view.direction, *(view.direction for view in fused)]
-            track.vain = track.vain + 1 if track.fits_badly else 0
+            track.failures = track.failures + 1 if track.fits_badly else 0
             track.used_area, track.misfit = item.area, 0.0
             track.views = with_view(track.views, item.view)
             track.visible_fraction = item.mesh.visible_fraction
             ids[item.label] = track.id
-        self._note_vain(request, ids)
+        self._note_failures(request, ids)
         self.unknown = ()  # until the next image
         if self._resting:
             self._resting.update([*self.tracks.values()], request.frame.stamp_ns, request.scene_from_camera, plane)
@@ -365,7 +365,7 @@ class Tracker:
     def _waits(self, index: int, readings: Readings) -> bool:
         """Whether a mask there gave no object a moment ago; what `there` is must be known."""
         is_placed = self._in_world or any(track.presence is Presence.SEEN for track in self.tracks.values())
-        return is_placed and self._vain.waits(readings, index, self.scene_from_camera(readings.frame))
+        return is_placed and self._failed.waits(readings, index, self.scene_from_camera(readings.frame))
 
     def _forget(self, now_ns: int) -> None:
         """Drop what was not seen for long, and what is seen but has had no mask for long: it is no object any more."""
@@ -387,13 +387,13 @@ class Tracker:
         self.tracks[track.id] = track
         return track
 
-    def _note_vain(self, request: Request, ids: Mapping[int, str]) -> None:
+    def _note_failures(self, request: Request, ids: Mapping[int, str]) -> None:
         """Note where masks of new objects gave none; ids: label -> id, of those that did."""
-        vain = [i for i in request.frame.instances if i.label not in ids and i.label not in request.tracks]
-        if vain and request.frame.depth is not None:
-            readings = read(replace(request.frame, instances=tuple(vain)))
-            for index in range(len(vain)):
-                self._vain.note(readings, index, request.scene_from_camera)
+        failed = [i for i in request.frame.instances if i.label not in ids and i.label not in request.tracks]
+        if failed and request.frame.depth is not None:
+            readings = read(replace(request.frame, instances=tuple(failed)))
+            for index in range(len(failed)):
+                self._failed.note(readings, index, request.scene_from_camera)
 
     def _at(self, request: Request, item: Rebuilt, others: Collection[str]) -> Track | None:
         """The known object at the place of a rebuilt one: the image it was made from did not tell.
