@@ -312,7 +312,7 @@ def test_a_request_from_before_the_object_got_another_frame():
     world.look(0.1, camera_at(0.3))
     asked = rebuild.request(world.tracker, (1,))
     camera_from_object = np.linalg.inv(world.camera) @ world.places[0]
-    elsewhere = replace(asked, tracks={}, camera_from_object={}, shown={}, frames={})
+    elsewhere = replace(asked, tracks={}, camera_from_object={}, shown={}, frame_numbers={})
     turned = reconstruction(Toy("box", BOX.size[[1, 0, 2]]), camera_from_object @ pose(0.01, 0, 0, np.pi / 2), 1)
     world.tracker.absorb(elsewhere, rebuild.prepare(elsewhere, [turned]))
     world.tracker.absorb(asked, rebuild.prepare(asked, [reconstruction(BOX, camera_from_object, 1)]))
@@ -328,7 +328,7 @@ def test_a_box_without_a_class_is_the_object_that_is_known_there():
     track = world.tracker.tracks[world.ids[1]]
     track.class_id, track.mesh = "cup", replace(track.mesh, class_id="cup")
     world.look(0.1, camera_at(0.3))
-    asked = replace(rebuild.request(world.tracker, (1,)), tracks={}, camera_from_object={}, shown={}, frames={})
+    asked = replace(rebuild.request(world.tracker, (1,)), tracks={}, camera_from_object={}, shown={}, frame_numbers={})
     made = reconstruction(BOX, np.linalg.inv(world.camera) @ world.places[0], 1)
     assert world.tracker.absorb(asked, rebuild.prepare(asked, [made])) == {1: world.ids[1]}
 

@@ -47,7 +47,7 @@ def request(tracker: Tracker, wanted: Collection[int] | None = None) -> Request 
     for track in tracker.tracks.values():
         if track.presence is not Presence.SEEN or track.seen_ns != frame.stamp_ns or not track.label:
             continue
-        shown[track.id], frames[track.id] = track.label, track.frame
+        shown[track.id], frames[track.id] = track.label, track.frame_number
         pose = camera_from_scene @ track.belief.scene_from_object
         if wanted is None and _pays(track, pose, tracker.areas.get(track.label, 0.0), frame.stamp_ns):
             labels.add(track.label)

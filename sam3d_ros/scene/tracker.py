@@ -144,7 +144,7 @@ class Tracker:
                 self.tracks[identity].attempted_ns = request.frame.stamp_ns
         for item in rebuilt:
             track = self.tracks.get(request.tracks.get(item.label, ""))
-            if track is None or track.frame != request.frames[track.id]:
+            if track is None or track.frame_number != request.frame_numbers[track.id]:
                 others = {*ids.values(), *(i for i, label in request.shown.items() if label != item.label)}
                 known = self._at(request, item, others)
                 if known and item.area < _LESS_IN_VIEW * known.used_area:
@@ -154,7 +154,7 @@ class Tracker:
                 track = known or self._add(request, item)
                 # Also where it is known from before: it could not be followed, so its pose is that of the new mesh.
                 track.belief = motion.first_belief(item.scene_from_object)
-                track.frame += 1
+                track.frame_number += 1
                 track.presence, track.label, track.views = Presence.SEEN, item.label, ()
                 track.seen_ns = track.masked_ns = max(track.seen_ns, request.frame.stamp_ns)
             if track.mesh is not item.mesh:
