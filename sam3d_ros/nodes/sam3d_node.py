@@ -459,7 +459,7 @@ class Sam3dNode(LifecycleNode):
         self._goals.serve(start, timeout, lack)
 
     def _fresh_match(self, request: Reconstruct.Goal, since: float) -> Match | None:
-        """The newest set for a goal that came `since` (monotonic, s), with masks if there is one."""
+        """The newest set for a goal that came in after `since` (monotonic, s), with masks if there is one."""
         synchroniser = self._cameras[0].synchroniser
         choices = [synchroniser.required]
         if not needs_masks(request):
