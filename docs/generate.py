@@ -13,14 +13,26 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 NOT_MEASURED = "Not measured yet.\n"
+Report = dict[str, Any]         # of a benchmark
 PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def of(result: str) -> Callable[[Callable[[Report], str]], Callable[[], str]]:
+    """For a part that is made from benchmarks/results/<result>.json, which the decorated function is given."""
+    def decorate(write: Callable[[Report], str]) -> Callable[[], str]:
+        @wraps(write)
+        def part() -> str:
+            report = read_result(result)
+            return NOT_MEASURED if report is None else write(report)
+        return part
+    return decorate
 
 
 def parameters() -> str:
@@ -72,11 +84,9 @@ def message_definitions() -> str:
                      for file in files)
 
 
-def accuracy() -> str:
-    """Errors on real frames, from benchmarks/results/frames.json."""
-    report = read_result("frames")
-    if report is None:
-        return ""
+@of("frames")
+def accuracy(report: Report) -> str:
+    """Errors on real frames."""
     product = next(iter(report["methods"]))
     rows = []
     for method, summary in report["methods"].items():
@@ -87,29 +97,25 @@ def accuracy() -> str:
     return table(("method", "objects rebuilt", "CD mm", "F@5 mm", "F@10 mm", "vIoU"), rows)
 
 
-def accuracy_row(name: str, group: dict[str, Any]) -> tuple[str, ...]:
+def accuracy_row(name: str, group: Report) -> tuple[str, ...]:
     """Means over a group of objects."""
     mean = group["mean"]
     return (name, f"{group['found']} of {group['objects']}", f"{mean['chamfer_mm']:.2f}", f"{mean['f_score_5mm']:.2f}",
             f"{mean['f_score_10mm']:.2f}", f"{mean['volume_iou']:.2f}")
 
 
-def real_frames() -> str:
-    """Every figure on real frames, from benchmarks/results/frames.json."""
+@of("frames")
+def real_frames(report: Report) -> str:
+    """Every figure on real frames."""
     from sam3d_ros.evaluation import shape_report
 
-    report = read_result("frames")
-    if report is None:
-        return NOT_MEASURED
     return "\n".join([shape_report.methods(report["methods"]), shape_report.protocol(
         {"real": {name: method["sam3d_protocol"] for name, method in report["methods"].items()}})])
 
 
-def shape_setting() -> str:
+@of("shape")
+def shape_setting(report: Report) -> str:
     """What benchmarks/results/shape.json was measured on."""
-    report = read_result("shape")
-    if report is None:
-        return NOT_MEASURED
     environment, core = report["environment"], report["sections"]["core"]
     sizes = "; ".join(f"{name}: {figures['methods'][next(iter(figures['methods']))]['all']['objects']} objects in "
                       f"{figures['frames']} scenes" for name, figures in core.items())
@@ -117,11 +123,9 @@ def shape_setting() -> str:
             f"{environment['cores']} cores of {environment['cpu']}; seed {report['seed']}; {sizes}.\n")
 
 
-def shape_summary() -> str:
+@of("shape")
+def shape_summary(report: Report) -> str:
     """The product and two baselines on the rendered scenes."""
-    report = read_result("shape")
-    if report is None:
-        return NOT_MEASURED
     return table(("set", "method", "objects rebuilt", "CD mm", "F@5 mm", "F@10 mm", "vIoU"), [
         (scene_set, *accuracy_row(method, summary["all"]))
         for scene_set, figures in report["sections"]["core"].items()
@@ -170,7 +174,7 @@ def published() -> str:
     return table(("method", "figure", "on"), [(r["name"], r["figure"], r["on"]) for r in REFERENCES])
 
 
-def processor(environment: dict[str, Any]) -> str:
+def processor(environment: Report) -> str:
     """What a report was measured on."""
     return (f"{environment['cpu']}, {environment['cores']} cores "
             f"({', '.join(environment['cpu_instructions'])})")
@@ -181,7 +185,7 @@ def speed() -> str:
     return "\n".join(speed_of(report) for name in ("latency", "latency_avx2") if (report := read_result(name)))
 
 
-def speed_of(report: dict[str, Any]) -> str:
+def speed_of(report: Report) -> str:
     """The same on one processor."""
     rows = []
     for objects, runs in report["objects"].items():
@@ -233,13 +237,11 @@ def training_of(name: str, before: str) -> str:
             f"([log](../benchmarks/results/training_{name}.json)).\n")
 
 
-def shipped_models() -> str:
+@of("operations")
+def shipped_models(operations: Report) -> str:
     """The models side by side: operations.json, and shape and frames of each."""
     from sam3d_ros.runtime.engine import DEFAULT_MODEL
 
-    operations = read_result("operations")
-    if operations is None:
-        return NOT_MEASURED
     rows = []
     for name, cost in operations["models"].items():
         suffix = "" if name == DEFAULT_MODEL else f"_{name}"
@@ -255,11 +257,9 @@ def shipped_models() -> str:
     return table(("model", "weights", "operations", "easy: CD mm / F@5 / vIoU", "clutter", "real frames"), rows)
 
 
-def registration() -> str:
-    """Ways to register a mesh, from benchmarks/results/registration.json."""
-    report = read_result("registration")
-    if report is None:
-        return ""
+@of("registration")
+def registration(report: Report) -> str:
+    """Ways to register a mesh."""
     rows = [(name, *(f"{figures[key]['p50']:.2f}" for key in ("cpu_ms", "mm", "degrees")))
             for name, figures in report["methods"].items()]
     return (f"One registration, 500 readings, medians over {report['objects']} objects and {report['starts']} starts "
@@ -267,11 +267,9 @@ def registration() -> str:
             "made at):\n\n" + table(("method", "CPU ms", "mm", "degrees"), rows))
 
 
-def tracking() -> str:
-    """Tracking in simulated scenes, from benchmarks/results/track.json."""
-    report = read_result("track")
-    if report is None:
-        return "Not measured yet.\n"
+@of("track")
+def tracking(report: Report) -> str:
+    """Tracking in simulated scenes."""
     rows = []
     for run in report["runs"]:
         rows.append((str(run["seed"]), "given" if run["camera_pose_given"] else "found", str(run["images"]),
@@ -285,11 +283,9 @@ def tracking() -> str:
             + table(("scene", "camera pose", "images", "id switches", "mm", "degrees", "CPU ms per image"), rows))
 
 
-def rough_soak() -> str:
-    """The long run with troubles, from benchmarks/results/rough_soak.json."""
-    report = read_result("rough_soak")
-    if report is None:
-        return "Not measured yet.\n"
+@of("rough_soak")
+def rough_soak(report: Report) -> str:
+    """The long run with troubles."""
     actions = ", ".join(f"{count} {name}" for name, count in report["actions"].items())
     environment = report["environment"]
     return (f"{report['minutes']:g} minutes, {report['objects']} objects, {report['results']} results; {actions} "
@@ -304,11 +300,9 @@ DEVICES = {"Orin Nano 8 GB": (17e12, 102e9), "AGX Orin 64 GB": (43e12, 205e9), "
            "RTX 4060": (60e12, 272e9)}
 
 
-def gpu_sizing() -> str:
-    """Least time of the network alone on several GPUs, from benchmarks/results/operations.json."""
-    report = read_result("operations")
-    if report is None:
-        return ""
+@of("operations")
+def gpu_sizing(report: Report) -> str:
+    """Least time of the network alone on several GPUs."""
     rows = []
     for name, cost in report["models"].items():
         moved = cost["weights"] + cost["activations"]
@@ -317,11 +311,9 @@ def gpu_sizing() -> str:
     return table(("model", "10^9 operations", "MB", *(f"{device}, ms" for device in DEVICES)), rows)
 
 
-def physics() -> str:
-    """Rebuilt objects in clutter before and after they are settled, from benchmarks/results/physics.json."""
-    report = read_result("physics")
-    if report is None:
-        return ""
+@of("physics")
+def physics(report: Report) -> str:
+    """Rebuilt objects in clutter before and after they are settled."""
     rows = []
     for kind, figures in report["kinds"].items():
         changes = [f"{row['before']:.2f} → {row['after']:.2f} ({100 * row['change']:+.0f} %)"
@@ -333,11 +325,9 @@ def physics() -> str:
             + table(("scenes", "objects", "penetration mm", "gap mm", "CD mm", "refused", "settle ms"), rows))
 
 
-def grasping() -> str:
-    """Grasps in simulation, from benchmarks/results/grasp.json."""
-    report = read_result("grasp")
-    if report is None:
-        return ""
+@of("grasp")
+def grasping(report: Report) -> str:
+    """Grasps in simulation."""
     rows = []
     for scenes, methods in report["scenes"].items():
         for method, figures in methods.items():
@@ -359,7 +349,7 @@ PARTS: dict[str, Callable[[], str]] = {
 } | {f"shape_{name}": partial(shape_section, name) for name in SHAPE_SECTIONS}
 
 
-def read_result(name: str) -> dict[str, Any] | None:
+def read_result(name: str) -> Report | None:
     """A benchmark's report; None where it has not been measured, or only by a quick run."""
     file = RESULTS / f"{name}.json"
     report = json.loads(file.read_text()) if file.exists() else {"quick": True}

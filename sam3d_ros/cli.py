@@ -28,7 +28,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "reconstruct": Command("sam3d_ros.reconstruct", "rebuild the objects of frame folders"),
     "replay": Command("sam3d_ros.replay", "rebuild the objects of a recorded bag and write them into a new bag"),
-    "export-scene": Command("sam3d_ros.scene.export_command", "write rebuilt objects as a scene for a simulator"),
+    "export-scene": Command("sam3d_ros.export_scene", "write rebuilt objects as a scene for a simulator"),
     "demo": Command("sam3d_ros.demo", "run the simulated camera and the node together and draw the result"),
     "bench": Command("sam3d_ros.evaluation.cli", "measure accuracy and latency"),
     "train": Command("sam3d_ros.training.train", "train a student"),

@@ -1,7 +1,6 @@
 """What the demo leaves behind: errors to the truth, latency, and pictures."""
 from __future__ import annotations
 
-import colorsys
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from .evaluation.metrics import compare
 from .perception.folder import write_ply
 from .perception.frame import Intrinsics
+from .ros.debug_image import label_colour
 from .synth.raycaster import Body, Lamp, Raycaster, vertex_paint
 from .synth.tabletop import camera_intrinsics, framing_pose
 
@@ -115,7 +115,7 @@ Position: between the centroids. Size error: the largest along the rebuilt objec
 Seen: share of the surface that the camera sees."""
 
 
-# ------------------------------------------------------------------------------------------------------- figures
+# Figures
 
 def match(truth: Sequence[PosedMesh], rebuilt: Sequence[PosedMesh]) -> dict[int, int]:
     """Index in truth -> index in rebuilt: the pairing of least total distance, pairs within MATCH_DISTANCE only."""
@@ -178,13 +178,7 @@ def markdown_table(errors: Sequence[ObjectErrors], times: Timing) -> str:
     return "\n".join([*lines, "", summary, "", EXPLANATION, ""])
 
 
-# ------------------------------------------------------------------------------------------------------ pictures
-
-def label_colour(label: int) -> tuple[int, int, int]:
-    """A colour for each label, neighbours far apart in hue (golden-ratio steps)."""
-    r, g, b = colorsys.hsv_to_rgb((0.03 + label * 0.618034) % 1, 0.85, 1.0)
-    return round(255 * r), round(255 * g), round(255 * b)
-
+# Pictures
 
 def outlined(colour: np.ndarray, labels: np.ndarray, width: int) -> np.ndarray:
     """The image (H, W, 3) uint8 with each instance tinted and outlined inwards, `width` pixels wide."""
@@ -287,7 +281,7 @@ def _grid(panels: Sequence[tuple[str, Image.Image]]) -> Image.Image:
     return sheet
 
 
-# --------------------------------------------------------------------------------------------------------- files
+# Files
 
 def write_report(recording: Recording, folder: Path) -> str:
     """Write input.png, overview.png, objects/*.ply, table.md and results.json; returns the table."""

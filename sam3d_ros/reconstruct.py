@@ -12,12 +12,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sam3d_ros.engine_cli import show_progress
+from sam3d_ros.perception.config import DEFAULTS, RANGES, PipelineConfig
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import clear_objects, read_frame_folder, write_objects
 from sam3d_ros.perception.frame import Frame
-from sam3d_ros.perception.masks import label_areas, select
-from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig, PipelineResult, Rejection
-from sam3d_ros.perception.ranges import RANGES
+from sam3d_ros.perception.masks import select
+from sam3d_ros.perception.objects import Rejection
+from sam3d_ros.perception.pipeline import Pipeline, PipelineResult
 from sam3d_ros.runtime.engine import ENGINE_CHOICES, MODEL_HELP, PRECISIONS
 from sam3d_ros.scene.rebuild import reconstruct, warm_up
 from sam3d_ros.terminal import in_range, printable
@@ -35,19 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options that `pipeline_config` reads; other subcommands that reconstruct take them too."""
-    default = PipelineConfig()
     group = parser.add_argument_group("reconstruction")
-    group.add_argument("--model", default=default.model,
+    group.add_argument("--model", default=DEFAULTS.model,
                        help=f"{MODEL_HELP} (default: %(default)s)")
-    group.add_argument("--engine", choices=ENGINE_CHOICES, default=default.engine,
+    group.add_argument("--engine", choices=ENGINE_CHOICES, default=DEFAULTS.engine,
                        help="what runs the student (default: %(default)s)")
-    group.add_argument("--precision", choices=PRECISIONS, default=default.precision,
+    group.add_argument("--precision", choices=PRECISIONS, default=DEFAULTS.precision,
                        help="arithmetic of the engine (default: %(default)s)")
-    group.add_argument("--threads", type=in_range(int, *RANGES["threads"]), default=default.threads, metavar="N",
+    group.add_argument("--threads", type=in_range(int, *RANGES["threads"]), default=DEFAULTS.threads, metavar="N",
                        help="CPU threads of engine and surfaces, 0 for all cores (default: %(default)s)")
-    group.add_argument("--max-objects", type=in_range(int, *RANGES["max_objects"]), default=default.max_objects,
+    group.add_argument("--max-objects", type=in_range(int, *RANGES["max_objects"]), default=DEFAULTS.max_objects,
                        metavar="N", help="objects per frame, the largest masks first (default: %(default)s)")
-    group.add_argument("--max-faces", type=in_range(int, *RANGES["max_faces"]), default=default.max_faces,
+    group.add_argument("--max-faces", type=in_range(int, *RANGES["max_faces"]), default=DEFAULTS.max_faces,
                        metavar="N", help="triangles per mesh (default: %(default)s)")
     group.add_argument("--no-symmetry", dest="symmetry", action="store_false",
                        help="do not complete hidden sides by planes of symmetry")
@@ -125,9 +125,7 @@ def _chosen(frame: Frame, max_objects: int) -> tuple[Frame, tuple[Fault, ...]]:
     Raises Fault MASK_EMPTY, MASK_ALL_FOREGROUND.
     """
     selected = select(frame.labels, frame.instances, max_objects)
-    present = label_areas(frame.labels)
-    absent = tuple(instance for instance in frame.instances if instance.label not in present)
-    return replace(frame, instances=selected.instances + absent), selected.warnings
+    return replace(frame, instances=selected.instances + selected.absent), selected.warnings
 
 
 def rejection_lines(rejections: Sequence[Rejection]) -> Iterator[str]:

@@ -24,7 +24,7 @@ from sam3d_ros.ros.messages import MeshSchedule, PlacedObject, object_mesh_array
 from sam3d_ros.ros.parameters import MASK_FORMATS, Settings
 from sam3d_ros.ros.synchroniser import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, MASKS, Match, Synchroniser
 from sam3d_ros.scene import rebuild
-from sam3d_ros.scene.resting import ContactSolver, Resting
+from sam3d_ros.scene.resting import Resting
 from sam3d_ros.scene.tracker import Tracker
 from sam3d_ros.terminal import in_range, printable
 
@@ -172,7 +172,7 @@ class Replay:
         self._settings = settings
         self._classes = classes
         self._writer = writer
-        self._tracker = Tracker(resting=Resting(ContactSolver()))
+        self._tracker = Tracker(resting=Resting())
         self._schedule = MeshSchedule()
         self._first_faults: dict[FaultCode, Fault] = {}
         self._fault_counts: collections.Counter[FaultCode] = collections.Counter()

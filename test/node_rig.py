@@ -2,14 +2,17 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TransformStamped
+from made_objects import BOX_CORNERS, BOX_SIDES, made_object
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
@@ -18,9 +21,10 @@ from std_msgs.msg import Header
 
 from sam3d_ros.msg import ObjectMeshArray
 from sam3d_ros.nodes.sam3d_node import SUCCESS, Sam3dNode
-from sam3d_ros.perception.frame import Frame, Instance, back_project
-from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
-from sam3d_ros.perception.pipeline import PipelineResult, check_frame
+from sam3d_ros.perception.faults import Fault, FaultCode
+from sam3d_ros.perception.frame import Frame, Instance, back_project, check_frame
+from sam3d_ros.perception.objects import ReconstructedObject, Rejection, Status
+from sam3d_ros.perception.pipeline import PipelineResult
 from sam3d_ros.perception.support import support_plane
 from sam3d_ros.ros.images import encode_image, stamp_message
 from sam3d_ros.ros.transforms import transform_from_matrix
@@ -29,9 +33,6 @@ WIDTH, HEIGHT, FOCAL = 64, 48, 60.0
 TABLE, OBJECT = 1.0, 0.8  # metres from the camera
 SIZE = np.array([2 / 15, 0.16, 0.04])    # as large as the scene's object looks; x is the camera's y
 _numbers = itertools.count()
-CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32) / 2
-SIDES = np.array([[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1],
-                  [2, 3, 7], [2, 7, 6], [0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3]], np.uint32)
 
 
 def block(frame: Frame, instance: Instance) -> ReconstructedObject:
@@ -43,14 +44,12 @@ def block(frame: Frame, instance: Instance) -> ReconstructedObject:
     points = back_project(frame.depth, frame.intrinsics, rows, columns)
     camera_from_object = np.array([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     camera_from_object[:3, 3] = np.median(points, axis=0)
-    return ReconstructedObject(
-        label=instance.label, class_id=instance.class_id, score=instance.score, detector_id=instance.detector_id,
-        camera_from_object=camera_from_object, pose_covariance=np.diag([1e-4, 4e-4, 9e-4, 0.01, 0.02, 0.03]),
-        size=SIZE, vertices=(CORNERS * SIZE + [0, 0, SIZE[2] / 2]).astype(np.float32), triangles=SIDES,
-        vertex_rgba=np.full((8, 4), 255, np.uint8), vertex_std=np.full(8, 0.002, np.float32),
-        scale_source=ScaleSource.DEPTH, scale_std=0.02, visible_fraction=0.4,
-        status=Status.LOW_QUALITY if instance.is_box else Status.OK,
-        observed_points=points.astype(np.float32), observed_rgb=frame.colour[rows, columns])
+    return made_object(
+        BOX_CORNERS * SIZE + [0, 0, SIZE[2] / 2], BOX_SIDES, camera_from_object, label=instance.label,
+        class_id=instance.class_id, score=instance.score, detector_id=instance.detector_id, size=SIZE,
+        pose_covariance=np.diag([1e-4, 4e-4, 9e-4, 0.01, 0.02, 0.03]), scale_std=0.02,
+        status=Status.LOW_QUALITY if instance.is_box else Status.OK, observed_points=points.astype(np.float32),
+        observed_rgb=frame.colour[rows, columns])
 
 
 class BlockPipeline:
@@ -77,6 +76,34 @@ class BlockPipeline:
 
     def close(self) -> None:
         self.closed = True
+
+
+class HeldPipeline(BlockPipeline):
+    """One whose work, once it has begun (`busy`), does not go on before it may (`go_on`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.busy, self.go_on = threading.Event(), threading.Event()
+
+    def run(self, frame: Frame, earlier: Any, on_stage: Callable[[str], None], others: Any) -> PipelineResult:
+        self.busy.set()
+        self.go_on.wait(20)
+        return super().run(frame, earlier, on_stage, others)
+
+
+class RefusingPipeline(BlockPipeline):
+    """One that refuses the object with a label."""
+
+    def __init__(self, label: int):
+        super().__init__()
+        self._label = label
+
+    def run(self, frame: Frame, earlier: Any, on_stage: Callable[[str], None], others: Any) -> PipelineResult:
+        result = super().run(frame, earlier, on_stage, others)
+        fault = Fault(FaultCode.TOO_FEW_POINTS, f"label {self._label}: 40 readings")
+        refused = tuple(Rejection(item.label, fault) for item in result.objects if item.label == self._label)
+        return replace(result, objects=[item for item in result.objects if item.label != self._label],
+                       rejections=refused)
 
 
 def scene(two: bool = False, shift: int = 0) -> dict[str, Any]:

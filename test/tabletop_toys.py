@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import trimesh
+from made_objects import made_object
 
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
-from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
+from sam3d_ros.perception.objects import ReconstructedObject
 
 CAMERA = Intrinsics(240, 180, 230.0, 230.0, 119.5, 89.5)
 NOISE = 0.0012            # metres at 1 m, growing with the square
@@ -99,11 +100,4 @@ def reconstruction(toy: Toy, camera_from_object: np.ndarray, label: int, error: 
                    seed: int = 0) -> ReconstructedObject:
     """What a reconstruction would give of a toy."""
     mesh = toy.mesh(error, seed)
-    count = len(mesh.vertices)
-    return ReconstructedObject(
-        label=label, class_id="", score=1.0, detector_id="", camera_from_object=camera_from_object,
-        pose_covariance=np.diag([1e-6] * 3 + [1e-4] * 3), size=toy.size.copy(),
-        vertices=mesh.vertices.astype(np.float32), triangles=mesh.faces.astype(np.uint32),
-        vertex_rgba=np.full((count, 4), 255, np.uint8), vertex_std=np.full(count, 0.002, np.float32),
-        scale_source=ScaleSource.DEPTH, scale_std=0.01, visible_fraction=0.4, status=Status.OK,
-        observed_points=np.zeros((0, 3), np.float32), observed_rgb=np.zeros((0, 3), np.uint8))
+    return made_object(mesh.vertices, mesh.faces, camera_from_object, label=label, size=toy.size.copy())

@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import trimesh
+from made_objects import BOX_CORNERS, BOX_SIDES, made_object
 from PIL import Image
 
 import sam3d_ros
 from sam3d_ros import cli, engine_cli, reconstruct
+from sam3d_ros.perception.config import RANGES, PipelineConfig
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import write_frame_folder
-from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
-from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
-from sam3d_ros.perception.pipeline import PipelineConfig, PipelineResult, Rejection, check_frame
-from sam3d_ros.perception.ranges import RANGES
+from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, check_frame
+from sam3d_ros.perception.objects import ReconstructedObject, Rejection
+from sam3d_ros.perception.pipeline import PipelineResult
 from sam3d_ros.runtime import cuda
 from sam3d_ros.runtime.engine_cache import EngineCache, EngineKey
 
@@ -50,16 +51,9 @@ class FakePipeline:
 
 
 def box(instance: Instance) -> ReconstructedObject:
-    mesh = trimesh.creation.box((0.1, 0.2, 0.3))
     pose = np.eye(4)
     pose[:3, 3] = 0.2 * instance.label, 0, 0.8
-    return ReconstructedObject(
-        label=instance.label, class_id=instance.class_id, score=1.0, detector_id="", camera_from_object=pose,
-        pose_covariance=np.eye(6), size=np.array([0.1, 0.2, 0.3]), vertices=mesh.vertices.astype(np.float32),
-        triangles=mesh.faces.astype(np.uint32), vertex_rgba=np.full((8, 4), 255, np.uint8),
-        vertex_std=np.zeros(8, np.float32), scale_source=ScaleSource.DEPTH, scale_std=0.02, visible_fraction=0.4,
-        status=Status.OK, observed_points=np.zeros((0, 3), np.float32),
-        observed_rgb=np.zeros((0, 3), np.uint8))
+    return made_object(BOX_CORNERS * [0.1, 0.2, 0.3], BOX_SIDES, pose, label=instance.label, class_id=instance.class_id)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from sam3d_ros.perception.cube import (
     rotation_towards,
 )
 from sam3d_ros.perception.evidence import Observation, first_view, further_view, support_row
-from sam3d_ros.perception.frame import Frame, Intrinsics, back_project
+from sam3d_ros.perception.frame import Frame, Intrinsics, back_project, nearest_pixels
 from sam3d_ros.runtime.signature import CROP, CROP_SPAN
 
 CAMERA = Intrinsics(160, 120, 200.0, 210.0, 79.5, 59.5)
@@ -42,6 +42,17 @@ def test_back_projection_puts_pixel_centres_at_integers():
     depth[100, 20] = 2.0
     point = back_project(depth, CAMERA, np.array([100]), np.array([20]))
     np.testing.assert_allclose(point, [[(20 - 79.5) / 200 * 2, (100 - 59.5) / 210 * 2, 2.0]])
+
+
+def test_points_are_shown_by_the_pixels_they_were_read_at_if_these_are_in_the_image():
+    depth = np.full((120, 160), 1.3, np.float32)
+    every = np.indices(depth.shape).reshape(2, -1)
+    rows, columns, inside = nearest_pixels(back_project(depth, CAMERA, *every), CAMERA)
+    np.testing.assert_array_equal([rows, columns], every)
+    assert inside.all()
+    beside = back_project(depth, CAMERA, *every[:, :1]) - [[0.6 * 1.3 / 200, 0, 0]]        # 0.6 pixels
+    *pixel, inside = nearest_pixels(np.concatenate([beside, -beside]), CAMERA)             # and behind the camera
+    assert not inside.any() and not np.any(pixel)
 
 
 def test_virtual_camera_looks_along_the_direction_and_stays_level():

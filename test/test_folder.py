@@ -11,12 +11,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import trimesh
+from made_objects import BOX_CORNERS, BOX_SIDES, made_object
 from PIL import Image
 
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import read_frame_folder, write_frame_folder, write_objects
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
-from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
+from sam3d_ros.perception.objects import ReconstructedObject, Status
 
 INTRINSICS = Intrinsics(6, 4, 100.5, 101.0, 2.5, 1.25)
 
@@ -32,16 +33,11 @@ def make_frame() -> Frame:
 
 
 def make_object(label: int = 3) -> ReconstructedObject:
-    box = trimesh.creation.box((0.1, 0.2, 0.3))
     pose = np.eye(4)
     pose[:3, 3] = 0.1, -0.2, 0.8
-    return ReconstructedObject(
-        label=label, class_id="box", score=0.5, detector_id="", camera_from_object=pose,
-        pose_covariance=np.eye(6), size=np.array([0.1, 0.2, 0.3]), vertices=box.vertices.astype(np.float32),
-        triangles=box.faces.astype(np.uint32), vertex_rgba=np.full((8, 4), (10, 20, 30, 255), np.uint8),
-        vertex_std=np.zeros(8, np.float32), scale_source=ScaleSource.DEPTH, scale_std=0.02, visible_fraction=0.4,
-        status=Status.OK, observed_points=np.zeros((0, 3), np.float32),
-        observed_rgb=np.zeros((0, 3), np.uint8))
+    return made_object(BOX_CORNERS * [0.1, 0.2, 0.3], BOX_SIDES, pose, label=label, class_id="box", score=0.5,
+                       size=np.array([0.1, 0.2, 0.3]), vertex_rgba=np.full((8, 4), (10, 20, 30, 255), np.uint8),
+                       scale_std=0.02)
 
 
 @pytest.fixture

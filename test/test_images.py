@@ -1,5 +1,7 @@
-"""Images and camera_info to arrays and back."""
+"""Images and camera_info to arrays and back, and the picture of what was seen."""
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 from sam3d_ros.perception.faults import Fault, FaultCode  # noqa: E402
+from sam3d_ros.perception.frame import Frame, Instance, Intrinsics  # noqa: E402
+from sam3d_ros.ros.debug_image import draw, label_colour  # noqa: E402
 from sam3d_ros.ros.images import (  # noqa: E402
     decode_camera_info,
     decode_colour,
@@ -173,3 +177,19 @@ def test_camera_info_faults(fields: dict, code: FaultCode):
 
 def test_stamps():
     assert stamp_ns(stamp_message(1_700_000_000_123_456_789)) == 1_700_000_000_123_456_789
+
+
+def test_the_debug_image_shows_masks_and_where_vertices_are():
+    """A mask on the left, and an object seen at column 20, row 10, part of which is behind the camera."""
+    labels = np.zeros((24, 32), np.int32)
+    labels[4:8, 2:6] = 3
+    frame = Frame(np.full((24, 32, 3), 100, np.uint8), None, labels, Intrinsics(32, 24, 50.0, 50.0, 15.5, 11.5),
+                  (Instance(3),))
+    pose = np.eye(4)
+    pose[:3, 3] = (20 - 15.5) / 50 * 2, (10 - 11.5) / 50 * 2, 2
+    shown = SimpleNamespace(label=5, vertices=np.array([[0, 0, 0], [0, 0, -4]]), camera_from_object=pose)
+    picture = draw(frame, [shown])
+    changed = (picture != frame.colour).any(axis=2)
+    assert changed[labels == 3].all() and changed.sum() == (labels == 3).sum() + 1
+    assert tuple(picture[10, 20]) == label_colour(5)
+    np.testing.assert_allclose(picture[4, 2], 0.6 * 100 + 0.4 * np.array(label_colour(3)), atol=1)

@@ -111,6 +111,7 @@ def test_select_keeps_the_largest_in_the_order_of_labels():
     labels = blocks(l1=(slice(0, 2), slice(0, 2)), l4=(slice(10, 20), slice(10, 20)), l2=(slice(30, 38), slice(30, 38)))
     chosen = masks.select(labels, [Instance(label) for label in (1, 4, 2, 99)], 2)
     assert [i.label for i in chosen.instances] == [2, 4]
+    assert chosen.absent == (Instance(99),)
     assert [fault.code for fault in chosen.warnings] == [FaultCode.TOO_MANY_OBJECTS]
     assert chosen.labels is labels
 
@@ -176,7 +177,7 @@ def chosen(segmentation: masks.Segmentation, **goal) -> list[int]:
     """Numbers of the instances that a goal means."""
     pytest.importorskip("rclpy")
     from sam3d_ros.action import Reconstruct
-    from sam3d_ros.ros.requests import choose
+    from sam3d_ros.ros.goal_masks import choose
     return [i.number for i in choose(Reconstruct.Goal(**goal), segmentation, 40, 60, 9).instances]
 
 

@@ -13,12 +13,13 @@ import pytest
 pytest.importorskip("rclpy")
 
 from geometry_msgs.msg import Point, Pose  # noqa: E402
+from made_objects import made_object  # noqa: E402
 from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from visualization_msgs.msg import Marker  # noqa: E402
 
 from sam3d_ros.msg import ObjectMesh, ObjectMeshArray  # noqa: E402
-from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status  # noqa: E402
+from sam3d_ros.perception.objects import ReconstructedObject, Status  # noqa: E402
 from sam3d_ros.ros.images import stamp_message  # noqa: E402
 from sam3d_ros.ros.messages import (  # noqa: E402
     MarkerTracker,
@@ -30,7 +31,6 @@ from sam3d_ros.ros.messages import (  # noqa: E402
     object_mesh_array,
     object_points,
     pose_array,
-    vertex_normals,
 )
 from sam3d_ros.ros.optional import optional  # noqa: E402
 from sam3d_ros.ros.transforms import matrix_from_pose  # noqa: E402
@@ -47,13 +47,13 @@ CAMERA_FROM_OBJECT = np.array([[0.0, -1, 0, 0.1], [1, 0, 0, 0.2], [0, 0, 1, 0.8]
 
 
 def tetrahedron(**fields: Any) -> ReconstructedObject:
-    obj = ReconstructedObject(
-        label=3, class_id="cup", score=0.75, detector_id="t1", camera_from_object=CAMERA_FROM_OBJECT,
-        pose_covariance=np.diag([1.0, 2, 3, 4, 5, 6]), size=np.array([0.3, 0.2, 0.1]), vertices=VERTICES,
-        triangles=TRIANGLES, vertex_rgba=np.tile(np.uint8([255, 128, 0, 255]), (4, 1)),
-        vertex_std=np.float32([0.001, 0.002, 0.003, 0.004]), scale_source=ScaleSource.DEPTH, scale_std=0.02,
-        visible_fraction=0.5, status=Status.LOW_QUALITY,
-        observed_points=np.float32([[0.1, 0.2, 0.8], [0.0, 0.0, 1.0]]), observed_rgb=np.uint8([[255, 0, 0], [1, 2, 3]]))
+    obj = made_object(
+        VERTICES, TRIANGLES, CAMERA_FROM_OBJECT, label=3, class_id="cup", score=0.75, detector_id="t1",
+        pose_covariance=np.diag([1.0, 2, 3, 4, 5, 6]), size=np.array([0.3, 0.2, 0.1]),
+        vertex_rgba=np.tile(np.uint8([255, 128, 0, 255]), (4, 1)),
+        vertex_std=np.float32([0.001, 0.002, 0.003, 0.004]), scale_std=0.02, visible_fraction=0.5,
+        status=Status.LOW_QUALITY, observed_points=np.float32([[0.1, 0.2, 0.8], [0.0, 0.0, 1.0]]),
+        observed_rgb=np.uint8([[255, 0, 0], [1, 2, 3]]))
     return replace(obj, **fields)
 
 
@@ -97,12 +97,6 @@ def test_an_off_centre_vertex_lands_where_the_camera_saw_it():
 def test_poses():
     [pose] = pose_array([placed()], HEADER).poses
     np.testing.assert_allclose(matrix_from_pose(pose)[:3, 3], [0.1, -0.2, 0.2], atol=1e-12)
-
-
-def test_normals_point_outwards():
-    normals = vertex_normals(VERTICES, TRIANGLES)
-    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1)
-    assert np.all(np.einsum("ij,ij->i", normals, VERTICES - VERTICES.mean(axis=0)) > 0)
 
 
 def test_markers_are_added_kept_and_deleted():

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ pytest.importorskip("rclpy")
 
 import rclpy  # noqa: E402
 from geometry_msgs.msg import PoseArray, TransformStamped  # noqa: E402
-from node_rig import FOCAL, HEIGHT, OBJECT, WIDTH, BlockPipeline, Rig, scene  # noqa: E402
+from node_rig import FOCAL, HEIGHT, OBJECT, WIDTH, BlockPipeline, HeldPipeline, Rig, scene  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2  # noqa: E402
 from stand_ins import provide_tf2_ros  # noqa: E402
@@ -404,16 +403,9 @@ def test_a_programming_error_is_reported_and_survived():
 
 def test_callbacks_do_not_wait_for_inference():
     """While the worker is busy, a service is still answered."""
-    busy, go_on = threading.Event(), threading.Event()
-
-    class Slow(BlockPipeline):
-        def run(self, frame: Any, earlier: Any, on_stage: Any, others: Any) -> PipelineResult:
-            busy.set()
-            go_on.wait(20)
-            return super().run(frame, earlier, on_stage, others)
-    with Rig(Slow()) as rig:
-        rig.send_until(lambda: rig.send(scene()), busy.is_set)
+    with Rig(HeldPipeline()) as rig:
+        rig.send_until(lambda: rig.send(scene()), rig.pipeline.busy.is_set)
         assert call(rig, SetBool, "enable", SetBool.Request(data=True)).success
-        go_on.set()
+        rig.pipeline.go_on.set()
         rig.wait(lambda: rig.objects)
     assert rclpy.ok()

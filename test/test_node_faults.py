@@ -11,14 +11,13 @@ import pytest
 pytest.importorskip("rclpy")
 
 from geometry_msgs.msg import TransformStamped  # noqa: E402
-from node_rig import HEIGHT, OBJECT, WIDTH, BlockPipeline, Rig, scene  # noqa: E402
+from node_rig import HEIGHT, OBJECT, WIDTH, RefusingPipeline, Rig, scene  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 from stand_ins import provide_tf2_ros  # noqa: E402
 
-from sam3d_ros.perception.faults import Fault, FaultCode  # noqa: E402
+from sam3d_ros.perception.faults import FaultCode  # noqa: E402
 from sam3d_ros.perception.frame import Frame  # noqa: E402
-from sam3d_ros.perception.pipeline import PipelineResult, Rejection  # noqa: E402
 from sam3d_ros.ros.images import decode_pixels, encode_image, stamp_message  # noqa: E402
 from sam3d_ros.ros.transforms import matrix_from_pose  # noqa: E402
 
@@ -303,14 +302,7 @@ def test_transform_not_there(monkeypatch: pytest.MonkeyPatch, offset_s: float | 
 
 def test_a_fault_of_what_is_no_more_goes():
     """Of an object that has left; of images when none is worked on any more; of a job that a deactivated node had."""
-    class Refusing(BlockPipeline):
-        def run(self, frame: Frame, earlier: Any, on_stage: Any, others: Any) -> PipelineResult:
-            result = super().run(frame, earlier, on_stage, others)
-            refused = tuple(Rejection(item.label, Fault(FaultCode.TOO_FEW_POINTS, f"label {item.label}"))
-                            for item in result.objects if item.label == 8)
-            return PipelineResult([item for item in result.objects if item.label != 8], refused, {}, result.plane)
-
-    with Rig(Refusing(), reconstruct_hz=20.0) as rig:
+    with Rig(RefusingPipeline(8), reconstruct_hz=20.0) as rig:
         rig.send_until(lambda: rig.send(scene(two=True)), lambda: "TOO_FEW_POINTS" in rig.codes())
         rig.send_until(lambda: rig.send(scene()), lambda: rig.codes()[-1] == "OK")
 

@@ -13,7 +13,7 @@ pytest.importorskip("rclpy")
 
 from action_msgs.msg import GoalStatus  # noqa: E402
 from geometry_msgs.msg import Point  # noqa: E402
-from node_rig import FOCAL, HEIGHT, OBJECT, WIDTH, BlockPipeline, Rig, scene  # noqa: E402
+from node_rig import FOCAL, HEIGHT, OBJECT, WIDTH, BlockPipeline, RefusingPipeline, Rig, scene  # noqa: E402
 from rclpy.action import ActionClient  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from sensor_msgs.msg import RegionOfInterest  # noqa: E402
@@ -22,8 +22,7 @@ from stand_ins import provide_tf2_ros  # noqa: E402
 from sam3d_ros.action import Reconstruct  # noqa: E402
 from sam3d_ros.msg import ObjectMeshArray  # noqa: E402
 from sam3d_ros.nodes.sam3d_node import SUCCESS  # noqa: E402
-from sam3d_ros.perception.faults import Fault, FaultCode  # noqa: E402
-from sam3d_ros.perception.pipeline import PipelineResult, Rejection  # noqa: E402
+from sam3d_ros.perception.pipeline import PipelineResult  # noqa: E402
 from sam3d_ros.ros.images import stamp_ns  # noqa: E402
 from sam3d_ros.ros.transforms import matrix_from_pose  # noqa: E402
 
@@ -168,18 +167,8 @@ def test_a_goal_while_the_camera_moves_answers_in_the_target_frame(monkeypatch: 
             np.testing.assert_allclose(place, [POSITION[0], -POSITION[1], 1.0 - OBJECT], atol=0.01)
 
 
-class Refusing(BlockPipeline):
-    """Refuses object 7."""
-
-    def run(self, frame: Any, earlier: Any, on_stage: Any, others: Any) -> PipelineResult:
-        result = super().run(frame, earlier, on_stage, others)
-        fault = Fault(FaultCode.TOO_FEW_POINTS, "label 7: 40 readings")
-        refused = tuple(Rejection(item.label, fault) for item in result.objects if item.label == 7)
-        return PipelineResult([item for item in result.objects if item.label != 7], refused, {}, result.plane)
-
-
 def test_a_goal_that_comes_to_nothing_is_aborted_by_name():
-    with Rig(Refusing(), enabled=False) as rig:
+    with Rig(RefusingPipeline(7), enabled=False) as rig:
         response = Goal(rig, Reconstruct.Goal(labels=[7])).result(two_objects)
         assert response.status == GoalStatus.STATUS_ABORTED and not response.result.success
         assert "TOO_FEW_POINTS: label 7" in response.result.message

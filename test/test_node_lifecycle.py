@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,13 @@ pytest.importorskip("rclpy")
 
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
-from node_rig import BlockPipeline, Rig, scene  # noqa: E402
+from node_rig import HeldPipeline, Rig, scene  # noqa: E402
 from rclpy.action import ActionClient  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from stand_ins import provide_tf2_ros  # noqa: E402
 
 from sam3d_ros.action import Reconstruct  # noqa: E402
 from sam3d_ros.nodes.sam3d_node import FAILURE, SUCCESS, load_pipeline  # noqa: E402
-from sam3d_ros.perception.pipeline import PipelineResult  # noqa: E402
 from sam3d_ros.ros.optional import optional  # noqa: E402
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("ros")]
@@ -70,18 +69,11 @@ def test_fifty_loops_leak_nothing(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_deactivate_during_inference_publishes_nothing():
-    busy, go_on = threading.Event(), threading.Event()
-
-    class Slow(BlockPipeline):
-        def run(self, frame: Any, earlier: Any, on_stage: Callable[[str], None], others: Any) -> PipelineResult:
-            busy.set()
-            go_on.wait(20)
-            return super().run(frame, earlier, on_stage, others)
-    with Rig(Slow()) as rig:
-        rig.send_until(lambda: rig.send(scene()), busy.is_set)
+    with Rig(HeldPipeline()) as rig:
+        rig.send_until(lambda: rig.send(scene()), rig.pipeline.busy.is_set)
         assert rig.node.trigger_deactivate() == SUCCESS
         assert rig.node.trigger_activate() == SUCCESS  # at once: the old result must not come out of the new activation
-        go_on.set()
+        rig.pipeline.go_on.set()
         rig.spin(0.3)
         assert rig.objects == []
         assert rig.good().objects
@@ -182,6 +174,7 @@ sys.exit(main(sys.argv, load))
 INTERRUPTED = """
 import os, signal, sys, time, rclpy
 from sam3d_ros.nodes import sam3d_node
+from sam3d_ros.ros import goals
 
 def interrupted(holder, name):
     make = getattr(holder, name)
@@ -192,7 +185,7 @@ def interrupted(holder, name):
         return make(*args, **kwargs)
     setattr(holder, name, make_late)
 
-interrupted(sam3d_node.Sam3dNode if sys.argv[1].startswith("create") else sam3d_node, sys.argv[1])
+interrupted(sam3d_node.Sam3dNode if sys.argv[1].startswith("create") else goals, sys.argv[1])
 sys.exit(sam3d_node.main(sys.argv))
 """
 

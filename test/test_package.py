@@ -100,6 +100,31 @@ def test_imports_keep_to_their_layer(forbidden, allowed_in):
     assert [file for file in importing if file.parts[0] not in allowed_in] == []
 
 
+# Folder -> folders of this package that it may import from: the way of the data, and nothing back.
+USES = {
+    "runtime": {"models"},                 # only for the engine in PyTorch
+    "models": {"runtime"},                 # the signature of the graph
+    "perception": {"runtime"},
+    "scene": {"perception"},
+    "grasping": {"perception"},
+    "synth": {"perception"},
+    "ros": {"perception", "runtime", "scene", "msg", "action"},
+}
+
+
+@pytest.mark.parametrize("folder", USES)
+def test_folders_are_used_in_one_direction(folder):
+    used = set()
+    for file in (ROOT / "sam3d_ros" / folder).glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                if node.level == 2:
+                    used |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+                elif node.level == 0 and node.module.startswith("sam3d_ros."):
+                    used.add(node.module.split(".")[1])
+    assert used - {folder} <= USES[folder]
+
+
 def test_compiled_code_depends_on_its_own_file_alone():
     """Numba keeps what it has compiled until that file changes, with the functions and constants of others in it."""
     for file in SOURCES:

@@ -10,8 +10,8 @@ pytest.importorskip("rclpy")
 from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 
+from sam3d_ros.perception.config import PipelineConfig  # noqa: E402
 from sam3d_ros.perception.faults import Fault, FaultCode  # noqa: E402
-from sam3d_ros.perception.pipeline import PipelineConfig  # noqa: E402
 from sam3d_ros.ros.parameters import Parameters, Settings, descriptor, markdown_table, pipeline_config  # noqa: E402
 
 FIELDS = dataclasses.fields(Settings)
@@ -86,3 +86,5 @@ def test_the_table_has_a_row_for_each_parameter():
     rows = markdown_table().splitlines()[2:]
     assert [row.split("|")[1].strip(" `") for row in rows] == [field.name for field in FIELDS]
     assert all(row.count("|") == rows[0].count("|") for row in rows)
+    [history] = [row for row in rows if "`history_bytes`" in row]
+    assert "| 1048576 to 1099511627776 | bytes |" in history

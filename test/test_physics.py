@@ -1,4 +1,4 @@
-"""Poses settled by contact and gravity, and convex pieces."""
+"""Poses settled by contact and gravity, and surfaces that give way before."""
 from __future__ import annotations
 
 import dataclasses
@@ -7,14 +7,13 @@ import time
 import numpy as np
 import pytest
 import trimesh
+from made_objects import made_object
 from numba.core.dispatcher import Dispatcher
-from scipy.spatial import ConvexHull
 
-from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
+from sam3d_ros.perception.objects import ReconstructedObject
 from sam3d_ros.perception.raycasting import raycasting_scene
 from sam3d_ros.scene import distance_grid, physics, rebuild, solid
 from sam3d_ros.scene import yielding as giving
-from sam3d_ros.scene.convex import convex_pieces
 from sam3d_ros.scene.physics import TOUCH, Body, Outcome, rigid_covariance, settle
 from sam3d_ros.scene.solid import solid_from_mesh
 from sam3d_ros.scene.yielding import yielding
@@ -108,13 +107,8 @@ def test_eight_bodies_take_milliseconds():
 def rebuilt(mesh: trimesh.Trimesh, position, std: float) -> ReconstructedObject:
     pose = np.eye(4)
     pose[:3, 3] = position
-    return ReconstructedObject(
-        label=1, class_id="", score=1.0, detector_id="", camera_from_object=pose, pose_covariance=COVARIANCE,
-        size=mesh.extents, vertices=mesh.vertices.astype(np.float32), triangles=mesh.faces.astype(np.uint32),
-        vertex_rgba=np.zeros((len(mesh.vertices), 4), np.uint8),
-        vertex_std=np.full(len(mesh.vertices), std, np.float32),
-        scale_source=ScaleSource.DEPTH, scale_std=0.01, visible_fraction=0.4, status=Status.OK,
-        observed_points=np.empty((0, 3), np.float32), observed_rgb=np.empty((0, 3), np.uint8))
+    return made_object(mesh.vertices, mesh.faces, pose, pose_covariance=COVARIANCE,
+                       vertex_std=np.full(len(mesh.vertices), std, np.float32))
 
 
 def test_unsure_surfaces_give_way_and_the_rest_stays():
@@ -236,27 +230,3 @@ def test_what_was_seen_holds_the_mesh():
     assert found[2] < 0.001 and found[0] > 2 * found[2] and found[1] > 2 * found[2]
     sure = dataclasses.replace(item, pose_covariance=np.eye(6) * 1e-8)
     assert (np.diag(rigid_covariance(sure)) < [1e-6] * 3 + [1e-5] * 3).all()
-
-
-def volume(pieces: list[np.ndarray]) -> float:
-    return sum(ConvexHull(piece).volume for piece in pieces)
-
-
-def test_convex_pieces():
-    ball = trimesh.creation.icosphere(3, 0.05)
-    assert len(convex_pieces(ball.vertices, ball.faces)) == 1
-    cup = trimesh.creation.annulus(0.037, 0.04, 0.1)
-    pieces = convex_pieces(cup.vertices, cup.faces)
-    assert 8 < len(pieces) <= 20
-    assert volume(pieces) < 0.45 * cup.convex_hull.volume
-    assert len(convex_pieces(cup.vertices, cup.faces, 1)) == 1
-    assert len(convex_pieces(cup.vertices, cup.faces, 4)) <= 8
-
-
-def test_a_bent_solid_is_cut_by_coacd():
-    pytest.importorskip("coacd")
-    bracket = trimesh.boolean.union([trimesh.creation.box(bounds=[[0, 0, 0], [0.1, 0.03, 0.03]]),
-                                     trimesh.creation.box(bounds=[[0, 0, 0], [0.03, 0.03, 0.1]])], engine="manifold")
-    pieces = convex_pieces(bracket.vertices, bracket.faces)
-    assert len(pieces) >= 2
-    assert volume(pieces) == pytest.approx(bracket.volume, rel=0.1)

@@ -270,6 +270,9 @@ def test_stages_are_reported_in_order_and_timed(pipeline):
     result = pipeline.run(scene(BALLS), on_stage=stages.append)
     assert stages == ["EVIDENCE", "INFERENCE", "SURFACE", "DONE"]
     assert set(result.stage_ms) == {"evidence", "inference", "surface", "colour"} and min(result.stage_ms.values()) > 0
+    stages.clear()
+    assert not pipeline.run(replace(scene(BALLS), instances=(Instance(9),)), on_stage=stages.append).objects
+    assert stages == ["EVIDENCE", "DONE"]
 
 
 def test_the_support_plane_reaches_the_network(pipeline):

@@ -8,15 +8,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from made_objects import made_object
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from sam3d_ros import cli, replay
 from sam3d_ros.perception.faults import Fault, FaultCode
-from sam3d_ros.perception.frame import Frame
-from sam3d_ros.perception.objects import Mesh, ReconstructedObject, ScaleSource, Status
-from sam3d_ros.perception.pipeline import PipelineResult, Rejection, check_frame
+from sam3d_ros.perception.frame import Frame, check_frame
+from sam3d_ros.perception.objects import Mesh, ReconstructedObject, Rejection
+from sam3d_ros.perception.pipeline import PipelineResult
 from sam3d_ros.replay import Topic, choose_topics
 from sam3d_ros.ros.frames import input_types
 from sam3d_ros.ros.parameters import Settings
@@ -111,12 +112,7 @@ TRIANGLES = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], np.uint32)
 def tetrahedron(frame: Frame, label: int) -> ReconstructedObject:
     pose = np.eye(4)
     pose[:3, 3] = label * 0.1, 0, frame.depth[frame.labels == label].mean()
-    return ReconstructedObject(
-        label=label, class_id="", score=1.0, detector_id="", camera_from_object=pose, pose_covariance=np.eye(6) * 1e-4,
-        size=np.array([0.1, 0.2, 0.3]), vertices=VERTICES, triangles=TRIANGLES,
-        vertex_rgba=np.full((4, 4), 255, np.uint8), vertex_std=np.full(4, 0.001, np.float32),
-        scale_source=ScaleSource.DEPTH, scale_std=0.01, visible_fraction=0.5, status=Status.OK,
-        observed_points=np.zeros((0, 3), np.float32), observed_rgb=np.zeros((0, 3), np.uint8))
+    return made_object(VERTICES, TRIANGLES, pose, label=label, size=np.array([0.1, 0.2, 0.3]))
 
 
 @pytest.fixture

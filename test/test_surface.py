@@ -4,6 +4,7 @@ import pytest
 import trimesh
 from scipy import ndimage
 
+from sam3d_ros.perception.appearance import vertex_normals
 from sam3d_ros.perception.cube import Cube
 from sam3d_ros.perception.following import follow_depth
 from sam3d_ros.perception.object_frame import object_frame
@@ -142,6 +143,13 @@ def test_thin_walls_stay_closed_when_decimated():
     opened = np.where(GRID[..., 2] > 0.1, 3, shell).astype(np.float32)
     surface = surface_of(opened, max_faces=3000)
     assert trimesh.Trimesh(surface.vertices, surface.triangles).is_watertight
+
+
+def test_normals_and_areas_of_vertices():
+    ball = trimesh.creation.icosphere(4, 0.1)
+    normals, areas = vertex_normals(ball.vertices + [0.3, 0, 0.7], ball.faces)
+    np.testing.assert_allclose(normals, ball.vertices / 0.1, atol=6e-3)
+    assert areas.sum() == pytest.approx(ball.area) and (areas > 0).all()
 
 
 def test_object_frame_of_a_turned_box():

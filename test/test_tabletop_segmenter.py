@@ -19,7 +19,8 @@ from sam3d_ros.nodes.tabletop_segmenter import PARAMETERS, TabletopSegmenter
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import read_frame_folder
 from sam3d_ros.perception.frame import Intrinsics
-from sam3d_ros.perception.tabletop import TabletopConfig, fit_support_plane, segment_tabletop
+from sam3d_ros.perception.plane import fit_support_plane
+from sam3d_ros.perception.tabletop import TabletopConfig, segment_tabletop
 from sam3d_ros.ros.images import encode_image, stamp_message
 from sam3d_ros.ros.processes import NodeProcess, ProcessEnded
 

@@ -14,10 +14,12 @@ from sam3d_ros.perception.support import support_plane
 from sam3d_ros.scene import rebuild
 from sam3d_ros.scene.distance_grid import distance_grid
 from sam3d_ros.scene.fusion import View, observations, with_view
-from sam3d_ros.scene.motion import difference
+from sam3d_ros.scene.motion import difference, rotated
+from sam3d_ros.scene.physics import Settled, settle
 from sam3d_ros.scene.readings import read
 from sam3d_ros.scene.registration import register
 from sam3d_ros.scene.resting import Resting
+from sam3d_ros.scene.sampling import surface_samples
 from sam3d_ros.scene.shape import make_shape
 from sam3d_ros.scene.track import Presence
 from sam3d_ros.scene.tracker import Tracker, TrackerConfig
@@ -30,8 +32,9 @@ TOYS = [BOX, EGG, CAN]
 class World:
     """A tracker, and toys that it has reconstructed from the first picture."""
 
-    def __init__(self, in_world: bool = True, config: TrackerConfig | None = None, seed: int = 0):
-        self.tracker = Tracker(config or TrackerConfig())
+    def __init__(self, in_world: bool = True, config: TrackerConfig | None = None, seed: int = 0,
+                 resting: Resting | None = None):
+        self.tracker = Tracker(config or TrackerConfig(), resting)
         self.places = [*PLACES]
         self.rng = np.random.default_rng(seed)
         self.in_world = in_world
@@ -83,6 +86,17 @@ def test_distances_of_a_shape(toy: Toy):
     np.testing.assert_allclose(found[near], exact[near], atol=1e-4)
 
 
+def test_samples_are_spread_evenly_over_a_surface():
+    ball = trimesh.creation.icosphere(4, 0.1)
+    points, normals = surface_samples(ball.vertices, ball.faces, 400)
+    np.testing.assert_allclose(np.linalg.norm(points, axis=1), 0.1, atol=2e-4)
+    np.testing.assert_allclose(normals, points / 0.1, atol=0.06)
+    for axis in range(3):
+        height = np.sort(points[:, axis]) / 0.1          # on a ball, uniform from -1 to 1 (Archimedes)
+        np.testing.assert_allclose(height, np.linspace(-1, 1, 400), atol=0.12)
+    np.testing.assert_array_equal(points, surface_samples(ball.vertices, ball.faces, 400)[0])
+
+
 def test_the_inside_of_sheets_that_overlap_has_no_seams():
     left, right = (trimesh.creation.box([0.06, 0.05, 0.04]).apply_translation([x, 0.3, 0]) for x in (-0.02, 0.02))
     fold = trimesh.creation.box([0.01, 0.01, 0.01]).apply_translation([0, 0.3, 0.04])
@@ -114,6 +128,18 @@ def test_distances_near_a_thin_mesh_far_from_the_origin_with_triangles_of_no_are
     near = np.abs(exact) < 1.8 * cell
     assert near.sum() > 400
     np.testing.assert_allclose(distance[tuple(index.T)][near], exact[near], atol=2e-7)
+
+
+def test_covariance_turns_with_the_axes():
+    """Against samples: positions and small rotations drawn in the camera frame and turned one by one."""
+    rng = np.random.default_rng(1)
+    spread = rng.normal(size=(6, 6)) * 0.1
+    covariance = spread @ spread.T
+    target_from_camera = trimesh.transformations.euler_matrix(0.5, -0.7, 1.7)
+    samples = rng.multivariate_normal(np.zeros(6), covariance, 200_000)
+    rotation = target_from_camera[:3, :3]
+    turned = np.hstack([samples[:, :3] @ rotation.T, samples[:, 3:] @ rotation.T])
+    np.testing.assert_allclose(rotated(covariance, target_from_camera), np.cov(turned.T), atol=2e-3)
 
 
 def test_registration_finds_a_shift_and_a_turn():
@@ -286,7 +312,7 @@ def test_a_request_from_before_the_object_got_another_frame():
     world.look(0.1, camera_at(0.3))
     asked = rebuild.request(world.tracker, (1,))
     camera_from_object = np.linalg.inv(world.camera) @ world.places[0]
-    elsewhere = replace(asked, tracks={}, camera_from_object={}, shown={}, frames={})
+    elsewhere = replace(asked, tracks={}, camera_from_object={}, shown={}, frame_numbers={})
     turned = reconstruction(Toy("box", BOX.size[[1, 0, 2]]), camera_from_object @ pose(0.01, 0, 0, np.pi / 2), 1)
     world.tracker.absorb(elsewhere, rebuild.prepare(elsewhere, [turned]))
     world.tracker.absorb(asked, rebuild.prepare(asked, [reconstruction(BOX, camera_from_object, 1)]))
@@ -302,7 +328,7 @@ def test_a_box_without_a_class_is_the_object_that_is_known_there():
     track = world.tracker.tracks[world.ids[1]]
     track.class_id, track.mesh = "cup", replace(track.mesh, class_id="cup")
     world.look(0.1, camera_at(0.3))
-    asked = replace(rebuild.request(world.tracker, (1,)), tracks={}, camera_from_object={}, shown={}, frames={})
+    asked = replace(rebuild.request(world.tracker, (1,)), tracks={}, camera_from_object={}, shown={}, frame_numbers={})
     made = reconstruction(BOX, np.linalg.inv(world.camera) @ world.places[0], 1)
     assert world.tracker.absorb(asked, rebuild.prepare(asked, [made])) == {1: world.ids[1]}
 
@@ -454,10 +480,10 @@ def test_of_one_side_the_clearer_view_is_kept():
 def test_a_cleared_tracker_knows_no_support_plane():
     settled = []
 
-    def settle(objects, plane):
+    def solve(bodies, plane):
         settled.append(plane)
-        return [item.scene_from_object for item in objects]
-    tracker = Tracker(resting=Resting(settle))
+        return settle(bodies, plane)
+    tracker = Tracker(resting=Resting(solve))
     frame = picture([(BOX, PLACES[0])], camera_at(0.3), (1,), 0.0, True, np.random.default_rng(0))
     for plane in (np.array([0.0, -0.6, -0.8, 0.4]), None):
         tracker.clear()
@@ -484,15 +510,11 @@ def test_objects_are_put_at_rest_after_a_reconstruction_and_freed_when_they_move
     """A solver that lowers everything by 2 mm; the support plane comes from the depth."""
     planes = []
 
-    def settle(objects, plane):
+    def lower(bodies, plane):
         planes.append(plane)
-        return [pose(0, 0, -0.002) @ item.scene_from_object for item in objects]
-    world = World.__new__(World)
-    world.tracker = Tracker(resting=Resting(settle))
-    world.toys, world.places, world.rng, world.in_world = [*TOYS], [*PLACES], np.random.default_rng(0), True
-    world.look(0.0, camera_at(0.3))
-    world.build()
-    world.ids = {track.label: track.id for track in world.tracker.tracks.values()}
+        return Settled(np.stack([pose(0, 0, -0.002) @ item.world_from_object for item in bodies]),
+                       settle(bodies, plane).report)
+    world = World(resting=Resting(lower))
     np.testing.assert_allclose(planes[-1], [0, 0, 1, 0], atol=0.004)
     item = world.look(0.1, camera_at(0.35))[world.ids[1]]
     assert world.error(item, 1, pose(0, 0, -0.002) @ world.places[0])[:3] == pytest.approx(np.zeros(3), abs=0.0015)

@@ -1,4 +1,4 @@
-"""Matrices to messages and back, covariance, tf2 look-ups."""
+"""Matrices to messages and back, tf2 look-ups."""
 from __future__ import annotations
 
 import numpy as np
@@ -21,7 +21,6 @@ from sam3d_ros.ros.transforms import (  # noqa: E402
     pose_from_matrix,
     transform_from_matrix,
 )
-from sam3d_ros.scene.motion import rotated  # noqa: E402
 
 SECOND = 1_000_000_000
 T0 = 1000 * SECOND
@@ -40,18 +39,6 @@ def test_matrices_there_and_back():
     np.testing.assert_allclose(matrix_from_transform(transform_from_matrix(matrix)), matrix, atol=1e-12)
     quarter = pose_from_matrix(pose(0, 0, 0, (0, 0, 90))).orientation
     assert (quarter.z, quarter.w) == pytest.approx((np.sqrt(0.5), np.sqrt(0.5)))
-
-
-def test_covariance_turns_with_the_axes():
-    """Against samples: positions and small rotations drawn in the camera frame and turned one by one."""
-    rng = np.random.default_rng(1)
-    spread = rng.normal(size=(6, 6)) * 0.1
-    covariance = spread @ spread.T
-    target_from_camera = pose(5, 6, 7, (30, -40, 100))
-    samples = rng.multivariate_normal(np.zeros(6), covariance, 200_000)
-    rotation = target_from_camera[:3, :3]
-    turned = np.hstack([samples[:, :3] @ rotation.T, samples[:, 3:] @ rotation.T])
-    np.testing.assert_allclose(rotated(covariance, target_from_camera), np.cov(turned.T), atol=2e-3)
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ class _InvertedResidual(nn.Module):
         self.shortcut = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
         return x + self.conv(x) if self.shortcut else self.conv(x)
 
 

@@ -33,7 +33,7 @@ def layers(network: nn.Module) -> list[tuple[str, nn.Module, nn.Module | None]]:
 
 @torch.no_grad()
 def pass_on(norm: nn.Module, bias: np.ndarray) -> None:
-    """Let a normalisation do nothing but add `bias`."""
+    """Let a normalisation of C channels do nothing but add `bias`, (C,) float32."""
     norm.running_mean.zero_()
     norm.running_var.fill_(1)
     norm.weight.fill_((1 + norm.eps) ** 0.5)

@@ -41,6 +41,7 @@ class _Residual(nn.Module):
         nn.init.zeros_(self.inner[-1].weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, n, n, n) -> the same shape."""
         return functional.relu(x + self.inner(x))
 
 

@@ -142,6 +142,7 @@ def _keep(store: dict[int, object], message) -> None:
 
 
 def _mesh_fields(message: ObjectMesh, world_from_frame: np.ndarray) -> dict:
+    """Fields of PosedMesh; world_from_frame: (4, 4), of the frame that the message's pose is in."""
     arrays = mesh_arrays(message)
     return {"name": message.class_id, "vertices": arrays.vertices, "triangles": arrays.triangles,
             "rgb": arrays.vertex_rgba[:, :3],
@@ -149,5 +150,6 @@ def _mesh_fields(message: ObjectMesh, world_from_frame: np.ndarray) -> dict:
 
 
 def _rebuilt(message: ObjectMesh, world_from_camera: np.ndarray) -> RebuiltMesh:
+    """A result whose pose is in the camera frame; world_from_camera: (4, 4)."""
     size = np.array([message.size.x, message.size.y, message.size.z])
     return RebuiltMesh(**_mesh_fields(message, world_from_camera), size=size, visible_fraction=message.visible_fraction)

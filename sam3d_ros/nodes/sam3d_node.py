@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import rclpy
 from lifecycle_msgs.srv import ChangeState
-from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException
@@ -41,25 +40,25 @@ from sam3d_ros.perception.masks import Segmentation
 from sam3d_ros.ros.camera import CameraInput
 from sam3d_ros.ros.diagnostics import Diagnostics
 from sam3d_ros.ros.frames import decode_frame, decode_masks, decode_masks_or_none, input_types
+from sam3d_ros.ros.goal_masks import choose, needs_masks
+from sam3d_ros.ros.goals import Goals
 from sam3d_ros.ros.images import stamp_message
 from sam3d_ros.ros.memory import exempt_from_collection, limit_heaps
 from sam3d_ros.ros.messages import PlacedObject
 from sam3d_ros.ros.optional import optional
 from sam3d_ros.ros.outputs import Outputs
 from sam3d_ros.ros.parameters import Parameters, Settings, pipeline_config
-from sam3d_ros.ros.requests import PROGRESS, choose, needs_masks
 from sam3d_ros.ros.running import log_exception, run_node
 from sam3d_ros.ros.synchroniser import DETECTIONS, IMAGE, MASKS, Match
 from sam3d_ros.ros.transforms import Transforms
 from sam3d_ros.ros.worker import Worker
 from sam3d_ros.scene import rebuild
-from sam3d_ros.scene.resting import ContactSolver, Resting
+from sam3d_ros.scene.resting import Resting
 from sam3d_ros.scene.track import TrackedObject
 from sam3d_ros.scene.tracker import Tracker, TrackerConfig, warm_up
 
 RCLError = rclpy_implementation.RCLError
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-_RESULTS_KEPT = 10      # seconds, of the action, with their meshes: clients ask for them at once
 
 
 @dataclass(frozen=True)
@@ -82,14 +81,6 @@ class _View:
     target_from_camera: np.ndarray
     settings: Settings
     started: float
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    """A goal for which there is no image yet, and when it was accepted (monotonic, s)."""
-
-    goal: ServerGoalHandle
-    since: float
 
 
 class _Superseded(Exception):
@@ -125,7 +116,6 @@ class Sam3dNode(LifecycleNode):
         self._configured = self._active = False
         self._transforms: Transforms | None = None
         self._cameras: list[CameraInput] = []
-        self._waiting: list[_Waiting] = []
         self._figures: dict[str, str] = {}
         # Guards what the workers share with each other and with the callbacks: generation, tracker and publishing.
         self._lock = threading.Lock()
@@ -134,16 +124,13 @@ class Sam3dNode(LifecycleNode):
         self._rebuilt_once = False
         self._latest: _View | None = None      # the image that the tracker's objects are given in
         self._tracker = Tracker()
-        self._solver: ContactSolver | None = None
+        self._resting: Resting | None = None
         self._declared = Parameters(self, lambda: not self._configured, self._on_settings)
         self._diagnostics = Diagnostics(self, "reconstruction", self.settings.diagnostics_period,
                                         self._diagnostic_values)
         self.create_service(SetBool, "enable", self._on_enable)
         self.create_service(Trigger, "clear", self._on_clear)
-        self._action = ActionServer(
-            self, Reconstruct, "reconstruct", execute_callback=lambda goal: Reconstruct.Result(),
-            goal_callback=self._on_goal, handle_accepted_callback=self._on_accepted,
-            cancel_callback=lambda goal: CancelResponse.ACCEPT, result_timeout=_RESULTS_KEPT)
+        self._goals = Goals(self, lambda: self._active, self._serve_goals)
 
     @property
     def settings(self) -> Settings:
@@ -181,7 +168,7 @@ class Sam3dNode(LifecycleNode):
     def destroy_node(self) -> None:
         """Stop the worker, then destroy the node."""
         self._release()
-        self._action.destroy()
+        self._goals.destroy()
         super().destroy_node()
 
     def _refuse_impossible(self, change_state: Callable[..., ChangeState.Response], request: ChangeState.Request,
@@ -220,9 +207,8 @@ class Sam3dNode(LifecycleNode):
         self._while_configured.callback(self._pipeline.close)
         self._outputs = Outputs(self, settings)
         self._while_configured.callback(self._outputs.destroy)
-        self._solver = ContactSolver() if settings.physics else None
-        self._tracker = Tracker(TrackerConfig(remember=settings.remember),
-                                Resting(self._solver) if self._solver else None)
+        self._resting = Resting() if settings.physics else None
+        self._tracker = Tracker(TrackerConfig(remember=settings.remember), self._resting)
         warm_up()
         self._builder = Worker(self._rebuild, lambda: 1 / self.settings.reconstruct_hz)
         self._while_configured.callback(self._builder.stop)
@@ -262,9 +248,9 @@ class Sam3dNode(LifecycleNode):
     def _deactivate(self) -> None:
         self._active = False
         self._supersede()
-        for unserved in [*self._waiting, *self._follower.clear(), *self._builder.clear()]:
-            self._abort(unserved.goal, "the node was deactivated")
-        self._waiting.clear()
+        jobs = [*self._follower.clear(), *self._builder.clear()]
+        for goal in [*self._goals.clear(), *(job.goal for job in jobs)]:
+            self._goals.abort(goal, "the node was deactivated")
         for camera in self._cameras:
             camera.destroy()
             for source in ("input", "stamps"):
@@ -295,7 +281,7 @@ class Sam3dNode(LifecycleNode):
 
     def _on_match(self, camera: CameraInput, match: Match | None) -> None:
         """A message came in; match: the complete set that it ended, if any."""
-        self._serve_waiting()
+        self._serve_goals()
         if match is None:
             return
         for source in ("input", "stamps"):
@@ -318,7 +304,7 @@ class Sam3dNode(LifecycleNode):
             fault = camera.synchroniser.fault(self.settings.input_timeout)
             self._diagnostics.report(f"input {camera.namespace}", fault)
             camera.subscribe()
-        self._serve_waiting()
+        self._serve_goals()
 
     # Following objects, in the follower's thread
 
@@ -415,7 +401,7 @@ class Sam3dNode(LifecycleNode):
             self._check(job)
             on_stage(stage)
 
-        result = rebuild.run(self._pipeline, asked, check_stage, self._solver is not None)
+        result = rebuild.run(self._pipeline, asked, check_stage, self._resting is not None)
         rebuilt = rebuild.prepare(asked, result.objects)
         with self._lock:
             self._check(job)
@@ -427,8 +413,8 @@ class Sam3dNode(LifecycleNode):
         self._reconstructions += 1
         self._figures |= {f"{stage}_ms": f"{value:.1f}" for stage, value in result.stage_ms.items()}
         self._figures["reconstructions"] = str(self._reconstructions)
-        if self._solver:
-            self._figures["not_put_at_rest"] = ", ".join(self._solver.refused)
+        if self._resting:
+            self._figures["not_put_at_rest"] = ", ".join(self._resting.refused)
         return set(ids.values()), faults
 
     def _publish_where_they_are(self, whole: bool = False) -> ObjectMeshArray:
@@ -438,6 +424,7 @@ class Sam3dNode(LifecycleNode):
         return self._publish(follow(view.frame), view, whole)
 
     def _target_from_camera(self, frame: Frame, settings: Settings) -> np.ndarray:
+        """(4, 4) at the image's stamp; the identity without a target_frame.  Raises Fault TF_*."""
         if settings.target_frame in ("", frame.frame_id):
             return np.eye(4)
         if self._transforms is None:
@@ -461,33 +448,22 @@ class Sam3dNode(LifecycleNode):
 
     # Action
 
-    def _on_goal(self, goal: Reconstruct.Goal) -> GoalResponse:
-        if not self._active:
-            self.get_logger().warning("goal rejected: the node is not active")
-            return GoalResponse.REJECT
-        return GoalResponse.ACCEPT
-
-    def _on_accepted(self, goal: ServerGoalHandle) -> None:
-        self._give_feedback(goal, "WAITING")
-        self._waiting.append(_Waiting(goal, time.monotonic()))
-        self._serve_waiting()
-
-    def _serve_waiting(self) -> None:
-        """Hand goals to the worker as soon as there is an image for them; give up after input_timeout."""
+    def _serve_goals(self) -> None:
+        """Hand goals to the follower as soon as there is an image for them; give up after input_timeout."""
         now, timeout = time.monotonic(), self.settings.input_timeout
-        for waiting in [*self._waiting]:
-            goal = waiting.goal
-            if match := self._fresh_match(goal.request, now - timeout):
+
+        def start(goal: ServerGoalHandle) -> bool:
+            match = self._fresh_match(goal.request, now - timeout)
+            if match:
                 self._follower.request(_Job(match, self._generation, goal))
-            elif goal.is_cancel_requested or now - waiting.since > timeout:
-                fault = self._cameras[0].synchroniser.fault(timeout, now) or Fault(FaultCode.STAMPS_DO_NOT_MATCH)
-                self._abort(goal, str(fault))
-            else:
-                continue
-            self._waiting.remove(waiting)
+            return match is not None
+
+        def lack() -> Fault:
+            return self._cameras[0].synchroniser.fault(timeout, now) or Fault(FaultCode.STAMPS_DO_NOT_MATCH)
+        self._goals.serve(start, timeout, lack)
 
     def _fresh_match(self, request: Reconstruct.Goal, since: float) -> Match | None:
-        """The newest set for a goal that came `since` (monotonic, s), with masks if there is one."""
+        """The newest set for a goal that came in after `since` (monotonic, s), with masks if there is one."""
         synchroniser = self._cameras[0].synchroniser
         choices = [synchroniser.required]
         if not needs_masks(request):
@@ -518,7 +494,7 @@ class Sam3dNode(LifecycleNode):
     def _serve(self, job: _Job) -> None:
         """Reconstruct what a goal asks for, and publish it where it is by now."""
         with self._abort_on_error(job.goal):
-            ids, faults = self._reconstruct(job.asked, job, lambda stage: self._give_feedback(job.goal, stage))
+            ids, faults = self._reconstruct(job.asked, job, lambda stage: self._goals.report(job.goal, stage))
             with self._lock:
                 self._check(job)
                 scene = self._publish_where_they_are(whole=True)
@@ -526,7 +502,7 @@ class Sam3dNode(LifecycleNode):
             if faults and not found:
                 raise faults[0]
             message = "; ".join(map(str, faults)) if found else "what was asked for has moved away since its image"
-            self._finish(job.goal, Reconstruct.Result(
+            self._goals.finish(job.goal, Reconstruct.Result(
                 success=bool(found), message=message, objects=ObjectMeshArray(header=scene.header, objects=found)))
 
     @contextmanager
@@ -535,34 +511,11 @@ class Sam3dNode(LifecycleNode):
         try:
             yield
         except _Superseded:
-            self._abort(goal, "the node was deactivated or reset")
+            self._goals.abort(goal, "the node was deactivated or reset")
         except Fault as fault:
-            self._abort(goal, str(fault))
+            self._goals.abort(goal, str(fault))
         except Exception as error:
-            self._abort(goal, str(self._internal_error(error)))
-
-    def _give_feedback(self, goal: ServerGoalHandle, stage: str) -> None:
-        goal.publish_feedback(Reconstruct.Feedback(stage=stage, progress=PROGRESS[stage]))
-
-    def _abort(self, goal: ServerGoalHandle, reason: str) -> None:
-        self._finish(goal, Reconstruct.Result(success=False, message=reason))
-
-    def _finish(self, goal: ServerGoalHandle, result: Reconstruct.Result) -> None:
-        """Deliver a result, in the executor, unless ROS has been shut down.
-
-        The goal begins to execute only here: waiting in an execute callback of rclpy either blocks the executor or
-        spins it.  And it begins in the executor's thread, where requests to cancel it come in as well.
-        """
-        def deliver(handle: ServerGoalHandle) -> Reconstruct.Result:
-            if handle.is_cancel_requested:
-                handle.canceled()
-            elif result.success:
-                handle.succeed()
-            else:
-                handle.abort()
-            return result
-        if self.executor and self.context.ok():
-            self.executor.create_task(goal.execute, deliver)
+            self._goals.abort(goal, str(self._internal_error(error)))
 
     # Services, parameters, diagnostics
 

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from .evidence import Observation
-from .frame import Frame
+from .frame import Frame, nearest_pixels
 
 _DEPTH_TOLERANCE = 0.01    # metres by which a seen vertex may lie behind the depth reading
 _NEIGHBOURS = 8            # seen vertices that colour one that is not
@@ -32,12 +32,7 @@ def seen_vertices(vertices: np.ndarray, normals: np.ndarray, frame: Frame,
     Returns (N,) bool, and rows and columns (N,) of the pixels.  A vertex is seen if it faces the camera, projects into
     the instance's mask and does not lie behind the depth reading there (where there is one).
     """
-    k = frame.intrinsics
-    z = np.maximum(vertices[:, 2], 1e-6)
-    columns = np.floor(vertices[:, 0] / z * k.fx + k.cx + 0.5).astype(int)
-    rows = np.floor(vertices[:, 1] / z * k.fy + k.cy + 0.5).astype(int)
-    inside = (columns >= 0) & (columns < k.width) & (rows >= 0) & (rows < k.height)
-    rows, columns = np.clip(rows, 0, k.height - 1), np.clip(columns, 0, k.width - 1)
+    rows, columns, inside = nearest_pixels(vertices, frame.intrinsics)
     facing = np.einsum("ij,ij->i", normals, vertices) < 0
     seen = inside & facing & (frame.labels[rows, columns] == label)
     if frame.depth is not None:

@@ -19,7 +19,7 @@ EDGE_PER_EXTENT = 1.35
 CENTRE_PER_EXTENT = 0.475
 # Points farther from the median than this many times the median distance are flying pixels or mask leaks.
 OUTLIER_FACTOR = 3.5
-OUTLIER_MARGIN = 0.01  # metres
+_OUTLIER_MARGIN = 0.01  # metres
 _SPAN = (1, 99)         # percentiles of the points along an axis that count as its ends
 _AIMING_STEPS = 2      # of the cube's centre, which depends on the axes, which depend on the centre
 _STEEP = 0.2           # sine of the angle between up and the optical axis below which the image's rows decide
@@ -58,7 +58,6 @@ class Cube:
         """Points (N, 3) of the camera frame, metres, in the cube's frame (edges, origin at its centre)."""
         return (points @ self.virtual_from_camera.T - [0.0, 0.0, self.distance]) / self.edge
 
-
     def along(self, rays: np.ndarray, n: int) -> np.ndarray:
         """(R, n, 3) voxels of an n^3 grid over the cube: where rays, (R, 3) directions in the camera frame, pass each
         of its layers, the nearest first."""
@@ -75,7 +74,7 @@ def inlier_points(points: np.ndarray, factor: float = OUTLIER_FACTOR) -> np.ndar
     factor: of the median distance from the median, beyond which (and a margin of 1 cm) a point is an outlier
     """
     distance = np.linalg.norm(points - np.median(points, axis=0), axis=1)
-    return distance < factor * np.median(distance) + OUTLIER_MARGIN
+    return distance < factor * np.median(distance) + _OUTLIER_MARGIN
 
 
 def rotation_towards(direction: np.ndarray, up: np.ndarray = IMAGE_UP) -> np.ndarray:

@@ -44,7 +44,7 @@ def observed_points(observation: Observation, least: int, most: int) -> np.ndarr
     return points[inlier_points(points)] @ pose[:3, :3].T + pose[:3, 3]
 
 
-def crop_ticks() -> np.ndarray:
+def _crop_ticks() -> np.ndarray:
     """(96,) positions of a crop's pixel centres, in edges of the cube at the depth of the cube's centre."""
     return ((np.arange(CROP) + 0.5) / CROP - 0.5) * CROP_SPAN
 
@@ -57,8 +57,8 @@ def _pixels(rotation: np.ndarray, distance: float, edge: float, k: Intrinsics,
     the crop.  Outside of the image rows and columns are clipped.
     """
     step = CROP_SPAN / CROP
-    x = (crop_ticks() + shift[0] * step)[None, :] * edge / distance
-    y = (crop_ticks() + shift[1] * step)[:, None] * edge / distance
+    x = (_crop_ticks() + shift[0] * step)[None, :] * edge / distance
+    y = (_crop_ticks() + shift[1] * step)[:, None] * edge / distance
     rays = [rotation[0, axis] * x + rotation[1, axis] * y + rotation[2, axis] for axis in range(3)]
     ahead = rays[2] > 1e-6
     z = np.where(ahead, rays[2], 1.0)
@@ -68,7 +68,7 @@ def _pixels(rotation: np.ndarray, distance: float, edge: float, k: Intrinsics,
     return rows.clip(0, k.height - 1), columns.clip(0, k.width - 1), seen
 
 
-def crop_of(frame: Frame, label: int, rotation: np.ndarray, distance: float, edge: float) -> np.ndarray:
+def _crop_of(frame: Frame, label: int, rotation: np.ndarray, distance: float, edge: float) -> np.ndarray:
     """Crop (6, 96, 96) float32 of an object; channels as in runtime/signature.py.
 
     rotation: (3, 3) crop_camera_from_camera, whose optical axis passes through the cube's centre; distance: metres from
@@ -93,15 +93,15 @@ def crop_of(frame: Frame, label: int, rotation: np.ndarray, distance: float, edg
     return crop
 
 
-def view_row(crop_from_cube: np.ndarray, distance: float, edge: float) -> np.ndarray:
+def _view_row(crop_from_cube: np.ndarray, distance: float, edge: float) -> np.ndarray:
     """A row of the input `views`, (11,) float32: rotation (3, 3), distance in edges, weight 1."""
     return np.concatenate([crop_from_cube.ravel(), [distance / edge, 1.0]]).astype(np.float32)
 
 
 def first_view(frame: Frame, label: int, cube: Cube) -> tuple[np.ndarray, np.ndarray]:
     """Crop (6, 96, 96) and view (11,) of the image that the cube was fitted in; its crop camera has the cube's axes."""
-    crop = crop_of(frame, label, cube.virtual_from_camera, cube.distance, cube.edge)
-    return crop, view_row(np.eye(3), cube.distance, cube.edge)
+    crop = _crop_of(frame, label, cube.virtual_from_camera, cube.distance, cube.edge)
+    return crop, _view_row(np.eye(3), cube.distance, cube.edge)
 
 
 def further_view(observation: Observation, cube: Cube) -> tuple[np.ndarray, np.ndarray] | None:
@@ -115,9 +115,9 @@ def further_view(observation: Observation, cube: Cube) -> tuple[np.ndarray, np.n
     if centre[2] < 0.5 * cube.edge:
         return None
     crop_from_observer = rotation_towards(centre)
-    crop = crop_of(observation.frame, observation.label, crop_from_observer, distance, cube.edge)
+    crop = _crop_of(observation.frame, observation.label, crop_from_observer, distance, cube.edge)
     crop_from_cube = crop_from_observer @ observer_from_camera[:3, :3] @ cube.virtual_from_camera.T
-    return crop, view_row(crop_from_cube, distance, cube.edge)
+    return crop, _view_row(crop_from_cube, distance, cube.edge)
 
 
 def filled(views: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> tuple[np.ndarray, np.ndarray]:

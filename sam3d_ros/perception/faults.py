@@ -31,7 +31,7 @@ class FaultCode(Enum):
         "image data are shorter than step x height, or step is shorter than a row: the publisher is "
         "broken")
     # depth
-    DEPTH_MISSING = "no depth received, and this model needs it: check the depth topic"
+    DEPTH_MISSING = "no depth received: check the depth topic, or set use_depth to false"
     DEPTH_ENCODING_UNKNOWN = "depth encoding not supported: use 16UC1 or mono16 (millimetres) or 32FC1 (metres)"
     DEPTH_SIZE_MISMATCH = "depth and image differ in size: use the depth stream aligned to colour"
     DEPTH_FRAME_MISMATCH = "depth and image have different frame_id: use the depth stream aligned to colour"

@@ -26,23 +26,23 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from sam3d_ros.perception.faults import Fault, FaultCode
-from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
-from sam3d_ros.perception.masks import label_areas
-from sam3d_ros.perception.objects import ReconstructedObject
+from .faults import Fault, FaultCode
+from .frame import Frame, Instance, Intrinsics
+from .masks import label_areas
+from .objects import ReconstructedObject
 
-MAX_PIXELS = 2**25                # a little more than 8K video
-MAX_JSON_BYTES = 2**20
-MAX_LABEL = 2**16 - 1             # masks.png has 16 bits
-SATURATED = 2**16 - 1             # of depth.png: as far as its 16 bits go, or farther
-DEPTH_UNITS = (1e-6, 1.0)         # metres per depth step
-INTRINSICS_KEYS = ("width", "height", "fx", "fy", "cx", "cy")
-DEPTH_UNIT_KEY = "depth_unit_m"
-WORLD_KEY, SUPPORT_KEY = "world_from_camera", "support_height"
+_MAX_PIXELS = 2**25                # a little more than 8K video
+_MAX_JSON_BYTES = 2**20
+_MAX_LABEL = 2**16 - 1             # masks.png has 16 bits
+_SATURATED = 2**16 - 1             # of depth.png: as far as its 16 bits go, or farther
+_DEPTH_UNITS = (1e-6, 1.0)         # metres per depth step
+_INTRINSICS_KEYS = ("width", "height", "fx", "fy", "cx", "cy")
+_DEPTH_UNIT_KEY = "depth_unit_m"
+_WORLD_KEY, _SUPPORT_KEY = "world_from_camera", "support_height"
 # What Pillow raises for a broken PNG file.
-PNG_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-GREY_8_BIT = ("L",)
-GREY_16_BIT = ("I;16", "I")       # Pillow before 11 opens a 16-bit PNG as I
+_PNG_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_GREY_8_BIT = ("L",)
+_GREY_16_BIT = ("I;16", "I")       # Pillow before 11 opens a 16-bit PNG as I
 
 
 def read_frame_folder(folder: Path) -> Frame:
@@ -64,9 +64,9 @@ def read_frame_folder(folder: Path) -> Frame:
     colour = _read_png(folder / "color.png", ("RGB",), size)
     depth = None
     if has_depth:
-        steps = _read_png(folder / "depth.png", GREY_16_BIT, size)
-        depth = np.where(steps == SATURATED, 0, steps).astype(np.float32) * np.float32(depth_unit_m)
-    labels = _read_png(folder / "masks.png", GREY_16_BIT + GREY_8_BIT, size).astype(np.int32)
+        steps = _read_png(folder / "depth.png", _GREY_16_BIT, size)
+        depth = np.where(steps == _SATURATED, 0, steps).astype(np.float32) * np.float32(depth_unit_m)
+    labels = _read_png(folder / "masks.png", _GREY_16_BIT + _GREY_8_BIT, size).astype(np.int32)
     class_ids = _read_class_ids(folder / "labels.json") if os.path.lexists(folder / "labels.json") else {}
     present = label_areas(labels).keys()
     instances = tuple(Instance(label, class_ids.get(label, "")) for label in sorted(present | class_ids.keys()))
@@ -78,25 +78,27 @@ def write_frame_folder(folder: Path, frame: Frame, depth_unit_m: float = 0.0001)
     """Write `frame` as a frame folder, over an earlier one; what the format has no place for is left out.
 
     Depth is rounded to `depth_unit_m` (metres); from 65535 steps of it on, it is written as no reading.
+
+    Raises ValueError: a label is negative or above 65535; OSError.
     """
     folder = Path(folder)
-    if frame.labels.min() < 0 or frame.labels.max() > MAX_LABEL:
-        raise ValueError(f"instance labels must lie in 0..{MAX_LABEL}")
+    if frame.labels.min() < 0 or frame.labels.max() > _MAX_LABEL:
+        raise ValueError(f"instance labels must lie in 0..{_MAX_LABEL}")
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(frame.colour).save(folder / "color.png")
     Image.fromarray(frame.labels.astype(np.uint16)).save(folder / "masks.png")
-    camera: dict = {key: getattr(frame.intrinsics, key) for key in INTRINSICS_KEYS}
+    camera: dict = {key: getattr(frame.intrinsics, key) for key in _INTRINSICS_KEYS}
     if frame.world_from_camera is not None:
-        camera[WORLD_KEY] = np.asarray(frame.world_from_camera, np.float64).tolist()
+        camera[_WORLD_KEY] = np.asarray(frame.world_from_camera, np.float64).tolist()
     if frame.support_height is not None:
-        camera[SUPPORT_KEY] = float(frame.support_height)
+        camera[_SUPPORT_KEY] = float(frame.support_height)
     if frame.depth is None:
         (folder / "depth.png").unlink(missing_ok=True)
     else:
         steps = np.rint(frame.depth / depth_unit_m)
-        steps[steps >= SATURATED] = 0
+        steps[steps >= _SATURATED] = 0
         Image.fromarray(steps.astype(np.uint16)).save(folder / "depth.png")
-        camera[DEPTH_UNIT_KEY] = depth_unit_m
+        camera[_DEPTH_UNIT_KEY] = depth_unit_m
     _write_json(folder / "camera.json", camera)
     _write_json(folder / "labels.json", {str(instance.label): instance.class_id for instance in frame.instances})
 
@@ -163,14 +165,21 @@ def write_ply(path: Path, vertices: np.ndarray, triangles: np.ndarray, vertex_rg
         file.write(face_rows.tobytes())
 
 
+def is_rigid(pose: np.ndarray) -> bool:
+    """Whether a matrix from a file is (4, 4), and turns and shifts, but neither scales, shears nor mirrors; as exact as
+    one that was written with four digits."""
+    return pose.shape == (4, 4) and bool(np.isfinite(pose).all()) and np.abs(pose[3] - [0, 0, 0, 1]).max() <= 1e-6 \
+        and np.abs(pose[:3, :3] @ pose[:3, :3].T - np.eye(3)).max() <= 1e-3 and np.linalg.det(pose[:3, :3]) > 0
+
+
 def _invalid(path: Path, reason: str) -> Fault:
     return Fault(FaultCode.FRAME_FOLDER_INVALID, f"{path} {reason}")
 
 
 def _camera(camera: dict, path: Path, has_depth: bool) -> tuple[Intrinsics, float]:
     """Intrinsics and metres per depth step (1 without depth)."""
-    allowed = {*INTRINSICS_KEYS, DEPTH_UNIT_KEY}
-    needed = allowed if has_depth else set(INTRINSICS_KEYS)
+    allowed = {*_INTRINSICS_KEYS, _DEPTH_UNIT_KEY}
+    needed = allowed if has_depth else set(_INTRINSICS_KEYS)
     if missing := needed - camera.keys():
         raise _invalid(path, f"lacks {', '.join(sorted(missing))}")
     for key, value in ((key, camera[key]) for key in sorted(allowed & camera.keys())):
@@ -178,33 +187,32 @@ def _camera(camera: dict, path: Path, has_depth: bool) -> tuple[Intrinsics, floa
             raise _invalid(path, f"has {key} that is not a finite number")
         if value <= 0 and key not in ("cx", "cy"):
             raise _invalid(path, f"has {key} = {value:g}, which must be positive")
-    depth_unit_m = camera.get(DEPTH_UNIT_KEY, 1.0)
-    if not DEPTH_UNITS[0] <= depth_unit_m <= DEPTH_UNITS[1]:
-        raise _invalid(path, f"has {DEPTH_UNIT_KEY} = {depth_unit_m:g}, which is not within {DEPTH_UNITS[0]:g} to "
-                             f"{DEPTH_UNITS[1]:g} m")
+    depth_unit_m = camera.get(_DEPTH_UNIT_KEY, 1.0)
+    if not _DEPTH_UNITS[0] <= depth_unit_m <= _DEPTH_UNITS[1]:
+        raise _invalid(path, f"has {_DEPTH_UNIT_KEY} = {depth_unit_m:g}, which is not within {_DEPTH_UNITS[0]:g} to "
+                             f"{_DEPTH_UNITS[1]:g} m")
     width, height = camera["width"], camera["height"]
     if not (width.is_integer() and height.is_integer()):
         raise _invalid(path, "has a width or height that is not a whole number")
-    if width * height > MAX_PIXELS:
-        raise _invalid(path, f"has {width:.0f} x {height:.0f} pixels; at most {MAX_PIXELS} are read")
-    focal_and_centre = (camera[key] for key in INTRINSICS_KEYS[2:])
+    if width * height > _MAX_PIXELS:
+        raise _invalid(path, f"has {width:.0f} x {height:.0f} pixels; at most {_MAX_PIXELS} are read")
+    focal_and_centre = (camera[key] for key in _INTRINSICS_KEYS[2:])
     return Intrinsics(int(width), int(height), *focal_and_centre), depth_unit_m
 
 
 def _world(camera: dict, path: Path) -> tuple[np.ndarray | None, float | None]:
     """world_from_camera (4, 4) and support_height, metres, each None where camera.json does not have it."""
-    height = camera.get(SUPPORT_KEY)
+    height = camera.get(_SUPPORT_KEY)
     if height is not None and not (isinstance(height, float) and math.isfinite(height)):
-        raise _invalid(path, f"has {SUPPORT_KEY} that is not a finite number")
-    if WORLD_KEY not in camera:
+        raise _invalid(path, f"has {_SUPPORT_KEY} that is not a finite number")
+    if _WORLD_KEY not in camera:
         return None, height
     try:
-        pose = np.array(camera[WORLD_KEY], np.float64)
+        pose = np.array(camera[_WORLD_KEY], np.float64)
     except (TypeError, ValueError):
         pose = np.empty(0)
-    if pose.shape != (4, 4) or not np.isfinite(pose).all() or np.abs(pose[3] - [0, 0, 0, 1]).max() > 1e-6 \
-            or np.abs(pose[:3, :3] @ pose[:3, :3].T - np.eye(3)).max() > 1e-3 or np.linalg.det(pose[:3, :3]) < 0:
-        raise _invalid(path, f"has {WORLD_KEY} that is not a rigid 4 x 4 transform")
+    if not is_rigid(pose):
+        raise _invalid(path, f"has {_WORLD_KEY} that is not a rigid 4 x 4 transform")
     return pose, height
 
 
@@ -212,8 +220,8 @@ def _read_class_ids(path: Path) -> dict[int, str]:
     """Instance label -> class name."""
     class_ids = {}
     for key, name in _read_json(path).items():
-        if not (key.isascii() and key.isdigit() and len(key) <= 5 and 0 < int(key) <= MAX_LABEL):
-            raise _invalid(path, f"has the key {key[:40]!r}, which is not an instance label (1 to {MAX_LABEL})")
+        if not (key.isascii() and key.isdigit() and len(key) <= 5 and 0 < int(key) <= _MAX_LABEL):
+            raise _invalid(path, f"has the key {key[:40]!r}, which is not an instance label (1 to {_MAX_LABEL})")
         if not isinstance(name, str):
             raise _invalid(path, f"has a class name for label {key} that is not a string")
         class_ids[int(key)] = name
@@ -237,9 +245,9 @@ def _read_json(path: Path) -> dict:
     """The object in a JSON file, whole numbers as float (a number of any length stays a float, if need be inf)."""
     try:
         with _open_file(path) as file:
-            text = file.read(MAX_JSON_BYTES + 1)
-        if len(text) > MAX_JSON_BYTES:
-            raise _invalid(path, f"is larger than {MAX_JSON_BYTES} bytes")
+            text = file.read(_MAX_JSON_BYTES + 1)
+        if len(text) > _MAX_JSON_BYTES:
+            raise _invalid(path, f"is larger than {_MAX_JSON_BYTES} bytes")
         content = json.loads(text, parse_int=float)
     except (OSError, ValueError, RecursionError) as error:
         raise _invalid(path, f"cannot be read: {error}") from error
@@ -260,7 +268,7 @@ def _read_png(path: Path, modes: tuple[str, ...], size: tuple[int, int]) -> np.n
             return np.array(image)
     except UnidentifiedImageError:
         raise _invalid(path, "cannot be read: it is no PNG file") from None
-    except PNG_ERRORS as error:
+    except _PNG_ERRORS as error:
         raise _invalid(path, f"cannot be read: {error}") from error
 
 

@@ -6,16 +6,16 @@ OpenCV and ROS `image_geometry`: x = (u - cx) / fx * z.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from .faults import Fault, FaultCode
 
-PLAUSIBLE_DEPTH = (0.02, 50.0)  # metres, median of a frame; outside this the unit is wrong
+_PLAUSIBLE_DEPTH = (0.02, 50.0)  # metres, median of a frame; outside this the unit is wrong
 # Degrees. A view 170 wide ends at 85 from the optical axis, and so does all that can be cropped from it, wherever its
 # principal point then lies.  Crops as narrow as 1 occur.
-FARTHEST_FROM_AXIS, NARROWEST_VIEW = 85.0, 1.0
+_FARTHEST_FROM_AXIS, _NARROWEST_VIEW = 85.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Frame:
     depth: np.ndarray | None
     labels: np.ndarray
     intrinsics: Intrinsics
-    instances: tuple[Instance, ...] = field(default_factory=tuple)
+    instances: tuple[Instance, ...] = ()
     world_from_camera: np.ndarray | None = None
     stamp_ns: int = 0
     frame_id: str = "camera"
@@ -90,6 +90,19 @@ def back_project(depth: np.ndarray, intrinsics: Intrinsics, rows: np.ndarray, co
     return pixel_directions(intrinsics, rows, columns) * depth[rows, columns, None].astype(np.float64)
 
 
+def nearest_pixels(points: np.ndarray, intrinsics: Intrinsics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pixels that show points, (N, 3) metres, camera frame.
+
+    Returns rows and columns (N,) int, and whether the image shows the point (N,) bool; 0, 0 where it does not.
+    """
+    z = np.maximum(points[:, 2], 1e-6)
+    columns = np.floor(points[:, 0] / z * intrinsics.fx + intrinsics.cx + 0.5).astype(np.int64)
+    rows = np.floor(points[:, 1] / z * intrinsics.fy + intrinsics.cy + 0.5).astype(np.int64)
+    inside = (points[:, 2] > 0) & (rows >= 0) & (rows < intrinsics.height) \
+        & (columns >= 0) & (columns < intrinsics.width)
+    return np.where(inside, rows, 0), np.where(inside, columns, 0), inside
+
+
 def check_frame(frame: Frame) -> None:
     """Raise the Fault that names what makes the whole frame unusable."""
     k = frame.intrinsics
@@ -110,7 +123,7 @@ def check_frame(frame: Frame) -> None:
     if not len(seen):
         raise Fault(FaultCode.DEPTH_EMPTY)
     median = float(np.median(seen))
-    if not PLAUSIBLE_DEPTH[0] <= median <= PLAUSIBLE_DEPTH[1]:
+    if not _PLAUSIBLE_DEPTH[0] <= median <= _PLAUSIBLE_DEPTH[1]:
         raise Fault(FaultCode.DEPTH_UNIT_SUSPECT, f"median {median:.4g} m")
 
 
@@ -122,15 +135,15 @@ def _check_calibration(k: Intrinsics) -> None:
     left, right = _edge_angles(k.width, k.fx, k.cx)
     top, bottom = _edge_angles(k.height, k.fy, k.cy)
     farthest = max(map(abs, (left, right, top, bottom)))
-    if farthest > FARTHEST_FROM_AXIS:
+    if farthest > _FARTHEST_FROM_AXIS:
         raise Fault(FaultCode.CAMERA_INFO_UNCALIBRATED,
                     f"{values}: the image of {k.width} x {k.height} pixels would reach {farthest:.4g} degrees from the "
-                    f"optical axis, at most {FARTHEST_FROM_AXIS:g} are plausible")
+                    f"optical axis, at most {_FARTHEST_FROM_AXIS:g} are plausible")
     view = max(right - left, bottom - top)
-    if view < NARROWEST_VIEW:
+    if view < _NARROWEST_VIEW:
         raise Fault(FaultCode.CAMERA_INFO_UNCALIBRATED,
                     f"{values}: the image of {k.width} x {k.height} pixels would span {view:.2g} degrees, at least "
-                    f"{NARROWEST_VIEW:g} is plausible")
+                    f"{_NARROWEST_VIEW:g} is plausible")
 
 
 def _edge_angles(size: int, focal: float, centre: float) -> tuple[float, float]:

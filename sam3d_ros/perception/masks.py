@@ -15,11 +15,11 @@ from .faults import Fault, FaultCode
 from .frame import Instance
 
 # One mask larger than this share of the image is not an object.
-ALL_FOREGROUND = 0.95
+_ALL_FOREGROUND = 0.95
 # Two aspect ratios that differ by less count as equal (640 x 480 scaled to 213 x 160).
-ASPECT_TOLERANCE = 0.02
+_ASPECT_TOLERANCE = 0.02
 # Overlap (intersection over union) from which a detector's box and a mask's bounding box are of the same object.
-SAME_OBJECT_OVERLAP = 0.5
+_SAME_OBJECT_OVERLAP = 0.5
 # Labels above this are renumbered: tables over all labels would become too long.
 LARGEST_LABEL = 65535
 
@@ -40,12 +40,14 @@ class Segmentation:
 
     labels: (H, W) int32
     instances: one per label to reconstruct
-    warnings: faults that did not spoil the rest (TOO_MANY_OBJECTS)
+    warnings: faults that did not spoil the rest (MASK_EMPTY, TOO_MANY_OBJECTS)
+    absent: instances that were left out because they have no pixel
     """
 
     labels: np.ndarray
     instances: tuple[Instance, ...]
     warnings: tuple[Fault, ...] = ()
+    absent: tuple[Instance, ...] = ()
 
 
 def binary_labels(mask: np.ndarray) -> np.ndarray:
@@ -73,7 +75,7 @@ def gz_panoptic_labels(pixels: np.ndarray) -> np.ndarray:
 
 
 def renumber(labels: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """Label image with labels 1, 2, ... in the order of the old ones, and the old ones."""
+    """(H, W) int32 label image with labels 1, 2, ... in the order of the old ones, and the old ones."""
     old = np.unique(labels[labels > 0])
     return np.where(labels > 0, np.searchsorted(old, labels) + 1, 0).astype(np.int32), old.tolist()
 
@@ -86,7 +88,7 @@ def resize_nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     h, w = mask.shape
     if (h, w) == (height, width):
         return mask
-    if not mask.size or abs(w * height / (h * width) - 1) > ASPECT_TOLERANCE:
+    if not mask.size or abs(w * height / (h * width) - 1) > _ASPECT_TOLERANCE:
         raise Fault(FaultCode.MASK_SIZE_MISMATCH, f"mask {w} x {h}, image {width} x {height}")
     # Centre of each target pixel in source pixels; exact in integers.
     rows = (2 * np.arange(height) + 1) * h // (2 * height)
@@ -119,7 +121,7 @@ def stack_labels(masks: Sequence[np.ndarray], height: int, width: int) -> np.nda
 
 
 def label_areas(labels: np.ndarray) -> dict[int, int]:
-    """Pixels of every label but the background; labels up to LARGEST_LABEL."""
+    """Label -> number of its pixels, but for the background; labels: (H, W) from 0 to LARGEST_LABEL."""
     counts = np.bincount(labels.ravel())  # many times faster than np.unique, which sorts
     counts[0] = 0
     present = np.flatnonzero(counts)
@@ -128,14 +130,15 @@ def label_areas(labels: np.ndarray) -> dict[int, int]:
 
 def with_detections(labels: np.ndarray, instances: Sequence[Instance],
                     detections: Sequence[Detection]) -> tuple[Instance, ...]:
-    """Instances with class, score and id of the detection whose box overlaps the mask's bounding box the most."""
+    """Instances with class, score and id of the detection whose box overlaps the mask's bounding box the most, if
+    that is by half of their union; labels: (H, W)."""
     def best(instance: Instance) -> Instance:
         own = labels == instance.label
         if not own.any():                       # of two masks that are the same, one has no pixel left
             return instance
         box = bounding_box(own)
         overlaps = [box_overlap(box, d.box) for d in detections]
-        if not overlaps or max(overlaps) < SAME_OBJECT_OVERLAP:
+        if not overlaps or max(overlaps) < _SAME_OBJECT_OVERLAP:
             return instance
         found = detections[int(np.argmax(overlaps))]
         return replace(instance, class_id=found.class_id, score=found.score, detector_id=found.detector_id)
@@ -149,7 +152,7 @@ def bounding_box(mask: np.ndarray) -> np.ndarray:
 
 
 def box_overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes."""
+    """Intersection over union of two boxes, (4,) each."""
     sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
     common = np.prod(np.maximum(sides, 0))
     return float(common / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common))
@@ -159,7 +162,8 @@ def select(labels: np.ndarray, instances: Sequence[Instance], max_objects: int,
            classes: frozenset[str] = frozenset()) -> Segmentation:
     """Segmentation of the instances worth reconstructing.
 
-    instances: at least one for every label in `labels`; those without a pixel are left out.
+    labels: (H, W) int32
+    instances: at least one for every label in `labels`; those without a pixel are left out, and named in `absent`.
     classes: wanted class ids; empty: all.
     The `max_objects` largest are kept, in the order of their labels; `labels` stays whole.
 
@@ -174,10 +178,11 @@ def select(labels: np.ndarray, instances: Sequence[Instance], max_objects: int,
         raise Fault(FaultCode.MASK_EMPTY, detail)
     largest = max(wanted, key=lambda instance: areas[instance.label])
     share = areas[largest.label] / labels.size
-    if share > ALL_FOREGROUND:
+    if share > _ALL_FOREGROUND:
         raise Fault(FaultCode.MASK_ALL_FOREGROUND, f"label {largest.number} has {share:.0%} of the image")
     warnings = ()
     if len(wanted) > max_objects:
         warnings = (Fault(FaultCode.TOO_MANY_OBJECTS, f"{len(wanted)} masks, max_objects is {max_objects}"),)
         wanted = sorted(wanted, key=lambda instance: -areas[instance.label])[:max_objects]
-    return Segmentation(labels, tuple(sorted(wanted, key=lambda instance: instance.label)), warnings)
+    return Segmentation(labels, tuple(sorted(wanted, key=lambda instance: instance.label)), warnings,
+                        absent=tuple(instance for instance in instances if instance.label not in areas))

@@ -1,4 +1,4 @@
-"""The output: reconstructed objects."""
+"""The output: reconstructed objects, and why others are none."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -6,7 +6,17 @@ from enum import IntEnum
 
 import numpy as np
 
+from .faults import Fault
+
 Mesh = tuple[np.ndarray, np.ndarray]      # vertices (N, 3), metres, camera frame, and triangles (M, 3)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """An instance that was not reconstructed, and why; label: value of its mask in Frame.labels."""
+
+    label: int
+    fault: Fault
 
 
 class ScaleSource(IntEnum):

@@ -10,72 +10,30 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 from threadpoolctl import ThreadpoolController
 
-from ..runtime.engine import DEFAULT_MODEL, BuildOptions, Engine, EngineError, load_engine
+from ..runtime.engine import BuildOptions, Engine, EngineError, load_engine
 from . import hollows
 from .appearance import seen_vertices, vertex_colours, vertex_normals
-from .cube import EDGE_PER_EXTENT, IMAGE_UP, NO_POINTS, Cube, fit_cube, fit_cube_to_mask, inlier_points
-from .evidence import Observation, filled, first_view, further_view, observed_points, support_row
+from .candidates import Candidate, find_candidates, rejection
+from .config import DEFAULTS, PipelineConfig
+from .cube import IMAGE_UP
+from .evidence import Observation, filled, first_view, further_view, support_row
 from .faults import Fault, FaultCode
-from .frame import Frame, Instance, Intrinsics, back_project, check_frame, pixel_directions
+from .frame import Frame, Instance, Intrinsics, check_frame
 from .object_frame import object_frame
-from .objects import Mesh, ReconstructedObject, ScaleSource, Status
+from .objects import Mesh, ReconstructedObject, Rejection, ScaleSource
 from .outline import grown_masks, hidden_share
 from .standing import standing
 from .support import given_plane, support_plane
 from .surface import Surface, extract_surface
 from .uncertainty import pose_uncertainty
 
-_FEW_POINTS = 4                 # times min_points: below, a result is marked LOW_QUALITY
-_LEAST_READINGS, _ENOUGH_POINTS = 4, 4000       # of a view, to find an object's cube and surface by
 _PLANE_SCALE_STD, _MODEL_SCALE_STD = 0.1, 0.5   # 1 sigma of the scale factor without depth
-MOST_VIEWS = 8                  # of one object that are fused
-_LEAST_ABOVE = 0.2              # share of an object's points: below, it is as flat as what it lies on
-_MOST_HIDDEN = 0.25             # share of the outline that others hide: above, a result is marked LOW_QUALITY
-_MASK_EDGE = 2                  # pixels of a mask's border that may belong to what is beside the object
-_CLEARANCE = 0.003              # metres above the support: nearer than this a reading may be the support's
-_BOX_CLEARANCE = 0.008          # metres above the support from which a box's content counts as the object
-_LARGEST = 2.0                  # metres that an object's readings may span, far more than the model is trained for
-_SPARSE = 0.1                   # share of its bounding box that a mask fills: below, it may be scattered pixels
-_APART = 2                      # pixels within which a pixel of an object has another one of it
-_LEAST_TOGETHER = 0.5           # share of a mask's pixels that have: below, it is no object's
+_MOST_VIEWS = 8                  # of one object that are fused
 
 # OpenBLAS's threads spin for tens of milliseconds after a product, on the cores that the network needs next.
 _one_blas_thread = ThreadpoolController().wrap(limits=1, user_api="blas")
-
-
-@dataclass(frozen=True)
-class PipelineConfig:
-    """What can be chosen.
-
-    model: base or small, the models that are shipped, or the path of an ONNX student; engine: one of
-    runtime.engine.ENGINE_CHOICES; precision: one of PRECISIONS there; threads: 0 = all cores; allow_engine_build: build
-    an engine for this GPU if there is none yet, which takes minutes; build_only: it is built for later use, and has to
-    be kept; max_objects: the largest masks of a frame are
-    kept; max_faces: triangles per mesh; symmetry: complete hidden sides by planes of symmetry; min_points: depth
-    readings inside a mask (without depth: pixels) that are too few below this
-    """
-
-    model: str = DEFAULT_MODEL
-    engine: str = "auto"
-    precision: str = "auto"
-    threads: int = 0
-    allow_engine_build: bool = True
-    build_only: bool = False
-    max_objects: int = 16
-    max_faces: int = 5000
-    symmetry: bool = True
-    min_points: int = 50
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """An instance that was not reconstructed, and why."""
-
-    label: int
-    fault: Fault
 
 
 @dataclass(frozen=True)
@@ -91,26 +49,6 @@ class PipelineResult:
     plane: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """An instance with its depth readings: points (P, 3) float64, metres, camera frame, at rows and columns (P,).
-
-    seen: (Q, 3), some of them and of what other views show of it, in the same frame; the surface is fitted to these.
-    unread: (U, 3), as many of the mask's pixels without a reading, their directions in the same frame.
-
-    Without depth there are no points, and the cube stands at the scale at which the object's near side lies at 1 m.
-    """
-
-    instance: Instance
-    points: np.ndarray
-    rows: np.ndarray
-    columns: np.ndarray
-    seen: np.ndarray
-    unread: np.ndarray
-    cube: Cube
-    status: Status
-
-
 class Pipeline:
     """Reconstructs all instances of a frame.  Not to be called by two threads at a time."""
 
@@ -120,7 +58,7 @@ class Pipeline:
         self._workers = ThreadPoolExecutor(config.threads or len(os.sched_getaffinity(0)), "surface")
 
     @classmethod
-    def from_config(cls, config: PipelineConfig = PipelineConfig(),
+    def from_config(cls, config: PipelineConfig = DEFAULTS,
                     on_progress: Callable[[int, str], None] = lambda percent, what: None) -> Pipeline:
         """Load model and engine.  Raises Fault: MODEL_MISSING, MODEL_INVALID, MODEL_MISMATCH, ENGINE_*.
 
@@ -168,9 +106,13 @@ class Pipeline:
         """Reconstruct frame.instances.
 
         earlier: per label of `frame`, other views of the same object, which are fused with this one (at most
-        MOST_VIEWS in all, the first ones given).  on_stage is called with EVIDENCE, INFERENCE, SURFACE, DONE as work
-        proceeds.  others: meshes of known objects beside these, on which some may rest; None lets shapes float as the
-        network gives them.  A frame without depth is reconstructed from colour and masks; see `_sized`.
+        8 in all, the first ones given)
+        on_stage: called with EVIDENCE, INFERENCE, SURFACE, DONE as work proceeds; from EVIDENCE it is DONE at once
+        where no instance can be reconstructed
+        others: meshes of known objects beside these, on which some may rest; None lets shapes float as the network
+        gives them
+
+        A frame without depth is reconstructed from colour and masks; see `_sized`.
         Raises Fault if the whole frame cannot be used: DEPTH_SIZE_MISMATCH, DEPTH_EMPTY, DEPTH_UNIT_SUSPECT,
         MASK_SIZE_MISMATCH, CAMERA_INFO_UNCALIBRATED, CAMERA_INFO_SIZE_MISMATCH, ENGINE_FAILED.
         """
@@ -182,22 +124,23 @@ class Pipeline:
             plane = support_plane(frame)
             up = _up(frame, plane)
             given, frame = frame.labels, grown_masks(frame, plane)
-            earlier = {label: tuple(views)[:MOST_VIEWS - 1] for label, views in (earlier or {}).items()}
-            frame, candidates, rejections = self._candidates(frame, given, plane, up, earlier)
-            inputs = _inputs(frame, candidates, earlier, plane, up) if candidates else {}
+            earlier = {label: tuple(views)[:_MOST_VIEWS - 1] for label, views in (earlier or {}).items()}
+            frame, candidates, rejections = find_candidates(frame, given, plane, up, earlier, self.config.min_points,
+                                                            self.config.max_objects)
+        if not candidates:
+            report("DONE")
+            return PipelineResult([], tuple(rejections), clock.milliseconds, plane)
+        with clock("evidence"):
+            inputs = _inputs(frame, candidates, earlier, plane, up)
         report("INFERENCE")
         with clock("inference"):
-            outputs = self._infer(inputs) if candidates else {}
+            outputs = self._infer(inputs)
         report("SURFACE")
-        if candidates and up is None:
+        if up is None:
             up = _guessed_up(outputs["layout"], candidates)
         with clock("surface"):
-            surfaces = list(self._workers.map(
-                lambda candidate, distance, log_std: extract_surface(
-                    distance, log_std, candidate.cube, self.config.max_faces, candidate.seen,
-                    _outline(frame, candidate), candidate.unread, self.config.symmetry),
-                candidates, outputs["distance"][:, 0], outputs["log_std"][:, 0])) if candidates else []
-            rejections += [_rejection(candidate.instance, FaultCode.SHAPE_NOT_FOUND)
+            surfaces = self._surfaces(candidates, outputs)
+            rejections += [rejection(candidate.instance, FaultCode.SHAPE_NOT_FOUND)
                            for candidate, surface in zip(candidates, surfaces, strict=True) if surface is None]
             found = [index for index, surface in enumerate(surfaces) if surface is not None]
             surfaces = [surfaces[index] for index in found]
@@ -223,6 +166,7 @@ class Pipeline:
         self._engine.close()
 
     def _infer(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs of the network for all objects, in parts that the engine can bear.  Raises Fault ENGINE_FAILED."""
         count, views = inputs["crops"].shape[:2]
         step = max(1, self._engine.most_crops // views)
         try:
@@ -235,82 +179,12 @@ class Pipeline:
             raise Fault(FaultCode.ENGINE_FAILED, f"{self.engine_name} returned values that are not finite")
         return outputs
 
-    def _candidates(self, frame: Frame, given: np.ndarray, plane: np.ndarray | None, up: np.ndarray | None,
-                    earlier: Mapping[int, Sequence[Observation]]) -> tuple[Frame, list[_Candidate], list[Rejection]]:
-        """Instances with enough depth, at most max_objects; the frame with boxes narrowed to what stands in them.
-
-        given: (H, W) labels before the masks grew, which joins pixels that lay apart
-        """
-        if frame.depth is None:
-            return self._masks_only(frame, up)
-        labels = frame.labels
-        slices = ndimage.find_objects(labels, max_label=max((i.label for i in frame.instances), default=0))
-        found: list[_Candidate] = []
-        rejections: list[Rejection] = []
-        for instance in frame.instances:
-            window = slices[instance.label - 1]
-            rows, columns = _pixels(labels, frame.depth, instance.label, window)
-            points = back_project(frame.depth, frame.intrinsics, rows, columns)
-            if instance.is_box and plane is not None and len(points):
-                clear = points @ plane[:3] + plane[3] > _BOX_CLEARANCE
-                labels = _narrowed(labels, instance.label, rows[clear], columns[clear])
-                rows, columns, points = rows[clear], columns[clear], points[clear]
-            if len(points) >= self.config.min_points:
-                keep = inlier_points(points)
-                rows, columns, points = rows[keep], columns[keep], points[keep]
-            if rejection := self._no_object(instance, f"{len(points)} readings", len(points), given, window):
-                rejections.append(rejection)
-                continue
-            further = np.concatenate([NO_POINTS, *(observed_points(view, _LEAST_READINGS, _ENOUGH_POINTS)
-                                                   for view in earlier.get(instance.label, ()))])
-            step = max(1, len(points) // _ENOUGH_POINTS)
-            thin = points[::step]
-            cube = fit_cube(thin, IMAGE_UP if up is None else up, further)
-            if (extent := cube.edge / EDGE_PER_EXTENT) > _LARGEST:
-                rejections.append(_rejection(instance, FaultCode.OBJECT_TOO_LARGE, f"{extent:.3g} m"))
-                continue
-            doubtful = instance.is_box or len(points) < _FEW_POINTS * self.config.min_points or \
-                _touches_border(window, labels.shape) or \
-                _is_cut_off(frame, instance.label, window, earlier.get(instance.label, ()))
-            seen = _above_support(np.concatenate([thin, further]), plane)
-            unread = NO_POINTS if instance.is_box else _unread(frame, instance.label, window)[::step]
-            found.append(_Candidate(instance, points, rows, columns, seen, unread, cube,
-                                    Status.LOW_QUALITY if doubtful else Status.OK))
-        kept, surplus = self._largest(found)
-        return replace(frame, labels=labels), kept, rejections + surplus
-
-    def _masks_only(self, frame: Frame, up: np.ndarray | None) -> tuple[Frame, list[_Candidate], list[Rejection]]:
-        """Instances of a frame without depth."""
-        found, rejections = [], []
-        slices = ndimage.find_objects(frame.labels, max_label=max((i.label for i in frame.instances), default=0))
-        for instance in frame.instances:
-            window = slices[instance.label - 1]
-            rows, columns = _pixels(frame.labels, None, instance.label, window)
-            if rejection := self._no_object(instance, f"{len(rows)} pixels", len(rows), frame.labels, window):
-                rejections.append(rejection)
-                continue
-            cube = fit_cube_to_mask(rows, columns, frame.intrinsics, IMAGE_UP if up is None else up)
-            found.append(_Candidate(instance, NO_POINTS, rows, columns, NO_POINTS, NO_POINTS, cube,
-                                    Status.LOW_QUALITY))
-        kept, surplus = self._largest(found)
-        return frame, kept, rejections + surplus
-
-    def _no_object(self, instance: Instance, found: str, count: int, labels: np.ndarray,
-                   window: tuple[slice, slice] | None) -> Rejection | None:
-        """Why a mask is no object's, None if it may be one.
-
-        found: the `count` readings in it, as text; labels: (H, W), as they were given; window: around the instance
-        """
-        if count < self.config.min_points:
-            return _rejection(instance, FaultCode.TOO_FEW_POINTS, found)
-        return _rejection(instance, FaultCode.MASK_SCATTERED) if _is_scattered(labels, instance.label, window) else None
-
-    def _largest(self, found: list[_Candidate]) -> tuple[list[_Candidate], list[Rejection]]:
-        """The max_objects candidates of most pixels, by label, and the rejections of the rest."""
-        found = sorted(found, key=lambda c: -len(c.rows))
-        surplus = [_rejection(c.instance, FaultCode.TOO_MANY_OBJECTS, f"{len(found)} > {self.config.max_objects}")
-                   for c in found[self.config.max_objects:]]
-        return sorted(found[:self.config.max_objects], key=lambda c: c.instance.label), surplus
+    def _surfaces(self, candidates: Sequence[Candidate], outputs: dict[str, np.ndarray]) -> list[Surface | None]:
+        """Surface of each candidate; None where the network found no solid."""
+        def one(candidate: Candidate, distance: np.ndarray, log_std: np.ndarray) -> Surface | None:
+            return extract_surface(distance, log_std, candidate.cube, self.config.max_faces, candidate.seen,
+                                   candidate.outline, candidate.unread, self.config.symmetry)
+        return list(self._workers.map(one, candidates, outputs["distance"][:, 0], outputs["log_std"][:, 0]))
 
 
 class _Clock:
@@ -326,55 +200,6 @@ class _Clock:
         self.milliseconds[stage] += 1e3 * (time.perf_counter() - started)
 
 
-def _rejection(instance: Instance, code: FaultCode, detail: str = "") -> Rejection:
-    return Rejection(instance.label, Fault(code, f"label {instance.number}" + (f": {detail}" if detail else "")))
-
-
-def _pixels(labels: np.ndarray, depth: np.ndarray | None, label: int, window: tuple[slice, slice] | None):
-    """Rows and columns of the instance's pixels that have depth (of all its pixels, if depth is None).
-
-    window: its bounding box, None if it has no pixel
-    """
-    if window is None:
-        return np.empty(0, int), np.empty(0, int)
-    own = labels[window] == label
-    rows, columns = np.nonzero(own if depth is None else own & (depth[window] > 0))
-    return rows + window[0].start, columns + window[1].start
-
-
-def _is_scattered(labels: np.ndarray, label: int, window: tuple[slice, slice]) -> bool:
-    """Whether most pixels of a mask have no other one of it near: noise, where a thin object's pixels form a line."""
-    own = labels[window] == label
-    if own.mean() > _SPARSE:
-        return False
-    around = ndimage.convolve(own.astype(np.uint8), np.ones((2 * _APART + 1,) * 2, np.uint8), mode="constant")
-    return float((around[own] > 1).mean()) < _LEAST_TOGETHER
-
-
-def _above_support(points: np.ndarray, plane: np.ndarray | None) -> np.ndarray:
-    """The points (P, 3) that are not the support's, (4,), which a wide mask takes in; all of them if few are left."""
-    if plane is None:
-        return points
-    above = points @ plane[:3] + plane[3] > _CLEARANCE
-    return points[above] if above.mean() > _LEAST_ABOVE else points
-
-
-def _narrowed(labels: np.ndarray, label: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    narrowed = np.where(labels == label, 0, labels)
-    narrowed[rows, columns] = label
-    return narrowed
-
-
-def _touches_border(window: tuple[slice, slice], shape: tuple[int, int]) -> bool:
-    return any(s.start == 0 or s.stop == n for s, n in zip(window, shape, strict=True))
-
-
-def _is_cut_off(frame: Frame, label: int, window: tuple[slice, slice], earlier: Sequence[Observation]) -> bool:
-    """Whether in every view much of what an instance ends at stands before it, so that it may be larger."""
-    return hidden_share(frame, label, window) > _MOST_HIDDEN and \
-        all(hidden_share(view.frame, view.label) > _MOST_HIDDEN for view in earlier)
-
-
 def _up(frame: Frame, plane: np.ndarray | None) -> np.ndarray | None:
     """Unit vector against gravity in the camera frame: given, else the support's normal, else None."""
     if frame.world_from_camera is not None:
@@ -382,13 +207,13 @@ def _up(frame: Frame, plane: np.ndarray | None) -> np.ndarray | None:
     return None if plane is None else plane[:3].astype(np.float64)
 
 
-def _guessed_up(layout: np.ndarray, candidates: list[_Candidate]) -> np.ndarray:
+def _guessed_up(layout: np.ndarray, candidates: list[Candidate]) -> np.ndarray:
     """Up (3,) in the camera frame as the network sees it, the mean over all objects; layout: (B, 10)."""
     up = sum(c.cube.virtual_from_camera.T @ row[:3] for c, row in zip(candidates, layout, strict=True))
     return up / max(float(np.linalg.norm(up)), 1e-9) if np.linalg.norm(up) > 1e-6 else IMAGE_UP
 
 
-def _inputs(frame: Frame, candidates: list[_Candidate], earlier: Mapping[int, Sequence[Observation]],
+def _inputs(frame: Frame, candidates: list[Candidate], earlier: Mapping[int, Sequence[Observation]],
             plane: np.ndarray | None, up: np.ndarray | None) -> dict[str, np.ndarray]:
     """Inputs of the network, as runtime/signature.py has them, for all candidates."""
     seen = []
@@ -403,27 +228,7 @@ def _inputs(frame: Frame, candidates: list[_Candidate], earlier: Mapping[int, Se
     return {"crops": crops, "views": rows, "support": support}
 
 
-def _outline(frame: Frame, candidate: _Candidate) -> np.ndarray:
-    """(R, 3) directions, camera frame, of the mask's first and last pixel in each row and column; none with depth."""
-    if frame.depth is not None:
-        return NO_POINTS
-    ends = []
-    for major, minor in ((candidate.rows, candidate.columns), (candidate.columns, candidate.rows)):
-        order = np.lexsort((minor, major))
-        new = np.flatnonzero(np.diff(major[order])) + 1
-        ends += [order[np.r_[0, new]], order[np.r_[new - 1, -1]]]
-    index = np.concatenate(ends)
-    return pixel_directions(frame.intrinsics, candidate.rows[index], candidate.columns[index])
-
-
-def _unread(frame: Frame, label: int, window: tuple[slice, slice]) -> np.ndarray:
-    """(U, 3) directions, camera frame, of the pixels well inside an instance's mask that have no depth."""
-    own = ndimage.binary_erosion(frame.labels[window] == label, iterations=_MASK_EDGE)
-    rows, columns = np.nonzero(own & (frame.depth[window] == 0))
-    return pixel_directions(frame.intrinsics, rows + window[0].start, columns + window[1].start)
-
-
-def _sized(frame: Frame, candidate: _Candidate, surface: Surface,
+def _sized(frame: Frame, candidate: Candidate, surface: Surface,
            layout: np.ndarray) -> tuple[Surface, ScaleSource, float | None]:
     """The surface at its metric size, where that comes from, and 1 sigma of the scale if it is not the depth's.
 
@@ -442,8 +247,12 @@ def _sized(frame: Frame, candidate: _Candidate, surface: Surface,
                    vertex_std=(surface.vertex_std * factor).astype(np.float32)), source, sigma
 
 
-def _object(frame: Frame, candidate: _Candidate, surface: Surface, layout: np.ndarray, up: np.ndarray,
+def _object(frame: Frame, candidate: Candidate, surface: Surface, layout: np.ndarray, up: np.ndarray,
             earlier: Sequence[Observation]) -> ReconstructedObject:
+    """A candidate with its surface, (N, 3) in the camera frame, as an object in its own frame.
+
+    layout: (10,), as runtime/signature.py has it; up: (3,) unit vector against gravity, camera frame
+    """
     surface, source, sigma = _sized(frame, candidate, surface, layout)
     camera_from_object, size = object_frame(surface.vertices, up)
     normals, areas = vertex_normals(surface.vertices, surface.triangles)

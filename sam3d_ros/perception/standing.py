@@ -13,7 +13,7 @@ from itertools import chain
 import numpy as np
 import open3d as o3d
 
-from .frame import Frame
+from .frame import Frame, nearest_pixels
 from .objects import Mesh
 from .raycasting import ray_scene
 from .surface import Surface
@@ -81,18 +81,14 @@ def _seen(points: np.ndarray, label: int, frame: Frame) -> tuple[np.ndarray, np.
     """Of (P, 3) points, (P,) each: whether the camera sees past it, or before it something that is no instance; and
     whether another instance hides it.
     """
-    k = frame.intrinsics
-    z = np.maximum(points[:, 2], 1e-6)
-    columns = np.rint(points[:, 0] / z * k.fx + k.cx).astype(np.int64)
-    rows = np.rint(points[:, 1] / z * k.fy + k.cy).astype(np.int64)
-    inside = (points[:, 2] > 0) & (rows >= 0) & (rows < k.height) & (columns >= 0) & (columns < k.width)
-    rows, columns = np.where(inside, rows, 0), np.where(inside, columns, 0)
+    rows, columns, inside = nearest_pixels(points, frame.intrinsics)
     depth, owner = frame.depth[rows, columns], frame.labels[rows, columns]
-    is_covered = inside & (depth > 0) & (depth < z - _MARGIN)
-    is_free = inside & (depth > z + _MARGIN)
+    is_covered = inside & (depth > 0) & (depth < points[:, 2] - _MARGIN)
+    is_free = inside & (depth > points[:, 2] + _MARGIN)
     return is_free | (is_covered & (owner == 0)), is_covered & (owner != 0) & (owner != label)
 
 
 def _overlap(vertices: np.ndarray, points: np.ndarray) -> bool:
+    """Whether the bounding boxes of vertices (N, 3) and points (..., 3) overlap."""
     flat = points.reshape(-1, 3)
     return bool(((vertices.min(axis=0) < flat.max(axis=0)) & (vertices.max(axis=0) > flat.min(axis=0))).all())

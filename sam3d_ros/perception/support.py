@@ -5,7 +5,7 @@ import numpy as np
 
 from .faults import Fault
 from .frame import Frame, back_project
-from .tabletop import fit_support_plane
+from .plane import fit_support_plane
 
 _PLANE_POINTS = 6000
 _PLANE_REACH = 0.35             # metres around the objects: their support, not the room

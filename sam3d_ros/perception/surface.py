@@ -41,7 +41,7 @@ class Surface:
     vertex_std: np.ndarray
 
 
-def object_solid(distance: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+def _object_solid(distance: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Signed distance, negative inside, in which only the object is left and its closed cavities are filled.
 
     The object is the largest connected inside, and whatever other pieces the camera saw: thin links between them may be
@@ -69,7 +69,7 @@ def object_solid(distance: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray
     return np.where(solid, -magnitude, magnitude).astype(np.float32), low
 
 
-def with_what_was_seen(distance: np.ndarray, observed: np.ndarray) -> np.ndarray:
+def _with_what_was_seen(distance: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """Signed distance with a thin shell around observed points that the prediction is far from, if these are many.
 
     So the network may miss a part thinner than its voxels, but not one that was seen.  A few such points are readings
@@ -88,7 +88,7 @@ def with_what_was_seen(distance: np.ndarray, observed: np.ndarray) -> np.ndarray
     return np.minimum(distance, ndimage.distance_transform_edt(away) - _SHELL).astype(np.float32)
 
 
-def filled_outline(distance: np.ndarray, cube: Cube, outline: np.ndarray) -> np.ndarray:
+def _filled_outline(distance: np.ndarray, cube: Cube, outline: np.ndarray) -> np.ndarray:
     """Signed distance moved by a constant so that the surface reaches the mask's outline, seen from the camera.
 
     Where depth does not tell, the network is cautious, and what it is sure of is smaller than the object.
@@ -123,16 +123,16 @@ def extract_surface(distance: np.ndarray, log_std: np.ndarray, cube: Cube, max_f
     Returns None if there is no solid, or so ragged a one that it can only be noise.
     """
     if len(outline):
-        distance = filled_outline(distance, cube, outline)
+        distance = _filled_outline(distance, cube, outline)
     if (distance < 0).sum() < _MIN_VOXELS:
         return None              # where nothing was found, what was seen does not make a solid
     seen = cube.from_camera(observed)
     distance = without_unseen_hollows(distance, cube, seen, unread)
-    distance, observed_share = follow_depth(with_what_was_seen(distance, seen), seen)
+    distance, observed_share = follow_depth(_with_what_was_seen(distance, seen), seen)
     std = voxel_std(log_std, observed_share, np.hypot(_SEEN_STD, _DEPTH_STD * cube.distance / cube.voxel))
     if symmetry:
         distance, std = completed(distance, std, seen)
-    found = object_solid(distance, seen)
+    found = _object_solid(distance, seen)
     if found is None:
         return None
     solid, low = found

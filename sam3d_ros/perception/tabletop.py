@@ -7,24 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull, cKDTree
 
-from sam3d_ros.perception.faults import Fault, FaultCode
-from sam3d_ros.perception.frame import Intrinsics
+from .faults import Fault, FaultCode
+from .frame import Intrinsics
+from .plane import fit_support_plane, range_factor
 
-PLANE_SAMPLES = 4000              # pixels that the plane is fitted to
-PLANE_HYPOTHESES = 300            # at 30 % inliers, 3 good points are missed by all with probability 3e-4
-MIN_PLANE_POINTS = 500
-MIN_PLANE_SHARE = 0.1             # of the votes
-FLYING_NEIGHBOURS = 3             # of 8 that must lie at a pixel's own depth; of fewer readings around it, that share
-SUPPORT_MARGIN = 0.02             # metres by which an object may stick out over the plane's visible part
-CORE_NEIGHBOURS = 4               # occupied voxels within `gap` of one that belongs to a cluster
-CLOSING = 4                       # pixels; half the width of the gaps in a mask that are bridged
+_FLYING_NEIGHBOURS = 3             # of 8 that must lie at a pixel's own depth; of fewer readings around it, that share
+_SUPPORT_MARGIN = 0.02             # metres by which an object may stick out over the plane's visible part
+_CORE_NEIGHBOURS = 4               # occupied voxels within `gap` of one that belongs to a cluster
+_CLOSING = 4                       # pixels; half the width of the gaps in a mask that are bridged
 MAX_OBJECTS = 2**16 - 1           # what the 16UC1 segmentation image can hold
 
 
@@ -69,7 +65,7 @@ def segment_tabletop(depth: np.ndarray, intrinsics: Intrinsics,
     solid = (depth > 0) & ~_flying_pixels(depth)
     plane = fit_support_plane(points[solid], config.plane_tolerance)
     heights = points @ plane[:3] + plane[3]
-    above = (heights > config.min_height * _range_factor(depth)) & (heights < config.max_height)
+    above = (heights > config.min_height * range_factor(depth)) & (heights < config.max_height)
     rows, columns = np.nonzero(solid & above)
     inside = _over_support(points[rows, columns], points[solid], plane, config.plane_tolerance)
     rows, columns = rows[inside], columns[inside]
@@ -80,65 +76,12 @@ def segment_tabletop(depth: np.ndarray, intrinsics: Intrinsics,
     return labels
 
 
-def fit_support_plane(points: np.ndarray, tolerance: float) -> np.ndarray:
-    """The plane with most of `points` by RANSAC, refined by least squares; near points count more, because a robot's
-    table is nearer than the floor around it.
-
-    points: (N, 3) metres, camera frame; tolerance: metres at 1 m, grows with the square of the distance
-    Returns (4,) float32: unit normal n and offset d with n . p + d = 0, and d > 0: the normal points to the camera.
-
-    Raises Fault(SUPPORT_PLANE_NOT_FOUND): too few points share a plane.
-    """
-    if len(points) < MIN_PLANE_POINTS:
-        raise Fault(FaultCode.SUPPORT_PLANE_NOT_FOUND)
-    generator = np.random.default_rng(0)
-    sample = points[generator.integers(len(points), size=PLANE_SAMPLES)].astype(np.float64)
-    allowed = _range_factor(sample[:, 2]) * tolerance
-    corners = sample[generator.integers(PLANE_SAMPLES, size=(PLANE_HYPOTHESES, 3))]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    lengths = np.linalg.norm(normals, axis=1)
-    proper = lengths > 1e-6                       # three points in a line span no plane
-    normals = normals[proper] / lengths[proper, None]
-    offsets = -np.einsum("ij,ij->i", normals, corners[proper, 0])
-    weights = 1 / np.maximum(sample[:, 2], 0.1) ** 2
-    votes = _votes(normals, offsets, np.ascontiguousarray(sample.T), allowed, weights / weights.sum())
-    if not len(votes) or votes.max() < MIN_PLANE_SHARE:
-        raise Fault(FaultCode.SUPPORT_PLANE_NOT_FOUND)
-    best = votes.argmax()
-    normal, offset = normals[best], offsets[best]
-    for _ in range(3):
-        inliers = sample[np.abs(sample @ normal + offset) < allowed]
-        centre = inliers.mean(axis=0)
-        normal = np.linalg.svd(inliers - centre, full_matrices=False)[2][2]
-        offset = -normal @ centre
-    plane = np.append(normal, offset).astype(np.float32)
-    return plane if offset > 0 else -plane
-
-
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})     # else the sum is not vectorised
-def _votes(normals, offsets, points, allowed, weights):
-    """(H,) sum of the weights (N,) of the points (3, N) that lie within `allowed` (N,) of each plane, (H, 3), (H,)."""
-    votes = np.empty(len(normals))
-    x, y, z = points[0], points[1], points[2]
-    for plane in range(len(normals)):
-        a, b, c, offset, total = normals[plane, 0], normals[plane, 1], normals[plane, 2], offsets[plane], 0.0
-        for i in range(len(x)):
-            total += weights[i] * (abs(a * x[i] + b * y[i] + c * z[i] + offset) < allowed[i])
-        votes[plane] = total
-    return votes
-
-
 def _points(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
     """(H, W, 3) float32 camera-frame points of every pixel, the origin where there is no reading."""
     height, width = depth.shape
     x = (np.arange(width, dtype=np.float32) - np.float32(intrinsics.cx)) / np.float32(intrinsics.fx)
     y = (np.arange(height, dtype=np.float32) - np.float32(intrinsics.cy)) / np.float32(intrinsics.fy)
     return np.stack([depth * x, depth * y[:, None], depth], axis=-1)
-
-
-def _range_factor(z: np.ndarray) -> np.ndarray:
-    """How much larger depth errors are at depth z than at 1 m (and not smaller when nearer)."""
-    return np.maximum(z, 1.0) ** 2
 
 
 def _flying_pixels(depth: np.ndarray) -> np.ndarray:
@@ -156,7 +99,7 @@ def _flying_pixels(depth: np.ndarray) -> np.ndarray:
                 neighbour = padded[row:row + height, column:column + width]
                 near += np.abs(neighbour - depth) < tolerance
                 readings += neighbour > 0
-    return 8 * near < FLYING_NEIGHBOURS * readings
+    return 8 * near < _FLYING_NEIGHBOURS * readings
 
 
 def _over_support(candidates: np.ndarray, scene: np.ndarray, plane: np.ndarray, tolerance: float) -> np.ndarray:
@@ -165,9 +108,9 @@ def _over_support(candidates: np.ndarray, scene: np.ndarray, plane: np.ndarray, 
     axes = np.linalg.svd(plane[None, :3])[2][1:].T
     step = max(1, len(scene) // 20000)
     sample = scene[::step]
-    support = sample[np.abs(sample @ plane[:3] + plane[3]) < tolerance * _range_factor(sample[:, 2])] @ axes
+    support = sample[np.abs(sample @ plane[:3] + plane[3]) < tolerance * range_factor(sample[:, 2])] @ axes
     edges = ConvexHull(support).equations.astype(np.float32)      # outward normal and offset of each edge
-    return (candidates @ axes @ edges[:, :2].T + edges[:, 2]).max(axis=1) < SUPPORT_MARGIN
+    return (candidates @ axes @ edges[:, :2].T + edges[:, 2]).max(axis=1) < _SUPPORT_MARGIN
 
 
 def _cluster(points: np.ndarray, voxel: float, gap: float) -> np.ndarray:
@@ -176,7 +119,7 @@ def _cluster(points: np.ndarray, voxel: float, gap: float) -> np.ndarray:
     keys, cell_of_point = np.unique((cells[:, 0] << 42) | (cells[:, 1] << 21) | cells[:, 2], return_inverse=True)
     centres = np.stack([keys >> 42, (keys >> 21) & (2**21 - 1), keys & (2**21 - 1)], axis=1) * voxel
     pairs = cKDTree(centres).query_pairs(gap, output_type="ndarray")
-    core = np.bincount(pairs.ravel(), minlength=len(keys)) >= CORE_NEIGHBOURS
+    core = np.bincount(pairs.ravel(), minlength=len(keys)) >= _CORE_NEIGHBOURS
     pairs = pairs[core[pairs].all(axis=1)]
     links = coo_array((np.ones(len(pairs), bool), pairs.T), shape=(len(keys), len(keys)))
     cluster_of_cell = connected_components(links, directed=False)[1]
@@ -197,10 +140,10 @@ def _objects(clusters: np.ndarray, points: np.ndarray, heights: np.ndarray, conf
 def _paint(labels: np.ndarray, label: int, rows: np.ndarray, columns: np.ndarray) -> None:
     """Write an object's pixels into `labels`, and into the gaps and holes in it, where the camera had no reading or
     a thin bottom lies in the plane."""
-    top, left = rows.min() - CLOSING, columns.min() - CLOSING
-    mask = np.zeros((rows.max() - top + CLOSING + 1, columns.max() - left + CLOSING + 1), bool)
+    top, left = rows.min() - _CLOSING, columns.min() - _CLOSING
+    mask = np.zeros((rows.max() - top + _CLOSING + 1, columns.max() - left + _CLOSING + 1), bool)
     mask[rows - top, columns - left] = True
-    closed = ndimage.binary_closing(mask, iterations=CLOSING)
+    closed = ndimage.binary_closing(mask, iterations=_CLOSING)
     filled_rows, filled_columns = np.nonzero(ndimage.binary_fill_holes(closed))
     free = labels[filled_rows + top, filled_columns + left] == 0
     labels[filled_rows[free] + top, filled_columns[free] + left] = label

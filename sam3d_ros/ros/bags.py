@@ -20,11 +20,11 @@ from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from sam3d_ros.perception.faults import Fault, FaultCode
+from ..perception.faults import Fault, FaultCode
 
 STORAGES = {"sqlite3": StoragePlugin.SQLITE3, "mcap": StoragePlugin.MCAP}
 PACKAGE = "sam3d_ros"
-BAG_VERSION = 9          # of the metadata; what Jazzy writes
+_BAG_VERSION = 9          # of the metadata; what Jazzy writes
 
 
 class BagMessage(NamedTuple):
@@ -95,9 +95,9 @@ class BagWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        self._writer = Writer(self._draft / path.name, version=BAG_VERSION, storage_plugin=STORAGES[storage])
+        self._writer = Writer(self._draft / path.name, version=_BAG_VERSION, storage_plugin=STORAGES[storage])
         self._writer.open()
-        self._types = message_types()
+        self._types = _message_types()
         self._connections: dict[str, Connection] = {}
 
     def add_topic(self, topic: str, message_type: str) -> None:
@@ -137,7 +137,7 @@ class BagWriter:
         shutil.rmtree(self._draft)
 
 
-def message_types() -> Typestore:
+def _message_types() -> Typestore:
     """The types of ROS 2 Jazzy and of this package, for `rosbags`."""
     store = get_typestore(Stores.ROS2_JAZZY)
     types = {}

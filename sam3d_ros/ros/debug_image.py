@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..perception.frame import Frame
+from ..perception.frame import Frame, nearest_pixels
 from ..perception.objects import ReconstructedObject
 
 _TINT = 0.4
@@ -14,9 +14,10 @@ _TINT = 0.4
 _GOLDEN = 0.618034
 
 
-def label_colour(label: int) -> np.ndarray:
-    """(3,) uint8 RGB, the same for a label every time."""
-    return np.round(np.array(colorsys.hsv_to_rgb(label * _GOLDEN % 1, 0.9, 1.0)) * 255).astype(np.uint8)
+def label_colour(label: int) -> tuple[int, int, int]:
+    """RGB, 0 to 255, the same for a label every time."""
+    red, green, blue = colorsys.hsv_to_rgb(label * _GOLDEN % 1, 0.9, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def draw(frame: Frame, objects: Sequence[ReconstructedObject]) -> np.ndarray:
@@ -24,19 +25,9 @@ def draw(frame: Frame, objects: Sequence[ReconstructedObject]) -> np.ndarray:
     picture = frame.colour.copy()
     for instance in frame.instances:
         inside = frame.labels == instance.label
-        picture[inside] = (1 - _TINT) * picture[inside] + _TINT * label_colour(instance.label)
+        picture[inside] = (1 - _TINT) * picture[inside] + _TINT * np.array(label_colour(instance.label))
     for obj in objects:
-        rows, columns = _project(frame, obj)
-        picture[rows, columns] = label_colour(obj.label)
+        points = obj.vertices @ obj.camera_from_object[:3, :3].T + obj.camera_from_object[:3, 3]
+        rows, columns, inside = nearest_pixels(points, frame.intrinsics)
+        picture[rows[inside], columns[inside]] = label_colour(obj.label)
     return picture
-
-
-def _project(frame: Frame, obj: ReconstructedObject) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (rows, columns) of the vertices inside the image."""
-    points = obj.vertices @ obj.camera_from_object[:3, :3].T + obj.camera_from_object[:3, 3]
-    points = points[points[:, 2] > 0]
-    camera = frame.intrinsics
-    columns = np.rint(points[:, 0] / points[:, 2] * camera.fx + camera.cx).astype(int)
-    rows = np.rint(points[:, 1] / points[:, 2] * camera.fy + camera.cy).astype(int)
-    seen = (rows >= 0) & (rows < camera.height) & (columns >= 0) & (columns < camera.width)
-    return rows[seen], columns[seen]

@@ -91,7 +91,10 @@ def decode_depth(message: Image) -> np.ndarray:
 
 
 def encode_image(pixels: np.ndarray, encoding: str, header: Header) -> Image:
-    """Image message of `pixels`, (H, W) or (H, W, C), whose dtype and channels must be the encoding's."""
+    """Image message of `pixels`, (H, W) or (H, W, C), whose dtype and channels must be the encoding's.
+
+    Raises ValueError if they are not, KeyError for an encoding that is not known here.
+    """
     dtype, channels = _DTYPE_CHANNELS[encoding]
     height, width = pixels.shape[:2]
     if pixels.dtype != dtype or pixels.shape[2:] != (() if channels == 1 else (channels,)):
@@ -166,6 +169,10 @@ def upstream_cv_bridge() -> ModuleType | None:
 
 
 def _decode_with_cv_bridge(message: Image) -> np.ndarray:
+    """Colour image, (H, W, 3) uint8 RGB, of an encoding that only upstream's cv_bridge knows.
+
+    Raises Fault IMAGE_ENCODING_UNKNOWN, IMAGE_BIG_ENDIAN, IMAGE_TRUNCATED.
+    """
     bridge = upstream_cv_bridge()
     if bridge is None:
         raise Fault(FaultCode.IMAGE_ENCODING_UNKNOWN, f"got '{message.encoding}', and cv_bridge is not installed")

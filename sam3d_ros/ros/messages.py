@@ -15,6 +15,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from sam3d_ros.msg import ObjectMesh, ObjectMeshArray
 
+from ..perception.appearance import vertex_normals
 from ..perception.objects import ReconstructedObject
 from ..scene.motion import rotated
 from ..scene.planning import planning_mesh
@@ -22,7 +23,7 @@ from ..scene.track import Presence, TrackedObject
 from .images import stamp_message, to_array
 from .transforms import pose_from_matrix
 
-MARKER_NAMESPACE = "sam3d"
+_MARKER_NAMESPACE = "sam3d"
 # Every mesh is sent again as often, for subscribers that missed the message with it.
 MESH_PERIOD = 5.0      # seconds
 # Baked shading: light that comes from the camera and above, so that no side is black.
@@ -80,7 +81,7 @@ class MeshArrays:
     vertex_std: np.ndarray
 
 
-def object_mesh(placed: PlacedObject, header: Header, with_mesh: bool = True, is_still: bool = False) -> ObjectMesh:
+def _object_mesh(placed: PlacedObject, header: Header, with_mesh: bool = True, is_still: bool = False) -> ObjectMesh:
     """ObjectMesh with its pose in the frame of `header`, whose stamp is the image's.  Without its mesh, the arrays are
     empty.
 
@@ -112,7 +113,7 @@ def object_mesh_array(placed: Sequence[PlacedObject], header: Header, without_me
     without_mesh: ids of those whose mesh is known; is_still: whether the frame of `header` stands still
     """
     return ObjectMeshArray(header=header, objects=[
-        object_mesh(p, header, p.id not in without_mesh, is_still) for p in placed])
+        _object_mesh(p, header, p.id not in without_mesh, is_still) for p in placed])
 
 
 def mesh_arrays(message: ObjectMesh) -> MeshArrays:
@@ -184,7 +185,7 @@ def detection_3d_array(vision_msgs: ModuleType, placed: Sequence[PlacedObject], 
     return vision_msgs.Detection3DArray(header=header, detections=[one(p) for p in placed if p.seen])
 
 
-def mesh_marker(placed: PlacedObject, marker_id: int, header: Header) -> Marker:
+def _mesh_marker(placed: PlacedObject, marker_id: int, header: Header) -> Marker:
     """TRIANGLE_LIST marker with vertex colours; viewers draw coloured lists unlit, so shading is baked in."""
     obj = placed.object
     points = [Point(x=x, y=y, z=z) for x, y, z in obj.vertices.tolist()]
@@ -202,7 +203,7 @@ def mesh_marker(placed: PlacedObject, marker_id: int, header: Header) -> Marker:
     return marker
 
 
-def delete_marker(marker_id: int, header: Header) -> Marker:
+def _delete_marker(marker_id: int, header: Header) -> Marker:
     """Marker that removes another one."""
     return _marker(marker_id, header, Marker.DELETE)
 
@@ -217,12 +218,12 @@ class MarkerTracker:
     def update(self, placed: Sequence[PlacedObject], header: Header) -> MarkerArray:
         """Markers of the present objects, after deletions of the vanished ones."""
         present = {p.id for p in placed}
-        markers = [delete_marker(self._numbers.pop(old), header) for old in [*self._numbers] if old not in present]
+        markers = [_delete_marker(self._numbers.pop(old), header) for old in [*self._numbers] if old not in present]
         for p in placed:
             if p.id not in self._numbers:
                 self._numbers[p.id] = self._next
                 self._next += 1
-            markers.append(mesh_marker(p, self._numbers[p.id], header))
+            markers.append(_mesh_marker(p, self._numbers[p.id], header))
         return MarkerArray(markers=markers)
 
 
@@ -304,7 +305,7 @@ class PlanningSceneTracker:
             pose = pose_from_matrix(p.target_from_object)
             message = self._object(p.id, pose, header, kinds.ADD if new else kinds.MOVE)
             if new:
-                message.meshes = [shape_mesh(*planning_mesh(p.object.vertices, p.object.triangles))]
+                message.meshes = [_shape_mesh(*planning_mesh(p.object.vertices, p.object.triangles))]
                 message.mesh_poses = [Pose()]  # the mesh's own pose in the object frame: the identity
             self._revisions[p.id] = p.revision
             objects.append(message)
@@ -314,19 +315,10 @@ class PlanningSceneTracker:
         return self._msgs.CollisionObject(header=header, id=identity, pose=pose, operation=operation)
 
 
-def shape_mesh(vertices: np.ndarray, triangles: np.ndarray) -> Mesh:
+def _shape_mesh(vertices: np.ndarray, triangles: np.ndarray) -> Mesh:
     """shape_msgs/Mesh of (N, 3) and (M, 3) arrays; slow to build and to send, so only for planning scenes."""
     return Mesh(vertices=[Point(x=x, y=y, z=z) for x, y, z in vertices.tolist()],
                 triangles=[MeshTriangle(vertex_indices=row) for row in np.asarray(triangles, np.uint32)])
-
-
-def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """(N, 3) unit normals of a mesh, weighted by area; (N, 3) vertices, (M, 3) triangles."""
-    corners = vertices[triangles].astype(np.float64)
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    flat = triangles.ravel()
-    summed = np.stack([np.bincount(flat, np.repeat(normals[:, axis], 3), len(vertices)) for axis in range(3)], axis=1)
-    return summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-20)
 
 
 _POINT_TYPE = np.dtype([("xyz", np.float32, 3), ("rgb", np.uint32)])
@@ -350,12 +342,13 @@ def _points(placed: PlacedObject) -> np.ndarray:
 def _shading(placed: PlacedObject) -> np.ndarray:
     """(N,) brightness of each vertex, 2 * _AMBIENT - 1 to 1, lit from the camera and a little from above it."""
     to_light = np.array([0.0, -0.4, -1.0]) @ placed.object.camera_from_object[:3, :3]
-    facing = vertex_normals(placed.object.vertices, placed.object.triangles) @ (to_light / np.linalg.norm(to_light))
+    normals, _ = vertex_normals(placed.object.vertices, placed.object.triangles)
+    facing = normals @ (to_light / np.linalg.norm(to_light))
     return _AMBIENT + (1 - _AMBIENT) * facing
 
 
 def _marker(marker_id: int, header: Header, action: int) -> Marker:
-    return Marker(header=header, ns=MARKER_NAMESPACE, id=marker_id, action=action)
+    return Marker(header=header, ns=_MARKER_NAMESPACE, id=marker_id, action=action)
 
 
 def _vector(values: np.ndarray) -> Vector3:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
@@ -14,12 +14,9 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from ..perception.config import DEFAULTS, RANGES, PipelineConfig
 from ..perception.faults import Fault, FaultCode
-from ..perception.ranges import RANGES
-from ..runtime.engine import DEFAULT_MODEL, ENGINE_CHOICES, MODEL_HELP, PRECISIONS
-
-if TYPE_CHECKING:
-    from ..perception.pipeline import PipelineConfig
+from ..runtime.engine import ENGINE_CHOICES, MODEL_HELP, PRECISIONS
 
 RCLError = rclpy_implementation.RCLError
 MASK_FORMATS = ("binary", "labels", "gz_semantic", "gz_panoptic", "yolo_msgs", "isaac_tensor", "boxes")
@@ -32,9 +29,10 @@ def _parameter(default: bool | int | float | str, description: str, *, unit: str
         "description": description, "unit": unit, "choices": choices, "low": low, "high": high, "live": live})
 
 
-def _in_range(name: str) -> dict[str, int]:
-    """The range of a field of PipelineConfig, for `_parameter`."""
-    return dict(zip(("low", "high"), RANGES[name], strict=True))
+def _of_pipeline(name: str, description: str, choices: tuple[str, ...] = ()) -> Any:
+    """A parameter that is a field of PipelineConfig, with its default and range there."""
+    low, high = RANGES.get(name, (None, None))
+    return _parameter(getattr(DEFAULTS, name), description, choices=choices, low=low, high=high)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,21 +40,22 @@ class Settings:
     """Values of all parameters at one moment."""
 
     # Model
-    model: str = _parameter(DEFAULT_MODEL, MODEL_HELP)
-    engine: str = _parameter("auto", "inference engine; auto: a GPU engine if one works, else the CPU engine that is "
-                                     "fastest on this machine", choices=ENGINE_CHOICES)
-    precision: str = _parameter("auto", "arithmetic of the engine; auto: the fastest that agrees with fp32",
-                                choices=PRECISIONS)
-    threads: int = _parameter(0, "CPU threads for inference and surfaces; 0: all cores", **_in_range("threads"))
-    allow_engine_build: bool = _parameter(True, "build the engine for this GPU while configuring if there is none yet, "
-                                                "which takes minutes; false: a fault says so at once")
+    model: str = _of_pipeline("model", MODEL_HELP)
+    engine: str = _of_pipeline("engine", "inference engine; auto: a GPU engine if one works, else the CPU engine that "
+                                         "is fastest on this machine", ENGINE_CHOICES)
+    precision: str = _of_pipeline("precision", "arithmetic of the engine; auto: the fastest that agrees with fp32",
+                                  PRECISIONS)
+    threads: int = _of_pipeline("threads", "CPU threads for inference and surfaces; 0: all cores")
+    allow_engine_build: bool = _of_pipeline(
+        "allow_engine_build", "build the engine for this GPU while configuring if there is none yet, which takes "
+                              "minutes; false: a fault says so at once")
     build_only: bool = _parameter(False, "build the engine, then end; with a lifecycle manager: never activate")
-    max_objects: int = _parameter(16, "objects reconstructed per image, the largest masks first",
-                                  **_in_range("max_objects"))
-    max_faces: int = _parameter(5000, "triangles of each mesh at most", **_in_range("max_faces"))
-    symmetry: bool = _parameter(True, "complete hidden sides of objects by the planes of symmetry of what is seen and "
-                                      "expected; false: tens of milliseconds less for each, and rougher far sides")
-    min_points: int = _parameter(50, "depth readings that an object's mask must hold", **_in_range("min_points"))
+    max_objects: int = _of_pipeline("max_objects", "objects reconstructed per image, the largest masks first")
+    max_faces: int = _of_pipeline("max_faces", "triangles of each mesh at most")
+    symmetry: bool = _of_pipeline(
+        "symmetry", "complete hidden sides of objects by the planes of symmetry of what is seen and expected; false: "
+                    "tens of milliseconds less for each, and rougher far sides")
+    min_points: int = _of_pipeline("min_points", "depth readings that an object's mask must hold")
     # Input
     cameras: str = _parameter("", "namespaces of the cameras that see the scene, separated by commas, each with its "
                                   "input topics; several need target_frame; empty: one, without a namespace")
@@ -119,7 +118,6 @@ class Settings:
 
 def pipeline_config(settings: Settings) -> PipelineConfig:
     """The pipeline's part of the settings."""
-    from ..perception.pipeline import PipelineConfig  # slow to import, and not needed for the table
     return PipelineConfig(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(PipelineConfig)})
 
 
@@ -132,7 +130,8 @@ def markdown_table() -> str:
             if field.default != "" else "empty"
         allowed = ", ".join(data["choices"])
         if data["low"] is not None:
-            allowed = f"{data['low']:g} to {data['high']:g}"
+            shown = "d" if isinstance(field.default, int) else "g"
+            allowed = f"{data['low']:{shown}} to {data['high']:{shown}}"
         lines.append(f"| `{field.name}` | {type(field.default).__name__} | {default} | {allowed} | {data['unit']} | "
                      f"{'yes' if data['live'] else 'no'} | {data['description']} |")
     return "\n".join(lines) + "\n"

@@ -29,7 +29,10 @@ class ProcessEnded(RuntimeError):
 
 
 def fastdds_profile() -> Path:
-    """Fast DDS profile with shared memory large enough for images; from the source tree, else where it is installed."""
+    """Fast DDS profile with shared memory large enough for images; from the source tree, else where it is installed.
+
+    Raises FileNotFoundError if it is in neither place.
+    """
     source = Path(__file__).parents[2] / _PROFILE
     if source.exists():
         return source

@@ -15,7 +15,7 @@ RESULTS = QoSProfile(depth=5, history=HistoryPolicy.KEEP_LAST, reliability=Relia
 _INPUT_DEPTH = 10
 
 
-def input_qos(reliability: str, publishers: Sequence[TopicEndpointInfo]) -> QoSProfile:
+def _input_qos(reliability: str, publishers: Sequence[TopicEndpointInfo]) -> QoSProfile:
     """QoS for an input topic with the given publishers.
 
     reliability: "reliable", "best_effort" or "auto".  A reliable subscription hears nothing from a best-effort
@@ -39,7 +39,7 @@ def adapted_subscription(node: Node, present: Subscription | None, message_type:
                          callback: Callable[[Any], None], reliability: str = "auto") -> Subscription:
     """Subscription to `topic` with the QoS that its publishers now ask for: `present`, or a new one in its place."""
     name = present.topic_name if present else node.resolve_topic_name(topic)
-    wanted = input_qos(reliability, node.get_publishers_info_by_topic(name))
+    wanted = _input_qos(reliability, node.get_publishers_info_by_topic(name))
     if present:
         had = present.qos_profile
         if (had.reliability, had.durability) == (wanted.reliability, wanted.durability):

@@ -56,7 +56,7 @@ def decode_segmentation(message: Any, detections: Any | None, height: int, width
     message: of `segmentation_type`, or None for mask_format boxes; detections: vision_msgs/Detection2DArray or None.
     Raises Fault MASK_* .
     """
-    found = detections_2d(detections) if detections is not None else []
+    found = _detections_2d(detections) if detections is not None else []
     if settings.mask_format == "boxes":
         labels, instances = box_labels(found, height, width)
     elif settings.mask_format == "yolo_msgs":
@@ -70,7 +70,7 @@ def decode_segmentation(message: Any, detections: Any | None, height: int, width
     return masks.select(labels, instances, settings.max_objects, settings.wanted_classes)
 
 
-def detections_2d(message: Any) -> list[Detection]:
+def _detections_2d(message: Any) -> list[Detection]:
     """Detections of a vision_msgs/Detection2DArray, each with its best hypothesis."""
     return [_detection(d) for d in message.detections]
 
@@ -91,7 +91,10 @@ def _detection(detection: Any) -> Detection:
                      detection.id)
 
 
+# Each of the next three gives labels, (height, width) int32, and instances, and raises Fault MASK_*.
+
 def _image(message: Image, height: int, width: int, mask_format: str) -> tuple[np.ndarray, tuple[Instance, ...]]:
+    """Masks of an image of labels; labels too large for a table are renumbered."""
     encodings, decode = _IMAGE_FORMATS[mask_format]
     if message.encoding not in encodings:
         raise Fault(FaultCode.MASK_ENCODING_UNKNOWN,
@@ -108,6 +111,7 @@ def _image(message: Image, height: int, width: int, mask_format: str) -> tuple[n
 
 
 def _yolo(message: Any, height: int, width: int) -> tuple[np.ndarray, tuple[Instance, ...]]:
+    """Masks of the polygons of a yolo_msgs/DetectionArray; detections without one are left out."""
     detections = [d for d in message.detections if d.mask.data]
     filled = [masks.resize_nearest(
         masks.fill_polygon(np.array([[p.x, p.y] for p in d.mask.data]), d.mask.height, d.mask.width), height, width)
@@ -117,6 +121,7 @@ def _yolo(message: Any, height: int, width: int) -> tuple[np.ndarray, tuple[Inst
 
 
 def _isaac(message: Any, height: int, width: int) -> tuple[np.ndarray, tuple[Instance, ...]]:
+    """Masks of a TensorList's first tensor, (N, 1, h, w) uint8."""
     if not message.tensors:
         raise Fault(FaultCode.MASK_TRUNCATED, "the list holds no tensor")
     tensor = message.tensors[0]

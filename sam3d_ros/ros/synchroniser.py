@@ -22,7 +22,7 @@ MISSING = {IMAGE: FaultCode.IMAGE_MISSING, CAMERA_INFO: FaultCode.CAMERA_INFO_MI
 # A stamp that is older than its predecessor by more than this is a clock that was set back, not a late message.
 JUMP_BACK_NS = 1_000_000_000
 # So many late messages in a row, whose own stamps rise, are one, too: a bag shorter than that started over.
-LATE_IN_A_ROW = 5
+_LATE_IN_A_ROW = 5
 # Weight of the newest interval in a stream's rate.
 _RATE_SMOOTHING = 0.1
 
@@ -199,7 +199,7 @@ class Synchroniser:
         if behind > JUMP_BACK_NS:
             return True
         status.refuse(stamp_ns)
-        if behind and status.refused >= LATE_IN_A_ROW:
+        if behind and status.refused >= _LATE_IN_A_ROW:
             return True
         raise Fault(FaultCode.STAMP_OUT_OF_ORDER,
                     f"on {stream}, {behind / 1e6:.1f} ms behind" if behind else f"on {stream}, same stamp twice")

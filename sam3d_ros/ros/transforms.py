@@ -113,6 +113,7 @@ def matrix_from_transform(transform: Transform) -> np.ndarray:
 
 
 def _matrix(translation: Point | Vector3, rotation: Quaternion) -> np.ndarray:
+    """(4, 4) float64."""
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_quat([rotation.x, rotation.y, rotation.z, rotation.w]).as_matrix()
     matrix[:3, 3] = translation.x, translation.y, translation.z

@@ -14,9 +14,10 @@ _MOST_DOUBLED = 2              # the longest wait, 12 s, is short enough for ano
 _LONGEST_WAIT_NS = RETRY_NS << _MOST_DOUBLED
 
 
-def wait_ns(vain: int, most_doubled: int) -> int:
-    """How long to wait after the last of so many attempts in vain: twice as long each time, so many times at most."""
-    return RETRY_NS << min(vain, most_doubled)
+def backoff_ns(failures: int, most_doubled: int) -> int:
+    """How long to wait after an attempt that so many failures came before: twice as long each time, at most
+    `most_doubled` times."""
+    return RETRY_NS << min(failures, most_doubled)
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,19 @@ class _Sight:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """sight: of the mask; since_ns: stamp of its image; vain: attempts there before."""
+    """sight: of the mask; since_ns: stamp of its image; failures: attempts there before."""
 
     sight: _Sight
     since_ns: int
-    vain: int
+    failures: int
 
     @property
     def until_ns(self) -> int:
         """Stamp up to which nothing is tried there."""
-        return self.since_ns + wait_ns(self.vain, _MOST_DOUBLED)
+        return self.since_ns + backoff_ns(self.failures, _MOST_DOUBLED)
 
 
-class VainAttempts:
+class FailedAttempts:
     """Remembers where a mask gave no object; of masks without readings that is not known."""
 
     def __init__(self) -> None:
@@ -63,7 +64,7 @@ class VainAttempts:
         now_ns = readings.frame.stamp_ns
         before = [a for a in self._attempts if a.sight.is_of_same_as(sight)]
         self._attempts = [a for a in self._attempts if a not in before and now_ns < a.until_ns + _LONGEST_WAIT_NS]
-        self._attempts.append(_Attempt(sight, now_ns, max((a.vain + 1 for a in before), default=0)))
+        self._attempts.append(_Attempt(sight, now_ns, max((a.failures + 1 for a in before), default=0)))
 
     def waits(self, readings: Readings, index: int, scene_from_camera: np.ndarray) -> bool:
         """Whether it is too early to try a mask there again, of which not far more is in view; arguments as of `note`.
@@ -75,6 +76,7 @@ class VainAttempts:
 
 
 def _sight(readings: Readings, index: int, scene_from_camera: np.ndarray) -> _Sight | None:
+    """What is seen of an instance of `readings`, None if it has no reading; scene_from_camera: (4, 4)."""
     points = readings.points[index]
     if not len(points):
         return None

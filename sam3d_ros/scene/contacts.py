@@ -9,10 +9,11 @@ import numpy as np
 
 _LEAST_GRADIENT = 0.1       # of a signed distance, which has 1 but where its surfaces are equally near
 _SECTORS = 8                 # contacts of one body on the support at most, one in each direction around its middle
+_OCTANTS = 8                 # of a body in another at most, one in each octant around its middle
 
 
 @numba.njit(cache=True, nogil=True)
-def look_up(distance, counts, low, voxel, x, y, z):  # pragma: no cover (compiled)
+def _look_up(distance, counts, low, voxel, x, y, z):  # pragma: no cover (compiled)
     """Signed distance at a point of the object frame and its gradient, trilinear; infinite outside the grid."""
     gx, gy, gz = (x - low[0]) / voxel, (y - low[1]) / voxel, (z - low[2]) / voxel
     if not (0 <= gx < counts[0] - 1 and 0 <= gy < counts[1] - 1 and 0 <= gz < counts[2] - 1):
@@ -33,7 +34,7 @@ def look_up(distance, counts, low, voxel, x, y, z):  # pragma: no cover (compile
 
 
 @numba.njit(cache=True, nogil=True)
-def nearest_node(distance, counts, low, voxel, x, y, z):  # pragma: no cover (compiled)
+def _nearest_node(distance, counts, low, voxel, x, y, z):  # pragma: no cover (compiled)
     """Signed distance at the node nearest to a point of the object frame, less than a voxel from that at the point;
     infinite outside the grid."""
     i, j, k = int((x - low[0]) / voxel + 0.5), int((y - low[1]) / voxel + 0.5), int((z - low[2]) / voxel + 0.5)
@@ -47,34 +48,16 @@ def find_contacts(solids, rotation, origin, plane, reach):  # pragma: no cover (
     """(K,) a, b and index of _Contacts: of each body on the support the lowest corner of every direction around its
     middle, and of each body in each other one the deepest point of every octant."""
     bodies = len(origin)
-    limit = bodies * (_SECTORS + 1 + 8 * (bodies - 1))
+    limit = bodies * (_SECTORS + 1 + _OCTANTS * (bodies - 1))
     a, b, where = np.empty(limit, np.int64), np.empty(limit, np.int64), np.empty(limit, np.int64)
     count = 0
-    n = plane[:3]
-    helper = np.array([1.0, 0.0, 0.0]) if abs(n[0]) < 0.8 else np.array([0.0, 1.0, 0.0])
-    e = np.cross(n, helper)
-    e /= np.sqrt(e @ e)
-    f = np.cross(n, e)
+    helper = np.array([1.0, 0.0, 0.0]) if abs(plane[0]) < 0.8 else np.array([0.0, 1.0, 0.0])
+    along = np.cross(plane[:3], helper)
+    along /= np.sqrt(along @ along)
     for body in range(bodies):
-        # The support's axes in the object frame: three products per corner.
-        up, along, across = rotation[body].T @ n, rotation[body].T @ e, rotation[body].T @ f
-        height = n @ origin[body] + plane[3]
-        middle = solids.centre[body]
-        best = np.full(_SECTORS, np.inf)
-        lowest = np.zeros(_SECTORS, np.int64)
-        for index in range(solids.corner_start[body], solids.corner_start[body + 1]):
-            x, y, z = solids.corners[index]
-            h = up[0] * x + up[1] * y + up[2] * z + height
-            if h > best.max():
-                continue
-            x, y, z = x - middle[0], y - middle[1], z - middle[2]
-            first, second = along[0] * x + along[1] * y + along[2] * z, across[0] * x + across[1] * y + across[2] * z
-            sector = (first > 0) * 4 + (second > 0) * 2 + (abs(first) > abs(second))       # of 45 degrees
-            if h < best[sector]:
-                best[sector] = h
-                lowest[sector] = index
+        height, lowest = _lowest_corners(solids, body, rotation[body], origin[body], plane, along)
         for sector in range(_SECTORS):
-            if best[sector] < best.min() + reach:
+            if height[sector] < height.min() + reach:
                 a[count], b[count], where[count] = body, -1, lowest[sector]
                 count += 1
     for body in range(bodies):
@@ -83,35 +66,74 @@ def find_contacts(solids, rotation, origin, plane, reach):  # pragma: no cover (
                 continue
             turn = rotation[other].T @ rotation[body]                 # other_from_body
             shift = rotation[other].T @ (origin[body] - origin[other])
-            counts, low, voxel = solids.counts[other], solids.low[other], solids.voxel[other]
-            middle = solids.centre[body]
-            apart = 0.0                      # squared, of the middle of the one from the grid of the other
-            for k in range(3):
-                at = turn[k, 0] * middle[0] + turn[k, 1] * middle[1] + turn[k, 2] * middle[2] + shift[k] - low[k]
-                apart += max(-at, at - (counts[k] - 1) * voxel, 0.0) ** 2
-            if apart > solids.radius[body] ** 2:
+            if _is_apart(solids, body, other, turn, shift):
                 continue
-            grid = solids.distance[solids.distance_start[other]:solids.distance_start[other + 1]]
-            best = np.full(8, reach)
-            deepest = np.zeros(8, np.int64)
-            for index in range(solids.point_start[body], solids.point_start[body + 1]):
-                x, y, z = solids.points[index]
-                octant = (x > middle[0]) * 4 + (y > middle[1]) * 2 + (z > middle[2])
-                u = turn[0, 0] * x + turn[0, 1] * y + turn[0, 2] * z + shift[0]
-                v = turn[1, 0] * x + turn[1, 1] * y + turn[1, 2] * z + shift[1]
-                w = turn[2, 0] * x + turn[2, 1] * y + turn[2, 2] * z + shift[2]
-                if nearest_node(grid, counts, low, voxel, u, v, w) - voxel > best[octant]:    # too far in any case
-                    continue
-                d, gx, gy, gz = look_up(grid, counts, low, voxel, u, v, w)
-                length = np.sqrt(gx * gx + gy * gy + gz * gz)
-                if d < best[octant] and length > _LEAST_GRADIENT:
-                    best[octant] = d
-                    deepest[octant] = index
-            for octant in range(8):
-                if best[octant] < reach:
+            distance, deepest = _deepest_points(solids, body, other, turn, shift, reach)
+            for octant in range(_OCTANTS):
+                if distance[octant] < reach:
                     a[count], b[count], where[count] = body, other, deepest[octant]
                     count += 1
     return a[:count], b[:count], where[:count]
+
+
+@numba.njit(cache=True, nogil=True)
+def _lowest_corners(solids, body, rotation, origin, plane, along):  # pragma: no cover (compiled)
+    """Least height (_SECTORS,) over the support of a body's corners in each direction around its middle, and which
+    corner that is; along: (3,) unit vector in the support."""
+    # The support's axes in the object frame: three products per corner.
+    up, along, across = rotation.T @ plane[:3], rotation.T @ along, rotation.T @ np.cross(plane[:3], along)
+    height = plane[:3] @ origin + plane[3]
+    middle = solids.centre[body]
+    best = np.full(_SECTORS, np.inf)
+    lowest = np.zeros(_SECTORS, np.int64)
+    for index in range(solids.corner_start[body], solids.corner_start[body + 1]):
+        x, y, z = solids.corners[index]
+        h = up[0] * x + up[1] * y + up[2] * z + height
+        if h > best.max():
+            continue
+        x, y, z = x - middle[0], y - middle[1], z - middle[2]
+        first, second = along[0] * x + along[1] * y + along[2] * z, across[0] * x + across[1] * y + across[2] * z
+        sector = (first > 0) * 4 + (second > 0) * 2 + (abs(first) > abs(second))       # of 45 degrees
+        if h < best[sector]:
+            best[sector] = h
+            lowest[sector] = index
+    return best, lowest
+
+
+@numba.njit(cache=True, nogil=True)
+def _is_apart(solids, body, other, turn, shift):  # pragma: no cover (compiled)
+    """Whether no point of a body can be in another's grid, which is at turn (3, 3) and shift (3,), other_from_body."""
+    low, middle = solids.low[other], solids.centre[body]
+    apart = 0.0                      # squared, of the middle of the one from the grid of the other
+    for k in range(3):
+        at = turn[k, 0] * middle[0] + turn[k, 1] * middle[1] + turn[k, 2] * middle[2] + shift[k] - low[k]
+        apart += max(-at, at - (solids.counts[other, k] - 1) * solids.voxel[other], 0.0) ** 2
+    return apart > solids.radius[body] ** 2
+
+
+@numba.njit(cache=True, nogil=True)
+def _deepest_points(solids, body, other, turn, shift, reach):  # pragma: no cover (compiled)
+    """Signed distance (_OCTANTS,) to another solid of the point of each octant of a body that is deepest in it, and
+    which point that is; `reach` where none is as near.  turn, shift: as for `_is_apart`."""
+    counts, low, voxel = solids.counts[other], solids.low[other], solids.voxel[other]
+    grid = solids.distance[solids.distance_start[other]:solids.distance_start[other + 1]]
+    middle = solids.centre[body]
+    best = np.full(_OCTANTS, reach)
+    deepest = np.zeros(_OCTANTS, np.int64)
+    for index in range(solids.point_start[body], solids.point_start[body + 1]):
+        x, y, z = solids.points[index]
+        octant = (x > middle[0]) * 4 + (y > middle[1]) * 2 + (z > middle[2])
+        u = turn[0, 0] * x + turn[0, 1] * y + turn[0, 2] * z + shift[0]
+        v = turn[1, 0] * x + turn[1, 1] * y + turn[1, 2] * z + shift[1]
+        w = turn[2, 0] * x + turn[2, 1] * y + turn[2, 2] * z + shift[2]
+        if _nearest_node(grid, counts, low, voxel, u, v, w) - voxel > best[octant]:    # too far in any case
+            continue
+        d, gx, gy, gz = _look_up(grid, counts, low, voxel, u, v, w)
+        length = np.sqrt(gx * gx + gy * gy + gz * gz)
+        if d < best[octant] and length > _LEAST_GRADIENT:
+            best[octant] = d
+            deepest[octant] = index
+    return best, deepest
 
 
 @numba.njit(cache=True, nogil=True)
@@ -128,7 +150,7 @@ def measure_contacts(solids, rotation, origin, plane, which):  # pragma: no cove
             continue
         x, y, z = rotation[b].T @ (point[c] - origin[b])
         grid = solids.distance[solids.distance_start[b]:solids.distance_start[b + 1]]
-        gap[c], gx, gy, gz = look_up(grid, solids.counts[b], solids.low[b], solids.voxel[b], x, y, z)
+        gap[c], gx, gy, gz = _look_up(grid, solids.counts[b], solids.low[b], solids.voxel[b], x, y, z)
         length = np.sqrt(gx * gx + gy * gy + gz * gz)
         if length > _LEAST_GRADIENT:
             normal[c] = rotation[b] @ (np.array([gx, gy, gz]) / length)
@@ -142,7 +164,7 @@ def depths(distance, counts, low, voxel, points):  # pragma: no cover (compiled)
     """How deep each of (P, 3) points, object frame, is inside, at least 0, and the way out (P, 3), unit."""
     depth, outward = np.zeros(len(points)), np.zeros((len(points), 3))
     for index in range(len(points)):
-        d, x, y, z = look_up(distance, counts, low, voxel, points[index, 0], points[index, 1], points[index, 2])
+        d, x, y, z = _look_up(distance, counts, low, voxel, points[index, 0], points[index, 1], points[index, 2])
         length = np.sqrt(x * x + y * y + z * z)
         if d < 0 and length > _LEAST_GRADIENT:
             depth[index] = -d
@@ -159,7 +181,7 @@ def ways(distance, counts, low, voxel, points, directions):  # pragma: no cover 
     for index in range(len(points)):
         while way[index] < longest:
             x, y, z = points[index] + way[index] * directions[index]
-            d = look_up(distance, counts, low, voxel, x, y, z)[0]
+            d = _look_up(distance, counts, low, voxel, x, y, z)[0]
             if d >= 0:
                 break
             way[index] += max(-d, voxel / 8)

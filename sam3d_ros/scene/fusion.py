@@ -35,7 +35,7 @@ class View:
         return self.object_from_camera[:3, 3] / np.linalg.norm(self.object_from_camera[:3, 3])
 
 
-def cut_out(frame: Frame, label: int) -> Frame:
+def _cut_out(frame: Frame, label: int) -> Frame:
     """A copy of the part of `frame` around an object, in the same camera frame (with intrinsics to match); it does not
     keep the whole image alive."""
     rows, columns = (np.flatnonzero((frame.labels == label).any(axis=axis)) for axis in (1, 0))
@@ -53,7 +53,7 @@ def cut_out(frame: Frame, label: int) -> Frame:
 
 def make_view(frame: Frame, label: int, camera_from_object: np.ndarray, area: float) -> View:
     """View of an object; camera_from_object: (4, 4), where the object is in this image; area: as in View."""
-    return View(cut_out(frame, label), label, np.linalg.inv(camera_from_object), area)
+    return View(_cut_out(frame, label), label, np.linalg.inv(camera_from_object), area)
 
 
 def direction_of(camera_from_object: np.ndarray) -> np.ndarray:

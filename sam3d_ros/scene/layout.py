@@ -11,7 +11,8 @@ import numpy as np
 import trimesh
 
 from ..perception.faults import Fault, FaultCode
-from .convex import convex_pieces
+from ..perception.folder import is_rigid
+from .convex import MAX_PIECES, convex_pieces
 from .physics import Body, BodyReport, settle
 from .solid import solid_from_mesh
 
@@ -67,7 +68,7 @@ class _Entry:
     rgb: np.ndarray
 
 
-def read_scene(path: Path, density: float = DENSITY, max_pieces: int = 10, as_seen: bool = False) -> Scene:
+def read_scene(path: Path, density: float = DENSITY, max_pieces: int = MAX_PIECES, as_seen: bool = False) -> Scene:
     """The scene in a result folder of `sam3d reconstruct`, or in its objects.json.
 
     density: kg/m^3; max_pieces: convex pieces of an object at most; as_seen: leave the poses, else they are settled.
@@ -106,7 +107,7 @@ def _read(file: Path) -> list[_Entry]:
 
 def _entry(row: dict, file: Path) -> _Entry:
     pose = np.array(row["pose_object_to_camera"], np.float64)
-    if not _is_rigid(pose):
+    if not is_rigid(pose):
         raise _invalid(file, "holds a pose_object_to_camera that is no rigid motion")
     label, name = int(row["label"]), row["mesh"]
     if not 0 <= label <= _MAX_LABEL:
@@ -114,14 +115,6 @@ def _entry(row: dict, file: Path) -> _Entry:
     if Path(name).name != name:
         raise _invalid(file, f"names a mesh outside its folder: {name[:80]!r}")
     return _Entry(label, str(row["class_id"]), pose, *_read_mesh(file.parent / name))
-
-
-def _is_rigid(pose: np.ndarray) -> bool:
-    """Whether it is a (4, 4) matrix that turns and shifts, and neither scales, shears nor mirrors."""
-    if pose.shape != (4, 4) or not np.isfinite(pose).all() or not np.allclose(pose[3], [0, 0, 0, 1]):
-        return False
-    rotation = pose[:3, :3]
-    return np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4) and np.linalg.det(rotation) > 0
 
 
 def _read_mesh(path: Path) -> tuple[trimesh.Trimesh, np.ndarray]:
@@ -168,6 +161,8 @@ def _gravity_frame(entries: Sequence[_Entry], file: Path) -> np.ndarray:
 
 
 def _settled(entries: Sequence[_Entry], poses: np.ndarray) -> tuple[np.ndarray, tuple[BodyReport, ...]]:
+    """Poses (B, 4, 4), world_from_object, at which the objects rest, and how each was settled; poses: where they were
+    seen."""
     covariance = np.diag(np.repeat(np.square(_POSE_SIGMA), 3))
     bodies = [Body(solid_from_mesh(entry.mesh.vertices, entry.mesh.faces), pose, covariance)
               for entry, pose in zip(entries, poses, strict=True)]
@@ -177,6 +172,7 @@ def _settled(entries: Sequence[_Entry], poses: np.ndarray) -> tuple[np.ndarray, 
 
 def _scene_object(entry: _Entry, pose: np.ndarray, report: BodyReport | None, density: float,
                   max_pieces: int) -> SceneObject:
+    """A rigid body at world_from_object (4, 4), with the mass properties of its mesh at a uniform density, kg/m^3."""
     mass = trimesh.triangles.mass_properties(entry.mesh.triangles, density=density)
     pieces = tuple(convex_pieces(entry.mesh.vertices, entry.mesh.faces, max_pieces))
     return SceneObject(_name(entry), entry.class_id, entry.mesh, entry.rgb, pieces, pose, float(mass.mass),

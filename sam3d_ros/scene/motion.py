@@ -16,7 +16,7 @@ REST = (0.0005, 0.003)            # metres, radians
 CARRIED = (0.002, 0.01)           # at rest, where the camera's own motion is an estimate
 MOVED = (0.12, 0.3)
 # How sure the pose is when the mesh was made: the object frame is defined by it, so only noise is left.
-FIRST = (0.0005, 0.003)
+_FIRST = (0.0005, 0.003)
 # Beyond this the systematic error of a registration says nothing any more.
 _MOST_BIAS = (0.03, 0.5)
 
@@ -46,8 +46,8 @@ def diagonal(sigmas: tuple[float, float]) -> np.ndarray:
 
 
 def first_belief(scene_from_object: np.ndarray) -> Belief:
-    """Of an object whose mesh was just made."""
-    return Belief(scene_from_object, diagonal(FIRST), np.zeros((6, 6)), np.zeros((6, 6)))
+    """Of an object whose mesh was just made, at scene_from_object (4, 4)."""
+    return Belief(scene_from_object, diagonal(_FIRST), np.zeros((6, 6)), np.zeros((6, 6)))
 
 
 def predicted(belief: Belief, seconds: float, walk: tuple[float, float]) -> Belief:
@@ -76,7 +76,10 @@ def shifted(pose: np.ndarray, step: np.ndarray) -> np.ndarray:
 
 
 def surprise(before: Belief, measured: Registration, scene_from_camera: np.ndarray) -> float:
-    """Normalised innovation squared: 6 on average where the object did what `before` says, large where it moved."""
+    """Normalised innovation squared: 6 on average where the object did what `before` says, large where it moved.
+
+    measured: registration whose prior let the object move freely; scene_from_camera: (4, 4) of its image
+    """
     innovation = difference(scene_from_camera @ measured.camera_from_object, before.scene_from_object)
     spread = before.covariance + _error(measured.systematic, scene_from_camera)
     # Directions that the readings do not see are no evidence: there the measurement only repeats its prior.
@@ -87,7 +90,8 @@ def surprise(before: Belief, measured: Registration, scene_from_camera: np.ndarr
 
 
 def updated(before: Belief, measured: Registration, scene_from_camera: np.ndarray) -> Belief:
-    """With a registration whose prior was `before` (its pose is the fused one already)."""
+    """With a registration whose prior was `before` (its pose is the fused one already); scene_from_camera: (4, 4) of
+    its image."""
     information = rotated(measured.white, scene_from_camera)
     noise = np.linalg.inv(np.linalg.inv(before.noise) + information)
     gain = noise @ information

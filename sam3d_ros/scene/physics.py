@@ -29,17 +29,18 @@ from .contacts import find_contacts, measure_contacts
 from .solid import Solid, solid_from_mesh
 
 MAX_SIGMAS = 3.0             # of the pose covariance: what a body may move by
-FRICTION = 0.5
 TOUCH = 0.002                # metres: nearer than this two bodies are in contact
-UPWARD = 0.3                 # least vertical part of the normal of a contact that carries
+REACH = 0.02                 # metres: contacts nearer than this are kept in view
+_FRICTION = 0.5              # Coulomb's coefficient, about that of wood, cardboard and plastics on each other
+_UPWARD = 0.3                # least vertical part of the normal of a contact that carries
 _TURN = 0.15                 # radians: what stands safely has its centre of mass higher when turned so far to any side
-_SIDES = 16
+_SIDES = 16                  # to which it is turned
 _LINEARISATIONS = 8
-_SWEEPS = 60
-REACH = 0.02                # metres: contacts nearer than this are kept in view
+_SWEEPS = 60                 # of Gauss-Seidel over all contacts
 _LEAST_SIGMA = (5e-4, 2e-3)  # metres, radians: no pose is surer than this
-_ROUNDING = 1e-6              # of sigmas
+_ROUNDING = 1e-6             # of sigmas
 _CONVERGED = 1e-4            # metres and radians between two linearisations
+_FIXED = 1e-14               # square metres, compliance of a contact: both its bodies must stay
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,7 @@ class _State(NamedTuple):
 
 
 def _packed(solids: Sequence[Solid]) -> _Solids:
+    """All solids, one after the other."""
     def start(arrays: list[np.ndarray]) -> np.ndarray:
         return np.cumsum([0] + [len(array) for array in arrays])
 
@@ -211,6 +213,7 @@ def _packed(solids: Sequence[Solid]) -> _Solids:
 
 
 def _floored(covariance: np.ndarray) -> np.ndarray:
+    """(6, 6) or (B, 6, 6) covariance that is nowhere surer than _LEAST_SIGMA."""
     return np.asarray(covariance, np.float64) + np.diag(np.repeat(np.square(_LEAST_SIGMA), 3))
 
 
@@ -259,6 +262,7 @@ def _contacts(solids: _Solids, poses: np.ndarray, plane: np.ndarray, held: _Cont
 
 
 def _state(solids: _Solids, poses: np.ndarray, plane: np.ndarray) -> _State:
+    """How bodies at some poses (B, 4, 4) rest on the support (4,) and on each other."""
     contacts = _contacts(solids, poses, plane)
     penetration, gap = np.zeros(len(poses)), np.empty(len(poses))
     for body in range(len(poses)):
@@ -271,7 +275,7 @@ def _state(solids: _Solids, poses: np.ndarray, plane: np.ndarray) -> _State:
 def _carries(contacts: _Contacts, body: int, plane: np.ndarray) -> np.ndarray:
     """(K,) bool: which contacts carry a body."""
     upward = contacts.normal @ plane[:3] * np.where(contacts.a == body, 1, np.where(contacts.b == body, -1, 0))
-    return upward > UPWARD
+    return upward > _UPWARD
 
 
 def _stable(solids: _Solids, poses: np.ndarray, plane: np.ndarray) -> list[bool]:
@@ -339,7 +343,7 @@ def _project(contacts, origin, at, mobility, moves):  # pragma: no cover (compil
                 compliance[c, row] += jacobian[c, row, side] @ response[c, row, side]
     for _ in range(_SWEEPS):
         for c in range(count):
-            if compliance[c, 0] < 1e-14:         # two bodies that must stay
+            if compliance[c, 0] < _FIXED:
                 continue
             for row in range(3):
                 slip = contacts.gap[c] if row == 0 else 0.0
@@ -353,7 +357,7 @@ def _project(contacts, origin, at, mobility, moves):  # pragma: no cover (compil
                 if row == 0:
                     wanted = max(wanted, 0.0)
                 else:
-                    wanted = min(max(wanted, -FRICTION * force[c, 0]), FRICTION * force[c, 0])
+                    wanted = min(max(wanted, -_FRICTION * force[c, 0]), _FRICTION * force[c, 0])
                 change = wanted - force[c, row]
                 if change != 0:
                     force[c, row] = wanted

@@ -5,13 +5,13 @@ import numpy as np
 
 from ..perception.decimation import decimated
 
-MOST_FACES = 2000
+_MOST_FACES = 2000
 
 
 def planning_mesh(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A mesh of at most MOST_FACES: (N, 3) vertices, metres, and (M, 3) triangles, of the same surface.
+    """A mesh of at most 2000 faces: (N, 3) vertices, metres, and (M, 3) triangles, of the same surface.
 
     Not split into convex pieces: MoveIt's collision checkers (FCL, Bullet) take meshes, and a decomposition takes
     seconds for each object, where the decimation takes milliseconds.
     """
-    return decimated(vertices, triangles, MOST_FACES)
+    return decimated(vertices, triangles, _MOST_FACES)

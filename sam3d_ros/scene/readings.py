@@ -10,22 +10,26 @@ import numpy as np
 from ..perception.frame import Frame, Instance
 from .shape import Shape
 
-READINGS = 500            # per mask
+_READINGS = 500            # per mask
 _FEW = 300                # pixels: a smaller mask keeps its rim
 _EDGE = 0.015             # of the depth, between neighbours: a discontinuity, whose readings may fly
 # A sample of a surface is confirmed by a reading within this of it; one farther behind shows that it is not there.
 CONFIRM = 0.012           # metres
+_LEAST_FACING = 0.2       # cosine between normal and line of sight: flatter, a sample is seen by chance
+_LEAST_DEPTH = 0.02       # metres: nearer, no camera reads
+_NO_INSTANCE = -9         # unlike every index of an instance
+# What becomes of a sample: outside the image, turned away, without a reading, at its reading, behind it, before it.
 _OFF, _AWAY, _BLANK, _CONFIRMED, _COVERED, _MISSING = range(6)
-BACKGROUND, UNWANTED = -1, -2
+_BACKGROUND, _UNWANTED = -1, -2
 
 
 @dataclass(frozen=True)
 class Readings:
     """The depth readings of a frame, sorted by instance.
 
-    points: per instance (N, 3) float64, metres, camera frame, at most READINGS, spread evenly, without rims;
+    points: per instance (N, 3) float64, metres, camera frame, at most 500, spread evenly, without rims;
     pixels: (L,) number of each instance's pixels that have depth; lookup: (largest label + 1,) index of a label's
-    instance, BACKGROUND or UNWANTED (a mask that is no instance)
+    instance, -1 for the background, -2 for a mask that is no instance
     """
 
     frame: Frame
@@ -52,12 +56,12 @@ class Readings:
 def read(frame: Frame) -> Readings:
     """Sort the depth readings of a frame that has depth."""
     lookup = np.full(max(int(frame.labels.max()), max((i.label for i in frame.instances), default=0)) + 1,
-                     UNWANTED, np.int32)
-    lookup[0] = BACKGROUND
+                     _UNWANTED, np.int32)
+    lookup[0] = _BACKGROUND
     for index, instance in enumerate(frame.instances):
         lookup[instance.label] = index
     count = len(frame.instances)
-    points, kept, pixels = np.empty((count, READINGS, 3)), np.zeros(count, np.int64), np.zeros(count, np.int64)
+    points, kept, pixels = np.empty((count, _READINGS, 3)), np.zeros(count, np.int64), np.zeros(count, np.int64)
     k = frame.intrinsics
     _sort(frame.depth, frame.labels, lookup, np.array([k.fx, k.fy, k.cx, k.cy]), points, kept, pixels)
     return Readings(frame, [points[i, :kept[i]].copy() for i in range(count)], pixels, lookup)
@@ -85,7 +89,7 @@ class Sighting:
 
 def look_for(shape: Shape, camera_from_object: np.ndarray, readings: Readings, own: int | None = None,
              tolerance: float = CONFIRM) -> Sighting:
-    """Look for a shape in an image.
+    """Look for a shape at camera_from_object (4, 4) in an image.
 
     own: index of the instance that is known to be this object; tolerance: metres, between a sample and its reading
     """
@@ -95,19 +99,21 @@ def look_for(shape: Shape, camera_from_object: np.ndarray, readings: Readings, o
     where = np.empty(len(shape.samples), np.int32)
     points = np.empty((len(shape.samples), 3))
     _project(shape.samples, shape.normals, np.ascontiguousarray(camera_from_object), frame.depth, frame.labels,
-             readings.lookup, np.array([k.fx, k.fy, k.cx, k.cy]), -9 if own is None else own, tolerance, state, where,
-             points)
+             readings.lookup, np.array([k.fx, k.fy, k.cx, k.cy]), _NO_INSTANCE if own is None else own, tolerance,
+             state, where, points)
     counts = np.bincount(state, minlength=6)
     confirmed = state == _CONFIRMED
     facing = int(counts[_CONFIRMED] + counts[_COVERED] + counts[_MISSING])
     voters = where[confirmed]
     votes = np.bincount(np.where(voters < 0, len(readings.points), voters), minlength=len(readings.points) + 1)
     return Sighting(facing, *(float(counts[s] / max(facing, 1)) for s in (_CONFIRMED, _COVERED, _MISSING)),
-                    float(counts[_CONFIRMED] / len(state)), votes, points[confirmed & (where == BACKGROUND)])
+                    float(counts[_CONFIRMED] / len(state)), votes, points[confirmed & (where == _BACKGROUND)])
 
 
 @numba.njit(cache=True, nogil=True)
 def _sort(depth, labels, lookup, camera, points, kept, pixels):  # pragma: no cover (compiled)
+    """Fill in, for each of L instances, points (L, _READINGS, 3), how many of them are, (L,), and pixels (L,), as of
+    `Readings`.  camera: fx, fy, cx, cy, pixels."""
     height, width = depth.shape
     count, most = points.shape[0], points.shape[1]
     for v in range(height):
@@ -149,19 +155,22 @@ def _sort(depth, labels, lookup, camera, points, kept, pixels):  # pragma: no co
 @numba.njit(cache=True, nogil=True)
 def _project(samples, normals, pose, depth, labels, lookup, camera, own, tolerance, state, where,
              points):  # pragma: no cover (compiled)
+    """For samples and normals (S, 3) of a surface at pose (4, 4), fill in state (S,), one of _OFF to _MISSING; where
+    (S,), index of the instance that confirms it, else _BACKGROUND or _UNWANTED; points (S, 3), the reading that does.
+    camera: as for `_sort`; own: index of the instance that is the object itself."""
     height, width = depth.shape
     for s in range(len(samples)):
-        where[s] = UNWANTED
+        where[s] = _UNWANTED
         x = pose[0, 0] * samples[s, 0] + pose[0, 1] * samples[s, 1] + pose[0, 2] * samples[s, 2] + pose[0, 3]
         y = pose[1, 0] * samples[s, 0] + pose[1, 1] * samples[s, 1] + pose[1, 2] * samples[s, 2] + pose[1, 3]
         z = pose[2, 0] * samples[s, 0] + pose[2, 1] * samples[s, 1] + pose[2, 2] * samples[s, 2] + pose[2, 3]
         nx = pose[0, 0] * normals[s, 0] + pose[0, 1] * normals[s, 1] + pose[0, 2] * normals[s, 2]
         ny = pose[1, 0] * normals[s, 0] + pose[1, 1] * normals[s, 1] + pose[1, 2] * normals[s, 2]
         nz = pose[2, 0] * normals[s, 0] + pose[2, 1] * normals[s, 1] + pose[2, 2] * normals[s, 2]
-        if nx * x + ny * y + nz * z > -0.2 * np.sqrt(x * x + y * y + z * z):
+        if nx * x + ny * y + nz * z > -_LEAST_FACING * np.sqrt(x * x + y * y + z * z):
             state[s] = _AWAY
             continue
-        if z < 0.02:
+        if z < _LEAST_DEPTH:
             state[s] = _OFF
             continue
         u = int(np.floor(x / z * camera[0] + camera[2] + 0.5))

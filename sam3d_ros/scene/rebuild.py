@@ -12,7 +12,7 @@ from trimesh.creation import box
 from ..perception.evidence import Observation
 from ..perception.frame import Frame
 from ..perception.objects import Mesh, ReconstructedObject, ScaleSource, Status
-from .attempts import RETRY_NS, wait_ns
+from .attempts import RETRY_NS, backoff_ns
 from .fusion import CLEARER, NEW_SIDE, angles, direction_of, make_view, observations
 from .parallel import in_parallel
 from .physics import body_from_object, settle
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 # A mesh is made anew if now so much more of the object is in view: less is enough (`CLEARER`, and half a new side) for
 # one that is marked LOW_QUALITY.
-MORE_IN_VIEW = 1.6
+_MORE_IN_VIEW = 1.6
 # If it fits as badly as before, each attempt waits twice as long, at most that many times: noise of the depth may be
 # all that is wrong.
-MOST_DOUBLED = 4
+_MOST_DOUBLED = 4
 
 
 def request(tracker: Tracker, wanted: Collection[int] | None = None) -> Request | None:
@@ -47,9 +47,9 @@ def request(tracker: Tracker, wanted: Collection[int] | None = None) -> Request 
     for track in tracker.tracks.values():
         if track.presence is not Presence.SEEN or track.seen_ns != frame.stamp_ns or not track.label:
             continue
-        shown[track.id], frames[track.id] = track.label, track.frame
+        shown[track.id], frames[track.id] = track.label, track.frame_number
         pose = camera_from_scene @ track.belief.scene_from_object
-        if wanted is None and pays(track, pose, tracker.areas.get(track.label, 0.0), frame.stamp_ns):
+        if wanted is None and _pays(track, pose, tracker.areas.get(track.label, 0.0), frame.stamp_ns):
             labels.add(track.label)
         if track.label in labels:
             tracks[track.label], poses[track.label] = track.id, pose
@@ -64,7 +64,7 @@ def request(tracker: Tracker, wanted: Collection[int] | None = None) -> Request 
                    tracker.generation, shown, frames, others)
 
 
-def pays(track: Track, camera_from_object: np.ndarray, area: float, now_ns: int) -> bool:
+def _pays(track: Track, camera_from_object: np.ndarray, area: float, now_ns: int) -> bool:
     """Whether a new mesh of a known object may be better than the one there is.
 
     camera_from_object: (4, 4); area: m^2 that the image shows of it
@@ -73,9 +73,9 @@ def pays(track: Track, camera_from_object: np.ndarray, area: float, now_ns: int)
     if waited < RETRY_NS:
         return False
     is_marked = track.mesh.status is Status.LOW_QUALITY
-    side, more = (NEW_SIDE / 2, CLEARER) if is_marked else (NEW_SIDE, MORE_IN_VIEW)
+    side, more = (NEW_SIDE / 2, CLEARER) if is_marked else (NEW_SIDE, _MORE_IN_VIEW)
     turned = angles(direction_of(camera_from_object), track.used).min(initial=np.pi)
-    may_be_mended = track.fits_badly and waited >= wait_ns(track.vain, MOST_DOUBLED)
+    may_be_mended = track.fits_badly and waited >= backoff_ns(track.failures, _MOST_DOUBLED)
     return bool(turned > side or area > more * track.used_area or may_be_mended)
 
 

@@ -14,12 +14,16 @@ from .shape import Shape
 
 ITERATIONS = 12
 # Scale of the robust weights (Geman and McClure 1985), metres: wide at first, then that of honest misfits.
-SCALE_START, SCALE_END, SCALE_STEP = 0.02, 0.004, 0.6
+_SCALE_START, SCALE_END, SCALE_STEP = 0.02, 0.004, 0.6
 LEAST_ERROR = 0.0004      # metres, 1 sigma of a reading's distance from the best mesh
 _SETTLED = 2e-5           # metres and radians: a smaller step ends the iteration
+_LONGEST_STEP = (0.03, 0.3)   # metres, radians along and about each axis: farther away the linearisation says nothing
+_DAMPING = 1e-3           # added to the information, so that it can be solved for whatever is seen
+_LEAST_SLOPE = 0.3        # of a signed distance, which has 1: less in the middle between two sides, where it folds
+_NEAR = 2.0               # robust scales from the surface within which a reading counts as an inlier
 # Errors of neighbouring readings agree, most of all where the mesh itself is wrong there: readings on a patch of this
 # size count once.
-PATCH = 0.045             # metres
+_PATCH = 0.045             # metres
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Registration:
 
 
 def register(shape: Shape, points: np.ndarray, camera_from_object: np.ndarray, prior: np.ndarray,
-             start: float = SCALE_START) -> Registration:
+             start: float = _SCALE_START) -> Registration:
     """Fit a shape to depth readings.
 
     points: (N, 3) metres, camera frame
@@ -57,7 +61,7 @@ def register(shape: Shape, points: np.ndarray, camera_from_object: np.ndarray, p
         return Registration(pose, np.zeros((6, 6)), np.zeros((6, 6)), 0.0, np.inf)
     variance = squares / weight + LEAST_ERROR ** 2
     white = data / variance
-    independent = min(weight, max(4.0, _seen_area(points) / PATCH ** 2))
+    independent = min(weight, max(4.0, _seen_area(points) / _PATCH ** 2))
     return Registration(pose, white, white * (independent / weight), near / len(points), float(np.sqrt(variance)))
 
 
@@ -75,7 +79,7 @@ def _seen_area(points: np.ndarray) -> float:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True, inline="always")
-def look_up(grid, x, y, z):  # pragma: no cover (compiled)
+def _look_up(grid, x, y, z):  # pragma: no cover (compiled)
     """Distance and gradient per cell at node coordinates x, y, z; the first value tells whether these are inside."""
     i, j, k = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
     if i < 0 or j < 0 or k < 0 or i + 1 >= grid.shape[0] or j + 1 >= grid.shape[1] or k + 1 >= grid.shape[2]:
@@ -121,7 +125,7 @@ def accumulate(grid, origin, cell, points, pose, scale, hessian, gradient):  # p
     """Normal equations of one shape's readings; adds to hessian (6, 6) and gradient (6,).
 
     Weights are relative: 1 for a reading that fits. Returns sums over the readings: weight, weighted squared distance,
-    and number of those within 2 scales.
+    and number of those within _NEAR scales.
     """
     total = squares = near = 0.0
     row = np.empty(6)
@@ -130,12 +134,12 @@ def accumulate(grid, origin, cell, points, pose, scale, hessian, gradient):  # p
         x = pose[0, 0] * px + pose[1, 0] * py + pose[2, 0] * pz
         y = pose[0, 1] * px + pose[1, 1] * py + pose[2, 1] * pz
         z = pose[0, 2] * px + pose[1, 2] * py + pose[2, 2] * pz
-        inside, distance, gx, gy, gz = look_up(grid, (x - origin[0]) / cell, (y - origin[1]) / cell,
+        inside, distance, gx, gy, gz = _look_up(grid, (x - origin[0]) / cell, (y - origin[1]) / cell,
                                                (z - origin[2]) / cell)
         if not inside:
             continue
         length = np.sqrt(gx * gx + gy * gy + gz * gz)
-        if length < 0.3 * cell:  # the middle between two sides
+        if length < _LEAST_SLOPE * cell:
             continue
         nx = (pose[0, 0] * gx + pose[0, 1] * gy + pose[0, 2] * gz) / length
         ny = (pose[1, 0] * gx + pose[1, 1] * gy + pose[1, 2] * gz) / length
@@ -150,13 +154,15 @@ def accumulate(grid, origin, cell, points, pose, scale, hessian, gradient):  # p
             gradient[a] += weight * row[a] * distance
         total += weight
         squares += weight * distance * distance
-        if abs(distance) < 2 * scale:
+        if abs(distance) < _NEAR * scale:
             near += 1
     return total, squares, near
 
 
 @numba.njit(cache=True, nogil=True)
 def _fit(grid, origin, cell, points, pose, prior, start, data, figures):  # pragma: no cover (compiled)
+    """Move `pose` (4, 4) to where the readings (N, 3) lie on the surface, as far as the prior allows; fills in `data`
+    (6, 6), the Hessian of the readings alone at the last step, and `figures` (3,), the sums of `accumulate` there."""
     mean = pose.copy()
     scale = start
     for _ in range(ITERATIONS):
@@ -168,11 +174,11 @@ def _fit(grid, origin, cell, points, pose, prior, start, data, figures):  # prag
         off = np.empty(6)
         off[:3] = pose[:3, 3] - mean[:3, 3]
         off[3:] = rotation_vector(np.ascontiguousarray(pose[:3, :3]) @ np.ascontiguousarray(mean[:3, :3].T))
-        step = np.linalg.solve(data / variance + prior + 1e-3 * np.eye(6),  # solvable whatever is seen
+        step = np.linalg.solve(data / variance + prior + _DAMPING * np.eye(6),
                                gradient / variance - prior @ off)
         for axis in range(3):
-            step[axis] = min(0.03, max(-0.03, step[axis]))
-            step[3 + axis] = min(0.3, max(-0.3, step[3 + axis]))
+            step[axis] = min(_LONGEST_STEP[0], max(-_LONGEST_STEP[0], step[axis]))
+            step[3 + axis] = min(_LONGEST_STEP[1], max(-_LONGEST_STEP[1], step[3 + axis]))
         pose[:3, 3] += step[:3]
         pose[:3, :3] = turned(np.ascontiguousarray(pose[:3, :3]), step[3], step[4], step[5])
         if scale <= SCALE_END and np.abs(step).max() < _SETTLED:
@@ -182,13 +188,14 @@ def _fit(grid, origin, cell, points, pose, prior, start, data, figures):  # prag
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
 def _count_near(grid, origin, cell, points, pose, within):  # pragma: no cover (compiled)
+    """How many of the points (N, 3), camera frame, are nearer than `within` metres to the surface at `pose` (4, 4)."""
     count = 0
     for index in range(len(points)):
         px, py, pz = points[index, 0] - pose[0, 3], points[index, 1] - pose[1, 3], points[index, 2] - pose[2, 3]
         x = (pose[0, 0] * px + pose[1, 0] * py + pose[2, 0] * pz - origin[0]) / cell
         y = (pose[0, 1] * px + pose[1, 1] * py + pose[2, 1] * pz - origin[1]) / cell
         z = (pose[0, 2] * px + pose[1, 2] * py + pose[2, 2] * pz - origin[2]) / cell
-        inside, distance, _, _, _ = look_up(grid, x, y, z)
+        inside, distance, _, _, _ = _look_up(grid, x, y, z)
         if inside and abs(distance) < within:
             count += 1
     return count

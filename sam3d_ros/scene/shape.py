@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from .distance_grid import distance_grid
+from .sampling import surface_samples
 
-GRID_CELLS = 56           # along the longest side, margins and all
-GRID_MARGIN = 0.03        # metres around the mesh; farther points have no part in a registration
-SAMPLES = 400
+_GRID_CELLS = 56           # along the longest side, margins and all
+_GRID_MARGIN = 0.03        # metres around the mesh; farther points have no part in a registration
+SAMPLES = 400             # of the surface, that are looked for
 
 
 @dataclass(frozen=True)
@@ -43,24 +44,9 @@ def make_shape(vertices: np.ndarray, triangles: np.ndarray) -> Shape:
     vertices = np.ascontiguousarray(vertices, np.float64)
     triangles = np.ascontiguousarray(triangles, np.int64)
     low, high = vertices.min(axis=0), vertices.max(axis=0)
-    cell = (float((high - low).max()) + 2 * GRID_MARGIN) / GRID_CELLS
-    origin = low - GRID_MARGIN
-    counts = np.ceil((high - low + 2 * GRID_MARGIN) / cell).astype(int) + 1
+    cell = (float((high - low).max()) + 2 * _GRID_MARGIN) / _GRID_CELLS
+    origin = low - _GRID_MARGIN
+    counts = np.ceil((high - low + 2 * _GRID_MARGIN) / cell).astype(int) + 1
     distance = distance_grid(vertices, triangles, origin, cell, counts)
-    samples, sample_normals = _surface_samples(vertices, triangles)
-    return Shape(distance, origin, cell, samples, sample_normals, low, high)
-
-
-def _surface_samples(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """SAMPLES points (S, 3) at equal steps of area along the list of triangles, and the triangles' normals."""
-    corners = vertices[triangles]
-    facing = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    area = np.linalg.norm(facing, axis=1)
-    generator = np.random.default_rng(0)
-    until = np.cumsum(area)
-    chosen = np.searchsorted(until, (np.arange(SAMPLES) + generator.random(SAMPLES)) / SAMPLES * until[-1])
-    chosen = np.minimum(chosen, len(triangles) - 1)
-    first = np.sqrt(generator.random(SAMPLES))
-    second = generator.random(SAMPLES)
-    weights = np.stack([1 - first, first * (1 - second), first * second], axis=1)
-    return np.einsum("sck,sc->sk", corners[chosen], weights), facing[chosen] / np.maximum(area[chosen], 1e-20)[:, None]
+    samples, normals = surface_samples(vertices, triangles, SAMPLES)
+    return Shape(distance, origin, cell, samples, normals, low, high)

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
 from .distance_grid import distance_grid
+from .sampling import surface_samples
 
 GRID = 24                    # cells of a distance grid along the longest side
 SAMPLES = 512                # surface points for contacts between bodies
@@ -43,7 +44,7 @@ def solid_from_mesh(vertices: np.ndarray, triangles: np.ndarray) -> Solid:
         corners = vertices[ConvexHull(vertices).vertices]
     except QhullError:                                   # flat
         corners = vertices
-    return Solid(corners, _surface_points(vertices, triangles), distance, low, voxel, centre)
+    return Solid(corners, surface_samples(vertices, triangles, SAMPLES)[0], distance, low, voxel, centre)
 
 
 def _centre_of_mass(corners: np.ndarray) -> np.ndarray:
@@ -55,15 +56,3 @@ def _centre_of_mass(corners: np.ndarray) -> np.ndarray:
     if volumes.sum() == 0:
         return corners.mean(axis=(0, 1))
     return origin + volumes @ (a + b + c) / (4 * volumes.sum())
-
-
-def _surface_points(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """(SAMPLES, 3) points spread evenly over the surface by area."""
-    corners = vertices[triangles]
-    areas = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
-    generator = np.random.default_rng(0)
-    steps = (np.arange(SAMPLES) + generator.random(SAMPLES)) / SAMPLES * areas.sum()
-    chosen = corners[np.searchsorted(np.cumsum(areas), steps).clip(max=len(corners) - 1)]
-    first, second = generator.random((2, SAMPLES, 1))
-    root = np.sqrt(first)
-    return (1 - root) * chosen[:, 0] + root * (1 - second) * chosen[:, 1] + root * second * chosen[:, 2]

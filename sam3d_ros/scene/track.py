@@ -14,7 +14,7 @@ from .motion import Belief
 from .shape import Shape
 from .solid import Solid
 
-DOUBTFUL_MISFIT = 0.0025  # metres, rms: a mesh from which the depth is farther may be a wrong one
+_DOUBTFUL_MISFIT = 0.0025  # metres, rms: a mesh from which the depth is farther may be a wrong one
 
 
 class Presence(Enum):
@@ -30,17 +30,21 @@ class Presence(Enum):
 class Track:
     """An object over time.
 
-    mesh: as last reconstructed, in the track's own frame (pose and views are those of then); shape, solid: made of it
-    revision: rises with every new mesh; frame: with every new object frame, which a mesh brings that was made without
-    knowing the object; views: kept for the next reconstruction
-    used: unit vectors from the object to the cameras that the mesh was made from; used_area: what the newest of these
-    saw of it, m^2
-    label: of its mask in the newest image (0: none); score, detector_id: what the detector last said of it
+    mesh: as last reconstructed, in the track's own frame (its pose is that of then); shape, solid: made of it
+    belief: where it is, in the scene frame, and how sure that is
+    revision: rises with every new mesh
+    frame_number: rises with every new object frame, which a mesh brings that was made without knowing the object
+    presence, label: in the newest image, and the label of its mask there (0: none)
+    class_id, score, detector_id: what the detector last said of it
+    visible_fraction: share of its surface that the last image showed, 0 to 1
     seen_ns, masked_ns, updated_ns: stamps of the image that last showed it, of its last mask, and of the last update
-    restless_until_ns: until then it counts as moving, with `velocity` (3,) m/s in the scene
+    velocity: (3,) m/s in the scene; restless_until_ns: until then it counts as moving, with that velocity
     misfit: metres, root mean square distance of the depth from the mesh, over the last images
-    attempted_ns: when its reconstruction was last asked for; vain: how often in a row that was done of a mesh that
-    fitted badly
+    views: kept for the next reconstruction
+    used: unit vectors from the object to the cameras that the mesh was made from
+    used_area: m^2, what the newest of these saw of it
+    attempted_ns: when its reconstruction was last asked for
+    failures: how often in a row that was done of a mesh that fitted badly
     parts_refused_until_ns: until then nothing is rebuilt from a mask that shows little of it: that was tried in vain
     """
 
@@ -54,7 +58,7 @@ class Track:
     updated_ns: int
     masked_ns: int
     revision: int = 1
-    frame: int = 0
+    frame_number: int = 0
     presence: Presence = Presence.SEEN
     label: int = 0
     score: float = 1.0
@@ -67,13 +71,13 @@ class Track:
     used: list[np.ndarray] = field(default_factory=list)
     used_area: float = 0.0
     attempted_ns: int = 0
-    vain: int = 0
+    failures: int = 0
     parts_refused_until_ns: int = 0
 
     @property
     def fits_badly(self) -> bool:
         """Whether its mesh may be a wrong one."""
-        return self.misfit > DOUBTFUL_MISFIT
+        return self.misfit > _DOUBTFUL_MISFIT
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class Request:
     camera_from_object: label -> (4, 4), where those were in this image; areas: label -> m^2 of it that is in view
     scene_from_camera: (4, 4); generation: of the tracker, whose `clear` makes it void
     shown: id -> label, for all objects that this image shows: another label is another object
-    frames: id -> number of the frame that the track has there
+    frame_numbers: id -> number of the object frame that the track has there
     others: meshes of the other objects in view, in this image's camera frame
     """
 
@@ -111,7 +115,7 @@ class Request:
     scene_from_camera: np.ndarray
     generation: int
     shown: Mapping[str, int] = field(default_factory=dict)
-    frames: Mapping[str, int] = field(default_factory=dict)
+    frame_numbers: Mapping[str, int] = field(default_factory=dict)
     others: Sequence[Mesh] = ()
 
 

@@ -15,11 +15,12 @@ from scipy.optimize import linear_sum_assignment
 from ..perception.frame import Frame, Instance, Intrinsics
 from ..perception.objects import ReconstructedObject, Status
 from . import motion
-from .attempts import VainAttempts
+from .attempts import FailedAttempts
 from .camera import camera_motion
 from .fusion import make_view, needs_view, with_view
 from .readings import CONFIRM, Readings, Sighting, look_for, read
-from .registration import Registration, near_share, register, turned
+from .registration import Registration, near_share, register
+from .relocation import may_be, relocated
 from .resting import Resting
 from .shape import make_shape
 from .track import Presence, Rebuilt, Request, Track, TrackedObject
@@ -35,15 +36,13 @@ _FRAGMENT, _ON_SURFACE = 0.6, 0.006
 _LEAST_READINGS, _LEAST_INLIERS, _MOST_RMS = 25, 0.5, 0.006
 _LEAST_CONFIRMED = 0.35   # of the visible samples, where there is no mask
 _GONE = 0.6               # of the visible samples missing: it is not there any more
-# An object found at another place must fit well, and have about the colour (share of red, green and blue): it may be
-# another one of about that size.
-_FOUND_NEAR, _FOUND_SHARE, _FOUND_CONFIRMED, _FOUND_MISSING = 0.004, 0.85, 0.6, 0.2
-_FOUND_COLOUR = 0.08
 _SEARCHES = 4             # in one image at most: each takes milliseconds
-_YAWS = np.arange(8) * (np.pi / 4)
+_LOST_SECONDS = 10.0      # of motion that nobody saw: after that the new place is all that is known
 _SURPRISE = 22.5          # chi-squared of 6 degrees of freedom exceeds it once in a thousand times
 _WORSE = 2.0              # times the root mean square distance with free motion: so badly does it fit where it was
-_RESTLESS_NS = 400_000_000
+_RESTLESS_NS = 400_000_000    # so long after it moved, or was last seen, an object may be moving
+_LEAST_SECONDS = 0.01     # between two images of an object, for its velocity
+_LONGEST_FREE = 1.0       # seconds of free motion: a prior that is wider than after that holds nothing
 _SMOOTHING = 0.5          # weight of the newest velocity and misfit
 _SAME_PLACE = 0.5         # of the diagonal: a rebuilt object whose centre is farther from a known one is another
 _LEAST_PLACE = 0.03       # metres
@@ -75,7 +74,7 @@ class Tracker:
         self.tracks: dict[str, Track] = {}
         self.unknown: tuple[Instance, ...] = ()
         self.waiting: tuple[Instance, ...] = ()
-        self._vain = VainAttempts()
+        self._failed = FailedAttempts()
         self.generation = 0
         self.frame: Frame | None = None
         self.areas: dict[int, float] = {}
@@ -87,7 +86,7 @@ class Tracker:
     def clear(self) -> None:
         """Forget all objects; ids go on counting, so that an old id never names a new object."""
         self.tracks.clear()
-        self._vain.clear()
+        self._failed.clear()
         if self._resting:
             self._resting.clear()
         self.unknown = self.waiting = ()
@@ -145,7 +144,7 @@ class Tracker:
                 self.tracks[identity].attempted_ns = request.frame.stamp_ns
         for item in rebuilt:
             track = self.tracks.get(request.tracks.get(item.label, ""))
-            if track is None or track.frame != request.frames[track.id]:
+            if track is None or track.frame_number != request.frame_numbers[track.id]:
                 others = {*ids.values(), *(i for i, label in request.shown.items() if label != item.label)}
                 known = self._at(request, item, others)
                 if known and item.area < _LESS_IN_VIEW * known.used_area:
@@ -155,7 +154,7 @@ class Tracker:
                 track = known or self._add(request, item)
                 # Also where it is known from before: it could not be followed, so its pose is that of the new mesh.
                 track.belief = motion.first_belief(item.scene_from_object)
-                track.frame += 1
+                track.frame_number += 1
                 track.presence, track.label, track.views = Presence.SEEN, item.label, ()
                 track.seen_ns = track.masked_ns = max(track.seen_ns, request.frame.stamp_ns)
             if track.mesh is not item.mesh:
@@ -163,12 +162,12 @@ class Tracker:
                 track.revision += 1
             fused = track.views if request.earlier.get(item.label) else ()
             track.used = [item.view.direction, *(view.direction for view in fused)]
-            track.vain = track.vain + 1 if track.fits_badly else 0
+            track.failures = track.failures + 1 if track.fits_badly else 0
             track.used_area, track.misfit = item.area, 0.0
             track.views = with_view(track.views, item.view)
             track.visible_fraction = item.mesh.visible_fraction
             ids[item.label] = track.id
-        self._note_vain(request, ids)
+        self._note_failures(request, ids)
         self.unknown = ()  # until the next image
         if self._resting:
             self._resting.update([*self.tracks.values()], request.frame.stamp_ns, request.scene_from_camera, plane)
@@ -177,6 +176,8 @@ class Tracker:
     # One image
 
     def _follow(self, readings: Readings) -> None:
+        """Find camera and objects in an image: those that a mask shows, those that the depth alone confirms, and those
+        that turn up elsewhere; what is left are new objects."""
         frame = readings.frame
         self._locate_camera(readings)
         pose = self.scene_from_camera(frame)
@@ -209,9 +210,11 @@ class Tracker:
         return moves and now_ns - track.seen_ns < _RESTLESS_NS
 
     def _present(self) -> Iterator[Track]:
+        """All but what is known to be gone."""
         return (track for track in self.tracks.values() if track.presence is not Presence.GONE)
 
     def _predict(self, track: Track, now_ns: int) -> None:
+        """Take a track to the time of an image: it rests, or goes on as it went."""
         seconds = max(0.0, (now_ns - track.updated_ns) / 1e9)
         if track.presence is not Presence.SEEN:
             track.masked_ns += max(0, now_ns - track.updated_ns)      # hidden, it could have no mask
@@ -251,9 +254,11 @@ class Tracker:
         self._camera_speed[frame.frame_id] = speed, frame.stamp_ns
 
     def _camera_from(self, track: Track, frame: Frame) -> np.ndarray:
+        """(4, 4) camera_from_object of a track in an image of this camera."""
         return np.linalg.inv(self.scene_from_camera(frame)) @ track.belief.scene_from_object
 
     def _look(self, track: Track, readings: Readings, tolerance: float = CONFIRM) -> Sighting:
+        """Where a track shows if it is where it is believed to be; tolerance: metres."""
         return look_for(track.shape, self._camera_from(track, readings.frame), readings, tolerance=tolerance)
 
     def _match(self, sightings: dict[str, Sighting], readings: Readings, within: float = _NEAR) -> dict[str, int]:
@@ -278,8 +283,8 @@ class Tracker:
         if len(points) < _LEAST_READINGS:
             return False
         rest = track.belief
-        seconds = max(0.01, (now_ns - track.seen_ns) / 1e9)
-        free = motion.predicted(rest, min(seconds, 1.0), motion.MOVED)
+        seconds = max(_LEAST_SECONDS, (now_ns - track.seen_ns) / 1e9)
+        free = motion.predicted(rest, min(seconds, _LONGEST_FREE), motion.MOVED)
         measured = _registered(track, points, free, scene_from_camera)
         if not _fits(measured):
             return False
@@ -317,18 +322,20 @@ class Tracker:
         """Look for objects that are not where they were among the masks that no object claims; the masks found."""
         missing = [t for t in self.tracks.values() if t.seen_ns < readings.frame.stamp_ns]
         missing.sort(key=lambda track: -track.seen_ns)
+        scene_from_camera = self.scene_from_camera(readings.frame)
+        scene_up = np.linalg.inv(scene_from_camera)[:3, 2]
         found: set[int] = set()
         searches = 0
         for track in missing:
             for index, points in enumerate(readings.points):
                 if index in taken or index in found or len(points) < _LEAST_READINGS or searches >= _SEARCHES \
-                        or not self._may_be(track, index, readings):
+                        or not may_be(track, readings, index) or self._is_fragment(index, readings, besides=track):
                     continue
                 searches += 1
-                registration = self._relocated(track, index, readings)
+                pose = self._camera_from(track, readings.frame)
+                registration = relocated(track, readings, index, pose, scene_up if self._in_world else pose[:3, 2])
                 if registration is not None:
-                    scene_from_camera = self.scene_from_camera(readings.frame)
-                    free = motion.predicted(track.belief, 10.0, motion.MOVED)
+                    free = motion.predicted(track.belief, _LOST_SECONDS, motion.MOVED)
                     track.belief = motion.updated(free, registration, scene_from_camera)
                     track.restless_until_ns = readings.frame.stamp_ns + _RESTLESS_NS
                     track.velocity = np.zeros(3)
@@ -336,39 +343,6 @@ class Tracker:
                     found.add(index)
                     break
         return found
-
-    def _may_be(self, track: Track, index: int, readings: Readings) -> bool:
-        """Whether a mask may show a missing object, before its shape is compared."""
-        instance, points = readings.instances[index], readings.points[index]
-        if track.class_id != instance.class_id or np.linalg.norm(np.ptp(points, axis=0)) > 1.3 * track.shape.diagonal:
-            return False
-        colours = tint(track.mesh.vertex_rgba[:, :3]), tint(readings.colours(index))
-        return bool(np.abs(colours[0] - colours[1]).max() < _FOUND_COLOUR
-                    and not self._is_fragment(index, readings, besides=track))
-
-    def _relocated(self, track: Track, index: int, readings: Readings) -> Registration | None:
-        """Registration of a track to a mask elsewhere: as it was last seen, or turned about the vertical."""
-        points = readings.points[index]
-        camera_from_object = self._camera_from(track, readings.frame)
-        up = np.linalg.inv(self.scene_from_camera(readings.frame))[:3, 2] if self._in_world \
-            else camera_from_object[:3, 2]
-        best, best_score = None, 0.0
-        for yaw in _YAWS:
-            start = np.eye(4)
-            start[:3, :3] = turned(np.ascontiguousarray(camera_from_object[:3, :3]), *(yaw * up))
-            towards = -points.mean(axis=0) @ start[:3, :3]
-            visible = track.shape.samples[track.shape.normals @ towards > 0]
-            start[:3, 3] = points.mean(axis=0) - start[:3, :3] @ visible.mean(axis=0)
-            registration = register(track.shape, points, start, np.linalg.inv(motion.diagonal((0.1, 1.0))))
-            if near_share(track.shape, points, registration.camera_from_object, _FOUND_NEAR) < _FOUND_SHARE:
-                continue
-            sighting = look_for(track.shape, registration.camera_from_object, readings, own=index)
-            score = sighting.confirmed - sighting.missing
-            if sighting.confirmed >= _FOUND_CONFIRMED and sighting.missing <= _FOUND_MISSING and score > best_score:
-                best, best_score = registration, score
-                if yaw == 0:
-                    break
-        return best
 
     def _is_fragment(self, index: int, readings: Readings, besides: Track | None = None) -> bool:
         """Whether a mask that no object claims lies on one that is seen, or on any other than `besides`."""
@@ -391,7 +365,7 @@ class Tracker:
     def _waits(self, index: int, readings: Readings) -> bool:
         """Whether a mask there gave no object a moment ago; what `there` is must be known."""
         is_placed = self._in_world or any(track.presence is Presence.SEEN for track in self.tracks.values())
-        return is_placed and self._vain.waits(readings, index, self.scene_from_camera(readings.frame))
+        return is_placed and self._failed.waits(readings, index, self.scene_from_camera(readings.frame))
 
     def _forget(self, now_ns: int) -> None:
         """Drop what was not seen for long, and what is seen but has had no mask for long: it is no object any more."""
@@ -403,6 +377,7 @@ class Tracker:
     # New meshes
 
     def _add(self, request: Request, item: Rebuilt) -> Track:
+        """A new object, with an id of its own."""
         self._count += 1
         stamp_ns = request.frame.stamp_ns
         mesh = item.mesh
@@ -412,13 +387,13 @@ class Tracker:
         self.tracks[track.id] = track
         return track
 
-    def _note_vain(self, request: Request, ids: Mapping[int, str]) -> None:
+    def _note_failures(self, request: Request, ids: Mapping[int, str]) -> None:
         """Note where masks of new objects gave none; ids: label -> id, of those that did."""
-        vain = [i for i in request.frame.instances if i.label not in ids and i.label not in request.tracks]
-        if vain and request.frame.depth is not None:
-            readings = read(replace(request.frame, instances=tuple(vain)))
-            for index in range(len(vain)):
-                self._vain.note(readings, index, request.scene_from_camera)
+        failed = [i for i in request.frame.instances if i.label not in ids and i.label not in request.tracks]
+        if failed and request.frame.depth is not None:
+            readings = read(replace(request.frame, instances=tuple(failed)))
+            for index in range(len(failed)):
+                self._failed.note(readings, index, request.scene_from_camera)
 
     def _at(self, request: Request, item: Rebuilt, others: Collection[str]) -> Track | None:
         """The known object at the place of a rebuilt one: the image it was made from did not tell.
@@ -465,22 +440,20 @@ _BLOCK = (np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)
 
 
 def _registered(track: Track, points: np.ndarray, prior: motion.Belief, scene_from_camera: np.ndarray) -> Registration:
+    """Registration of a track to readings (N, 3), metres, camera frame, held by a prior in the scene frame."""
     camera_from_scene = np.linalg.inv(scene_from_camera)
     information = motion.rotated(np.linalg.inv(prior.noise), camera_from_scene)
     return register(track.shape, points, camera_from_scene @ prior.scene_from_object, information)
 
 
-def tint(rgb: np.ndarray) -> np.ndarray:
-    """(3,) shares of red, green and blue in colours (N, 3) uint8; the light's brightness does not matter."""
-    mean = rgb.mean(axis=0) + 1.0
-    return mean / mean.sum()
-
-
 def _fits(registration: Registration) -> bool:
+    """Whether a registration can be believed."""
     return registration.inliers >= _LEAST_INLIERS and registration.rms <= _MOST_RMS
 
 
 def _tracked(track: Track, camera_from_scene: np.ndarray, scene_from_object: np.ndarray) -> TrackedObject:
+    """A track at scene_from_object (4, 4), in the camera frame of an image at scene_from_camera, the inverse of
+    camera_from_scene (4, 4)."""
     seen = track.presence is Presence.SEEN
     camera_from_object = camera_from_scene @ scene_from_object
     # How well the mesh's frame is known in the object, which turns with it, and how well that was followed since.

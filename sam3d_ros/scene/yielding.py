@@ -35,13 +35,15 @@ _SEPARATIONS = 8             # directions on the support along which objects are
 def yielding(objects: Sequence[ReconstructedObject], plane: np.ndarray) -> list[ReconstructedObject]:
     """The objects without what they have inside each other and below the support, as far as their surfaces are unsure.
 
-    plane: as for `settle`, camera frame. Undersides and far sides are not seen, and guessed too deep or too shallow: to
-    move an object out of a neighbour for that would spoil the side that was seen.  So first the surfaces give way: a
-    vertex inside another object recedes into its own, or is shifted out of the other where that would leave nothing, by
-    its share of the way, the share being that of its variance in both; and a face that another has come through is
-    dented.  Then what is below the support is raised to it, and a foot just above what carries it is drawn down.  Where
-    objects were far inside each other, all of that once more.  No vertex moves by more than MAX_SIGMAS of its standard
-    deviation.  An object's origin moves to the middle of its new mesh.
+    plane: (4,) as for `settle`, camera frame
+
+    Undersides and far sides are not seen, and guessed too deep or too shallow: to move an object out of a neighbour for
+    that would spoil the side that was seen. So first the surfaces give way: a vertex inside another object recedes into
+    its own, or is shifted out of the other where that would leave nothing, by its share of the way, the share being
+    that of its variance in both; and a face that another has come through is dented. Then what is below the support is
+    raised to it, and a foot just above what carries it is drawn down. Where objects were far inside each other, all of
+    that once more. No vertex moves by more than MAX_SIGMAS of its standard deviation. An object's origin moves to the
+    middle of its new mesh.
     """
     if not objects:
         return []
@@ -148,6 +150,7 @@ def _share(way: np.ndarray, own: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 
 def _grid(solid: Solid) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """The distance grid of a solid as compiled code takes it: values (C,), counts (3,), origin (3,) and voxel."""
     return solid.distance.ravel(), np.array(solid.distance.shape), solid.low, solid.voxel
 
 

@@ -5,10 +5,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..terminal import in_range
-from .export import WRITERS
-from .layout import DENSITY, read_scene
-from .physics import TOUCH, BodyReport
+from sam3d_ros.scene.convex import MAX_PIECES
+from sam3d_ros.scene.export import WRITERS
+from sam3d_ros.scene.layout import DENSITY, read_scene
+from sam3d_ros.scene.physics import TOUCH, BodyReport
+from sam3d_ros.terminal import in_range
 
 _DENSITIES = (1, 30_000)     # kg/m^3, from foams to the heaviest metals: simulators refuse what weighs nothing
 _PIECES = (1, 1000)
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="sdf for Gazebo, mjcf for MuJoCo, gltf, usd for Isaac Sim (default: sdf)")
     parser.add_argument("--density", type=in_range(float, *_DENSITIES), default=DENSITY, metavar="KG_M3",
                         help="mass of the objects per volume (default: %(default)s)")
-    parser.add_argument("--pieces", type=in_range(int, *_PIECES), default=10, metavar="N",
+    parser.add_argument("--pieces", type=in_range(int, *_PIECES), default=MAX_PIECES, metavar="N",
                         help="convex pieces of an object at most, twice as many of a thin-walled one; 1: its hull "
                              "(default: %(default)s)")
     parser.add_argument("--as-seen", action="store_true", help="leave the poses: things may float or overlap")

@@ -16,8 +16,6 @@ from ..perception.frame import Instance
 from ..perception.masks import Detection, Segmentation
 from .segmentation import box_labels
 
-PROGRESS = {"WAITING": 0.0, "EVIDENCE": 0.1, "INFERENCE": 0.3, "SURFACE": 0.7, "DONE": 1.0}
-
 
 def needs_masks(goal: Reconstruct.Goal) -> bool:
     """Whether the goal refers to the segmentation; boxes alone do not."""
@@ -46,6 +44,7 @@ def choose(goal: Reconstruct.Goal, segmentation: Segmentation | None, height: in
 
 
 def _chosen(goal: Reconstruct.Goal, segmentation: Segmentation) -> Segmentation:
+    """The instances that the goal's labels and points mean, each once.  Raises Fault MASK_EMPTY."""
     wanted = [*_numbered(goal.labels, segmentation), *(_instance_at(point, segmentation) for point in goal.points)]
     return replace(segmentation, instances=tuple(dict.fromkeys(wanted)))
 
@@ -61,6 +60,7 @@ def _numbered(numbers: Sequence[int], segmentation: Segmentation) -> list[Instan
 
 
 def _instance_at(point: Point, segmentation: Segmentation) -> Instance:
+    """The instance whose mask holds the pixel nearest to a point.  Raises Fault MASK_EMPTY."""
     row, column = round(point.y), round(point.x)
     height, width = segmentation.labels.shape
     label = segmentation.labels[row, column] if 0 <= row < height and 0 <= column < width else 0
@@ -71,5 +71,6 @@ def _instance_at(point: Point, segmentation: Segmentation) -> Instance:
 
 
 def _box(region: RegionOfInterest) -> np.ndarray:
+    """(4,) x0, y0, x1, y1, pixels."""
     x, y = region.x_offset, region.y_offset
     return np.array([x, y, x + region.width, y + region.height], float)

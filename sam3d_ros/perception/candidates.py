@@ -1,0 +1,189 @@
+"""Which instances of a frame can be reconstructed, and what the frame says of each: readings, cube, doubts."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import ndimage
+
+from .cube import EDGE_PER_EXTENT, IMAGE_UP, NO_POINTS, Cube, fit_cube, fit_cube_to_mask, inlier_points
+from .evidence import Observation, observed_points
+from .faults import Fault, FaultCode
+from .frame import Frame, Instance, back_project, pixel_directions
+from .objects import Rejection, Status
+from .outline import hidden_share
+
+_FEW_POINTS = 4                 # times min_points: below, a result is marked LOW_QUALITY
+_LEAST_READINGS, _ENOUGH_POINTS = 4, 4000       # of a view, to find an object's cube and surface by
+_LEAST_ABOVE = 0.2              # share of an object's points: below, it is as flat as what it lies on
+_MOST_HIDDEN = 0.25             # share of the outline that others hide: above, a result is marked LOW_QUALITY
+_MASK_EDGE = 2                  # pixels of a mask's border that may belong to what is beside the object
+_CLEARANCE = 0.003              # metres above the support: nearer than this a reading may be the support's
+_BOX_CLEARANCE = 0.008          # metres above the support from which a box's content counts as the object
+_LARGEST = 2.0                  # metres that an object's readings may span, far more than the model is trained for
+_SPARSE = 0.1                   # share of its bounding box that a mask fills: below, it may be scattered pixels
+_APART = 2                      # pixels within which a pixel of an object has another one of it
+_LEAST_TOGETHER = 0.5           # share of a mask's pixels that have: below, it is no object's
+
+_Window = tuple[slice, slice]   # rows and columns of a bounding box
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An instance with its depth readings: points (P, 3) float64, metres, camera frame, at rows and columns (P,).
+
+    seen: (Q, 3), some of them and of what other views show of it, in the same frame; the surface is fitted to these.
+    unread: (U, 3), as many of the mask's pixels without a reading, their directions in the same frame.
+    outline: (R, 3), directions of the mask's first and last pixel in each row and column; none with depth.
+
+    Without depth there are no points, and the cube stands at the scale at which the object's near side lies at 1 m.
+    """
+
+    instance: Instance
+    points: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+    seen: np.ndarray
+    unread: np.ndarray
+    outline: np.ndarray
+    cube: Cube
+    status: Status
+
+
+def find_candidates(frame: Frame, given: np.ndarray, plane: np.ndarray | None, up: np.ndarray | None,
+                    earlier: Mapping[int, Sequence[Observation]], min_points: int,
+                    max_objects: int) -> tuple[Frame, list[Candidate], list[Rejection]]:
+    """The max_objects largest instances with at least min_points readings (without depth: pixels), by label; the frame
+    with boxes narrowed to what stands in them; and why the other instances are none.
+
+    given: (H, W) labels before the masks grew, which joins pixels that lay apart; plane: (4,) support, unit normal (up)
+    and offset in metres, camera frame; up: (3,) unit vector against gravity, camera frame; each None if unknown;
+    earlier: label -> other views of it
+    """
+    windows = ndimage.find_objects(frame.labels, max_label=max((i.label for i in frame.instances), default=0))
+    if plane is not None:
+        frame = _boxes_narrowed(frame, plane, windows)
+    found: list[Candidate] = []
+    rejections: list[Rejection] = []
+    for instance in frame.instances:
+        outcome = _candidate(frame, instance, windows[instance.label - 1], earlier.get(instance.label, ()), given,
+                             plane, up, min_points)
+        (found if isinstance(outcome, Candidate) else rejections).append(outcome)
+    found.sort(key=lambda candidate: -len(candidate.rows))
+    rejections += [rejection(candidate.instance, FaultCode.TOO_MANY_OBJECTS, f"{len(found)} > {max_objects}")
+                   for candidate in found[max_objects:]]
+    return frame, sorted(found[:max_objects], key=lambda candidate: candidate.instance.label), rejections
+
+
+def rejection(instance: Instance, code: FaultCode, detail: str = "") -> Rejection:
+    """Why an instance is not reconstructed, with the number that the publisher of the masks knows it by."""
+    return Rejection(instance.label, Fault(code, f"label {instance.number}" + (f": {detail}" if detail else "")))
+
+
+def _candidate(frame: Frame, instance: Instance, window: _Window | None, views: Sequence[Observation],
+               given: np.ndarray, plane: np.ndarray | None, up: np.ndarray | None,
+               min_points: int) -> Candidate | Rejection:
+    """One instance, of bounding box `window`, None if it has no pixel; other arguments as of `find_candidates`."""
+    up = IMAGE_UP if up is None else up
+    rows, columns = _pixels(frame, instance.label, window)
+    if frame.depth is None:
+        if rejected := _no_object(instance, f"{len(rows)} pixels", len(rows), given, window, min_points):
+            return rejected
+        return Candidate(instance, NO_POINTS, rows, columns, seen=NO_POINTS, unread=NO_POINTS,
+                         outline=_outline(frame, rows, columns),
+                         cube=fit_cube_to_mask(rows, columns, frame.intrinsics, up), status=Status.LOW_QUALITY)
+    points = back_project(frame.depth, frame.intrinsics, rows, columns)
+    if len(points) >= min_points:
+        keep = inlier_points(points)
+        rows, columns, points = rows[keep], columns[keep], points[keep]
+    if rejected := _no_object(instance, f"{len(points)} readings", len(points), given, window, min_points):
+        return rejected
+    further = np.concatenate([NO_POINTS, *(observed_points(view, _LEAST_READINGS, _ENOUGH_POINTS) for view in views)])
+    step = max(1, len(points) // _ENOUGH_POINTS)
+    cube = fit_cube(points[::step], up, further)
+    if (extent := cube.edge / EDGE_PER_EXTENT) > _LARGEST:
+        return rejection(instance, FaultCode.OBJECT_TOO_LARGE, f"{extent:.3g} m")
+    is_doubtful = instance.is_box or len(points) < _FEW_POINTS * min_points or \
+        _touches_border(window, frame.labels.shape) or _is_cut_off(frame, instance.label, window, views)
+    return Candidate(instance, points, rows, columns,
+                     seen=_above_support(np.concatenate([points[::step], further]), plane),
+                     unread=NO_POINTS if instance.is_box else _unread(frame, instance.label, window)[::step],
+                     outline=NO_POINTS, cube=cube, status=Status.LOW_QUALITY if is_doubtful else Status.OK)
+
+
+def _no_object(instance: Instance, found: str, count: int, labels: np.ndarray, window: _Window | None,
+               min_points: int) -> Rejection | None:
+    """Why a mask is no object's, None if it may be one.
+
+    found: the `count` readings in it, as text; labels: (H, W), as they were given
+    """
+    if count < min_points:
+        return rejection(instance, FaultCode.TOO_FEW_POINTS, found)
+    return rejection(instance, FaultCode.MASK_SCATTERED) if _is_scattered(labels, instance.label, window) else None
+
+
+def _pixels(frame: Frame, label: int, window: _Window | None) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns (N,) of the instance's pixels that have depth (of all its pixels, without a depth image)."""
+    if window is None:
+        return np.empty(0, int), np.empty(0, int)
+    own = frame.labels[window] == label
+    rows, columns = np.nonzero(own if frame.depth is None else own & (frame.depth[window] > 0))
+    return rows + window[0].start, columns + window[1].start
+
+
+def _boxes_narrowed(frame: Frame, plane: np.ndarray, windows: Sequence[_Window | None]) -> Frame:
+    """The frame with the label of each box that has readings left only where these are clear of the support."""
+    labels = frame.labels
+    for instance in (instance for instance in frame.instances if instance.is_box):
+        rows, columns = _pixels(frame, instance.label, windows[instance.label - 1])
+        if len(rows):
+            clear = back_project(frame.depth, frame.intrinsics, rows, columns) @ plane[:3] + plane[3] > _BOX_CLEARANCE
+            labels = np.where(labels == instance.label, 0, labels)
+            labels[rows[clear], columns[clear]] = instance.label
+    return replace(frame, labels=labels)
+
+
+def _is_scattered(labels: np.ndarray, label: int, window: _Window) -> bool:
+    """Whether most pixels of a mask have no other one of it near: noise, where a thin object's pixels form a line."""
+    own = labels[window] == label
+    if own.mean() > _SPARSE:
+        return False
+    around = ndimage.convolve(own.astype(np.uint8), np.ones((2 * _APART + 1,) * 2, np.uint8), mode="constant")
+    return float((around[own] > 1).mean()) < _LEAST_TOGETHER
+
+
+def _above_support(points: np.ndarray, plane: np.ndarray | None) -> np.ndarray:
+    """The points (P, 3) that are not the support's, (4,), which a wide mask takes in; all of them if few are left."""
+    if plane is None:
+        return points
+    above = points @ plane[:3] + plane[3] > _CLEARANCE
+    return points[above] if above.mean() > _LEAST_ABOVE else points
+
+
+def _touches_border(window: _Window, shape: tuple[int, int]) -> bool:
+    return any(s.start == 0 or s.stop == n for s, n in zip(window, shape, strict=True))
+
+
+def _is_cut_off(frame: Frame, label: int, window: _Window, views: Sequence[Observation]) -> bool:
+    """Whether in every view much of what an instance ends at stands before it, so that it may be larger."""
+    return hidden_share(frame, label, window) > _MOST_HIDDEN and \
+        all(hidden_share(view.frame, view.label) > _MOST_HIDDEN for view in views)
+
+
+def _outline(frame: Frame, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """(R, 3) directions, camera frame, of the first and last of a mask's pixels (N,) in each row and column."""
+    ends = []
+    for major, minor in ((rows, columns), (columns, rows)):
+        order = np.lexsort((minor, major))
+        new = np.flatnonzero(np.diff(major[order])) + 1
+        ends += [order[np.r_[0, new]], order[np.r_[new - 1, -1]]]
+    index = np.concatenate(ends)
+    return pixel_directions(frame.intrinsics, rows[index], columns[index])
+
+
+def _unread(frame: Frame, label: int, window: _Window) -> np.ndarray:
+    """(U, 3) directions, camera frame, of the pixels well inside an instance's mask that have no depth."""
+    own = ndimage.binary_erosion(frame.labels[window] == label, iterations=_MASK_EDGE)
+    rows, columns = np.nonzero(own & (frame.depth[window] == 0))
+    return pixel_directions(frame.intrinsics, rows + window[0].start, columns + window[1].start)
