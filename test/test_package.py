@@ -73,6 +73,18 @@ def test_every_other_import_is_a_declared_dependency():
     assert foreign == {name for name in declared - indirect if not name.startswith("ros-")}
 
 
+def test_only_training_needs_what_training_installs():
+    """Benchmarks, grasp planning and the simulated cameras work in an environment without the extra `train`."""
+    modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in SOURCES
+               if not {"training", "models", "__init__.py"} & set(file.relative_to(ROOT / "sam3d_ros").parts)
+               and file != ROOT / "sam3d_ros" / "synth" / "sdf.py"]
+    absent = sorted({"igl", "lightning_fabric", "tensorboard", "torch"})
+    code = (f"import importlib, sys\nsys.modules.update(dict.fromkeys({absent}))\n"
+            f"for name in {modules}:\n    importlib.import_module(name)")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert run.returncode == 0, run.stderr
+
+
 def test_interfaces_are_all_generated():
     listed = set(re.findall(r"(?:msg|action)/\w+\.(?:msg|action)", (ROOT / "CMakeLists.txt").read_text()))
     assert listed == {str(file.relative_to(ROOT)) for kind in ("msg", "action") for file in ROOT.glob(f"{kind}/*")}

@@ -11,13 +11,13 @@ from numba.core.dispatcher import Dispatcher
 from scipy.spatial import ConvexHull
 
 from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
+from sam3d_ros.perception.raycasting import raycasting_scene
 from sam3d_ros.scene import distance_grid, physics, rebuild, solid
 from sam3d_ros.scene import yielding as giving
 from sam3d_ros.scene.convex import convex_pieces
 from sam3d_ros.scene.physics import TOUCH, Body, Outcome, rigid_covariance, settle
 from sam3d_ros.scene.solid import solid_from_mesh
 from sam3d_ros.scene.yielding import yielding
-from sam3d_ros.synth.sdf import raycasting_scene
 
 FLOOR = np.array([0.0, 0.0, 1.0, 0.0])
 BLOCK = trimesh.creation.box([0.08, 0.05, 0.10]).subdivide().subdivide().subdivide()

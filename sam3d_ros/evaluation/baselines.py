@@ -15,10 +15,10 @@ from scipy.spatial.transform import Rotation
 from sam3d_ros.perception.cube import NO_POINTS, fit_cube, inlier_points
 from sam3d_ros.perception.frame import Frame, back_project
 from sam3d_ros.perception.pipeline import PipelineConfig
+from sam3d_ros.perception.raycasting import raycasting_scene
 from sam3d_ros.perception.surface import extract_surface
 from sam3d_ros.perception.tabletop import fit_support_plane
 from sam3d_ros.runtime.signature import COARSE, VOLUME
-from sam3d_ros.synth.sdf import raycasting_scene
 
 MIN_POINTS = 50
 # Points farther from the median than this many times the median distance (plus a margin) are left out; a

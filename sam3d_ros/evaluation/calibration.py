@@ -8,7 +8,7 @@ import trimesh
 
 from sam3d_ros.evaluation.metrics import distances_to
 from sam3d_ros.perception.objects import ReconstructedObject
-from sam3d_ros.synth.sdf import raycasting_scene
+from sam3d_ros.perception.raycasting import raycasting_scene
 
 BINS = 10
 VERTICES = 2000             # of each object, so that none weighs more than another

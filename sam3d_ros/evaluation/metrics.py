@@ -12,7 +12,7 @@ import open3d as o3d
 import trimesh
 
 from sam3d_ros.evaluation.alignment import icp, rotation_angle_deg
-from sam3d_ros.synth.sdf import raycasting_scene
+from sam3d_ros.perception.raycasting import raycasting_scene
 
 VOLUME_RESOLUTION = 64
 # The cube of the volumetric IoU is this much larger than the union of the two bounding boxes.

@@ -15,8 +15,8 @@ from sam3d_ros.evaluation.scenes import Model, dev_models
 from sam3d_ros.evaluation.shape import PRODUCT, SCENE_SETS, Bench
 from sam3d_ros.perception.frame import Intrinsics
 from sam3d_ros.perception.objects import ReconstructedObject
+from sam3d_ros.perception.raycasting import raycasting_scene
 from sam3d_ros.synth.raycaster import Body, Lamp, Raycaster, image_paint, vertex_paint
-from sam3d_ros.synth.sdf import raycasting_scene
 from sam3d_ros.synth.tabletop import framing_pose
 
 PANEL = 190                     # pixels, edge of each of the panels

@@ -30,10 +30,10 @@ from tqdm import tqdm
 
 from sam3d_ros.perception.folder import write_frame_folder
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
+from sam3d_ros.perception.raycasting import raycasting_scene
 from sam3d_ros.synth import sensor
 from sam3d_ros.synth.raycaster import Body, Lamp, Raycaster, View, image_paint, pixel_rays
 from sam3d_ros.synth.render import look_at
-from sam3d_ros.synth.sdf import raycasting_scene
 from sam3d_ros.synth.tabletop import SensorNoise, furniture, settled_poses
 
 VERSION = 1                     # of the recipe below; a change makes other scenes, under another folder name

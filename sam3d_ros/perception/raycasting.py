@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import open3d as o3d
+import trimesh
 
 
 def ray_scene(meshes: Iterable[tuple[np.ndarray, np.ndarray]]) -> o3d.t.geometry.RaycastingScene:
@@ -14,3 +15,8 @@ def ray_scene(meshes: Iterable[tuple[np.ndarray, np.ndarray]]) -> o3d.t.geometry
         scene.add_triangles(o3d.core.Tensor(np.ascontiguousarray(vertices, np.float32)),
                             o3d.core.Tensor(np.ascontiguousarray(triangles, np.uint32)))
     return scene
+
+
+def raycasting_scene(*meshes: trimesh.Trimesh) -> o3d.t.geometry.RaycastingScene:
+    """The same of trimesh's meshes."""
+    return ray_scene((mesh.vertices, mesh.faces) for mesh in meshes)

@@ -6,7 +6,7 @@ import numpy as np
 import open3d as o3d
 import trimesh
 
-from ..perception.raycasting import ray_scene
+from ..perception.raycasting import raycasting_scene
 
 GRID = 64
 _CLEARLY = 0.25            # distance of a winding number from 1/2 beyond which it is clear
@@ -20,11 +20,6 @@ def normalised(mesh: trimesh.Trimesh) -> tuple[trimesh.Trimesh, float]:
     """The mesh with its bounding box centred at the origin and largest extent 1, and the extent that it had."""
     extent = float(mesh.extents.max())
     return trimesh.Trimesh((mesh.vertices - mesh.bounds.mean(axis=0)) / extent, mesh.faces, process=False), extent
-
-
-def raycasting_scene(*meshes: trimesh.Trimesh) -> o3d.t.geometry.RaycastingScene:
-    """Open3D ray-casting scene (one thread) with one geometry id per mesh, in order."""
-    return ray_scene((mesh.vertices, mesh.faces) for mesh in meshes)
 
 
 def signed_distance_grid(mesh: trimesh.Trimesh) -> np.ndarray | None:
