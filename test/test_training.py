@@ -43,6 +43,13 @@ def test_masks_change_by_a_few_pixels():
     assert min(sizes) < 900 < max(sizes) and 350 < min(sizes) and max(sizes) < 1700
 
 
+def test_the_mask_of_a_thin_object_is_spoiled_where_the_object_is_or_lost():
+    mask = np.zeros((96, 96), bool)
+    mask[60:63, 20:80] = True
+    spoilt = [sensor.corrupted_mask(mask, np.random.default_rng(s)) for s in range(80)]
+    assert not any(one[:30].any() for one in spoilt) and not all(one.any() for one in spoilt)
+
+
 def test_glancing_and_dark_surfaces_are_lost_and_others_stay():
     depth, facing = np.ones((40, 40), np.float32), np.ones((40, 40), np.float32)
     facing[:10] = 0.01
