@@ -163,7 +163,6 @@ class TestWithTorch:
         from sam3d_ros.training.meshes import MeshStore, build_store
 
         folder = tmp_path_factory.mktemp("data")
-        (folder / "meshes").mkdir()
         shapes = {"ball": trimesh.creation.icosphere(3, 0.05), "box": trimesh.creation.box([0.1, 0.06, 0.04]),
                   "can": trimesh.creation.cylinder(0.03, 0.1),
                   "sheet": trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], [[0, 1, 2], [0, 2, 3]] * 4)}
@@ -396,10 +395,17 @@ class TestWithTorch:
         config = replace(train.read_config("small"), width=8, batch=2, reuse=1)
         train.train(config, tmp_path, tmp_path, minutes=0.02, workers=0)
         first = self.torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+        with (tmp_path / "log.jsonl").open("a") as log:
+            log.write('{"minutes": 0.')                       # a full disk
         train.train(config, tmp_path, tmp_path, minutes=first["elapsed"] / 60 + 0.02, workers=0)
         second = self.torch.load(tmp_path / "checkpoint.pt", weights_only=True)
         assert second["step"] > first["step"] >= 1 and second["elapsed"] > first["elapsed"]
-        assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+        log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+        assert [row["samples"] for row in log] == [2 * first["step"], 2 * second["step"]]
+        assert log[1]["samples_per_s"] == pytest.approx(
+            2 * (second["step"] - first["step"]) / (second["elapsed"] - first["elapsed"]), abs=0.051)
+        with pytest.raises(UserError, match="network of width 8, blocks 1, not width 16, blocks 1"):
+            train.train(replace(config, width=16), tmp_path, tmp_path, minutes=1, workers=0)
 
         student = load_student(tmp_path / "checkpoint.pt")
         export(student, tmp_path / "student.onnx")
