@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from benchmarks.harness import read_records, statistics, wait_until
 from benchmarks.node_run import Result
 from benchmarks.scenes import tabletop
 from sam3d_ros import cli
-from sam3d_ros.evaluation import baselines, frames, tracking
+from sam3d_ros.evaluation import baselines, frames, physics, tracking
 from sam3d_ros.evaluation.environment import describe_environment
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import write_frame_folder
@@ -275,6 +276,25 @@ def test_age_counts_from_sending_however_the_stamps_jump():
     assert rough_soak.ages(sent, [*results, unnoted], [2_250_000_000, 2_300_000_000]) == [0.25]
     with pytest.raises(KeyError):
         rough_soak.ages(sent, [unnoted, *results], [2_250_000_000, 2_300_000_000])
+
+
+def test_a_run_in_which_nothing_was_seen_misses_its_bars():
+    nothing = {"id_switches": 0, "mm": {}, "degrees": {}, "update_cpu_ms": {"p95": 5.0}, "each": [
+        {"carried": {"seen_share": 0.0, "mm": {}}, "covered": {"seen_again_after_s": None}}]}
+    kept = tracking.bars([nothing])
+    assert failed(kept) == ["median_mm", "median_degrees", "carried_median_mm", "carried_seen_share",
+                            "covered_seen_again_s"]
+    json.dumps(kept, allow_nan=False)
+
+
+def test_nothing_rebuilt_or_nothing_to_fall_is_no_figure():
+    touching = physics.Contacts(0.0, 0.0, 0.0)
+    item = physics.SettledObject("pile", "can", False, touching, touching, 2.0, 1.0, 0.0)
+    for objects, changes in (([], (None, None)), ([item], (None, -0.5))):
+        told = physics.report(objects, [1.0])
+        assert (told["gap_mm"]["change"], told["chamfer_mm"]["change"]) == changes
+        json.dumps(told, allow_nan=False)
+        assert f"{len(objects)} objects" in physics.table({"pile": told})
 
 
 def test_turns_about_an_axis_of_symmetry_do_not_count():
