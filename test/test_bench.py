@@ -239,6 +239,49 @@ def test_bench_frames_judges_what_reconstruct_wrote(data, tmp_path, capsys):
     assert "convex hull" in capsys.readouterr().out
 
 
+def test_frames_without_results_count_as_not_found(data, tmp_path, capsys):
+    with pytest.raises(FileNotFoundError, match="holds no frame's objects.json"):
+        frames.stored(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "objects.json").write_text("[]")
+    scores = scores_of(data, frames.stored(tmp_path))
+    assert len(scores) == 3 and all(score.errors is None for score in scores.values())
+    assert f"desk: {tmp_path / 'desk' / 'objects.json'} does not exist" in capsys.readouterr().err
+    report = frames.report(list(scores.values()))["method"]["all"]
+    assert (report["objects"], report["found"], report["mean"]) == (3, 0, None)
+
+
+def test_a_frame_without_depth_has_no_baselines(data, tmp_path, capsys):
+    folder = tmp_path / "desk"
+    shutil.copytree(data / "frames" / "desk", folder)
+    (folder / "depth.png").unlink()
+    scores = frames.judge([folder], data, frames.BASELINES)
+    assert len(scores) == 3 * len(frames.BASELINES) and not any(score.errors for score in scores)
+    assert "desk: oriented box: DEPTH_MISSING" in capsys.readouterr().err
+
+
+def test_a_frame_without_objects_is_reported_as_such():
+    assert frames.report([]) == {} and "objects" in frames.table([])
+
+
+@pytest.mark.parametrize("truth", ["{", "[]", '{"objects": [{"label": 1}]}', '{"objects": 3}',
+                                   '{"objects": [{"label": 1, "mesh": "m", "pose_object_to_camera": [1]}]}'])
+def test_a_broken_gt_json_is_named(data, tmp_path, truth):
+    (tmp_path / "gt.json").write_text(truth)
+    with pytest.raises(Fault, match="gt.json") as raised:
+        frames.read_true_frame(tmp_path, data)
+    assert raised.value.code is FaultCode.FRAME_FOLDER_INVALID
+
+
+def test_visible_fraction_is_optional(data, tmp_path):
+    folder = tmp_path / "desk"
+    shutil.copytree(data / "frames" / "desk", folder)
+    truth = json.loads((folder / "gt.json").read_text())
+    del truth["objects"][0]["visible_fraction"]
+    (folder / "gt.json").write_text(json.dumps(truth))
+    assert frames.read_true_frame(folder, data).objects[0].visible_fraction == 1.0
+
+
 def test_folder_without_frames_is_one_clear_line(tmp_path, capsys):
     folder = str(tmp_path)
     assert cli.main(["bench", "frames", "--frames", folder, "--results", folder, "-o", f"{folder}/r.json"]) == 1
