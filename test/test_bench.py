@@ -61,6 +61,26 @@ def test_stages_add_up_to_the_latency():
 def test_environment_names_the_device():
     environment = describe_environment()
     assert environment["cpu"] and environment["cores"] >= 1 and environment["packages"]["numpy"] == np.__version__
+    assert describe_environment(cores=1)["cores"] == 1 and describe_environment(10_000)["cores"] == environment["cores"]
+
+
+def test_where_no_report_can_go_nothing_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(frames, "judge", None)
+    (tmp_path / "file").touch()
+    for out in (tmp_path, tmp_path / "file" / "report.json"):
+        assert cli.main(["bench", "frames", "-o", str(out)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("sam3d: error: ") and str(tmp_path) in line
+
+
+@pytest.mark.parametrize("options", [
+    "shape --objects 0", "shape --seed -1", "track --objects 0", "track --objects 13", "track --seconds 0",
+    "track --seconds nan", "track --drop 1.1", "track --seeds -1", "latency --objects 17", "latency --runs 0",
+    "physics --scenes 0", "physics --seed -1", "grasp --rounds 0"])
+def test_options_out_of_range_are_wrong_usage(options, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["bench", *options.split()])
+    assert ended.value.code == 2 and "is not a" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------- soak verdict
