@@ -341,6 +341,13 @@ def test_age_counts_from_sending_however_the_stamps_jump():
         rough_soak.ages(sent, [unnoted, *results], [2_250_000_000, 2_300_000_000])
 
 
+def test_a_ball_s_turn_is_no_error_that_lowers_the_others():
+    told = tracking._percentiles([2.0, np.nan, 4.0, np.nan])
+    assert (told["mean"], told["count"], tracking._percentiles([np.nan])) == (3.0, 2, {})
+    entry = {"object": "ball", "ids": 1, "images_seen": 9, "mm": told, "degrees": {}, "nees": {}}
+    assert "ball" in tracking.table([{"seed": 1, "camera_pose_given": True, "each": [entry]}])
+
+
 def test_a_run_in_which_nothing_was_seen_misses_its_bars():
     nothing = {"id_switches": 0, "mm": {}, "degrees": {}, "update_cpu_ms": {"p95": 5.0}, "each": [
         {"carried": {"seen_share": 0.0, "mm": {}}, "covered": {"seen_again_after_s": None}}]}
@@ -366,7 +373,7 @@ def test_turns_about_an_axis_of_symmetry_do_not_count():
     axes = np.eye(3)
     assert np.rad2deg(tracking.turn_error(turned, pose, np.empty((0, 3)))) > 80
     assert np.rad2deg(tracking.turn_error(turned, pose, axes[2:])) == pytest.approx(3, abs=0.01)
-    assert tracking.turn_error(turned, pose, axes) == 0
+    assert np.isnan(tracking.turn_error(turned, pose, axes))
     shapes = {"can": trimesh.creation.cylinder(0.03, 0.1), "box": trimesh.creation.box([0.1, 0.07, 0.05]),
               "ball": trimesh.creation.icosphere(4, 0.05)}
     found = {name: tracking.symmetry_axes(PlacedObject(1, SimpleNamespace(mesh=mesh), pose))

@@ -189,8 +189,8 @@ def _covered(view: View, label: int) -> View:
 class Record:
     """What happened to one true object: an entry for each image in which the tracker claims to see it.
 
-    ids: of the tracks that claimed its masks; mm, degrees: errors; nees: normalised error squared; seconds: of the
-    image
+    ids: of the tracks that claimed its masks; mm, degrees: errors, NaN degrees of a ball; nees: normalised error
+    squared; seconds: of the image
     """
 
     ids: Counter = field(default_factory=Counter)
@@ -263,9 +263,9 @@ def symmetry_axes(placed: PlacedObject) -> np.ndarray:
 
 
 def turn_error(found: np.ndarray, true: np.ndarray, axes: np.ndarray) -> float:
-    """Radians between two poses (4, 4), but for turns about axes of symmetry (A, 3)."""
+    """Radians between two poses (4, 4), but for turns about axes of symmetry (A, 3); NaN for a ball, which has none."""
     if len(axes) > 1:
-        return 0.0
+        return float("nan")
     if len(axes) == 1:
         return float(np.arccos(np.clip((found[:3, :3] @ axes[0]) @ (true[:3, :3] @ axes[0]), -1, 1)))
     return float(np.linalg.norm(difference(found, true)[3:]))
@@ -350,6 +350,9 @@ def _timed(tracker: Tracker, moment: Moment, pipeline: Pipeline, busy: bool) -> 
 
 
 def _percentiles(values: Any) -> dict[str, float]:
+    """Of those values that are no NaN."""
+    values = np.asarray(values, float)
+    values = values[~np.isnan(values)]
     if not len(values):
         return {}
     p50, p95 = np.percentile(values, [50, 95])
@@ -387,7 +390,8 @@ def table(runs: list[dict[str, Any]]) -> str:
     for report in runs:
         for entry in report["each"]:
             mm, degrees, nees = (entry[name] for name in ("mm", "degrees", "nees"))
-            figures = f"{mm['p50']:8.2f}{mm['p95']:7.2f}{degrees['p50']:9.2f}{degrees['p95']:7.2f}" if mm else ""
+            figures = f"{mm['p50']:8.2f}{mm['p95']:7.2f}" if mm else f"{'':15}"
+            figures += f"{degrees['p50']:9.2f}{degrees['p95']:7.2f}" if degrees else f"{'':16}"
             given = "yes" if report["camera_pose_given"] else "no"
             lines.append(f"{report['seed']:4} {given:3}{entry['object']:16}{entry['ids']:4}{entry['images_seen']:8}"
                          f"{figures}" + (f"{nees['p50']:10.1f}" if nees else ""))
