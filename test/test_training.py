@@ -221,6 +221,22 @@ class TestWithTorch:
         with pytest.raises(UserError, match="manifest.jsonl, line 1"):
             build_store(tmp_path, "train", 0, 0)
 
+    def test_degenerate_meshes_are_left_out_and_blemishes_are_not(self):
+        from sam3d_ros.training.meshes import _entry
+
+        def is_taken(vertices, faces):
+            mesh = trimesh.Trimesh(vertices, faces, process=False)
+            return _entry(mesh, np.zeros((len(vertices), 3), np.uint8), True, "x", 0) is not None
+
+        ball = trimesh.creation.icosphere(2, 0.05)
+        broken = ball.vertices.copy()
+        broken[0] = np.nan
+        assert not is_taken(broken, ball.faces) and not is_taken(np.vstack([ball.vertices, [[np.nan] * 3]]), ball.faces)
+        assert not any(is_taken(ball.vertices * squeezed, ball.faces) for squeezed in ([1, 1, 0], [1, 0, 0], [0, 0, 0]))
+        assert not is_taken(np.empty((0, 3)), np.empty((0, 3), int))
+        assert is_taken(ball.vertices, np.vstack([ball.faces, [[0, 0, 1], [2, 2, 2]]]))
+        assert is_taken(ball.vertices, ball.faces[:, ::-1])
+
     @pytest.mark.parametrize("views", [0.0, 1.0])
     def test_a_stream_has_batches_of_scenes_that_serve_once(self, store, tmp_path, views):
         from sam3d_ros.training.samples import Curriculum, Stream

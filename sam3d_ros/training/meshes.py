@@ -90,7 +90,7 @@ def _coloured(path: Path) -> tuple[trimesh.Trimesh, np.ndarray]:
 
 def _entry(mesh: trimesh.Trimesh, rgb: np.ndarray, metric: bool, name: str, seed: int) -> dict | None:
     """Fields of one mesh; None if it has no clear inside or is degenerate."""
-    if len(mesh.faces) < 8 or len(mesh.faces) > _MAX_FACES or mesh.extents is None or mesh.extents.max() <= 0:
+    if not 8 <= len(mesh.faces) <= _MAX_FACES or not np.isfinite(mesh.vertices).all() or mesh.extents.max() <= 0:
         return None
     mesh, size = normalised(mesh)
     sdf = signed_distance_grid(mesh)
