@@ -5,6 +5,7 @@ All of it needs torch and libigl: pip install sam3d_ros[train].
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,6 +22,7 @@ from sam3d_ros.synth import sensor
 from sam3d_ros.synth.render import Thing, look_at, random_rotation, render_scene
 from sam3d_ros.synth.resting import rotation_between, stable_rotations
 from sam3d_ros.terminal import UserError
+from sam3d_ros.training.workers import interrupt_left_to_parent
 
 DATA = Path(os.environ.get("SAM3D_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -98,6 +100,14 @@ def test_a_pasted_foreground_hides_part_of_the_object():
         assert not (left & covered).any() and (left <= mask).all() and painted[covered].any()
         shares.append(1 - left.sum() / mask.sum())
     assert min(shares) < 0.2 and max(shares) > 0.6 and max(shares) < 0.95
+
+
+def test_ctrl_c_is_left_to_the_process_that_trains():
+    code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+    before = signal.getsignal(signal.SIGINT)
+    with interrupt_left_to_parent():
+        worker = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert worker.stdout == "True\n" and signal.getsignal(signal.SIGINT) is before
 
 
 def test_look_at_is_an_optical_frame():

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ..synth.resting import stable_rotations
 from ..synth.sdf import GRID, HALF_WIDTH, normalised, signed_distance_grid
 from ..terminal import UserError
+from .workers import interrupt_left_to_parent
 
 # Simple parametric shapes, many and alike: every fourth is enough.
 _SIMPLE_SOURCES = ("pybullet_random", "dm_rgb")
@@ -143,7 +144,9 @@ def build_store(data: Path, split: str, procedural: int, seed: int, workers: int
         refuse_held_out(rows)
     rows = [r for i, r in enumerate(rows) if r["split"] == split and (r["source"] not in _SIMPLE_SOURCES or i % 4 == 0)]
     jobs = [(data / r["file"], r["metric"], r["name"], seed + i) for i, r in enumerate(rows)]
-    with get_context("spawn").Pool(max(workers, 1)) as pool:
+    with interrupt_left_to_parent():
+        pool = get_context("spawn").Pool(max(workers, 1))
+    with pool:
         found = list(tqdm(pool.imap(_file_entry, jobs, chunksize=4), total=len(jobs), desc=f"meshes ({split})"))
         seeds = range(1_000_000 * (seed + 1), 1_000_000 * (seed + 1) + procedural)
         found += list(tqdm(pool.imap(_procedural_entry, seeds, chunksize=4), total=procedural, desc="procedural"))

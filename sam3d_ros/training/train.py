@@ -33,6 +33,7 @@ from .losses import student_losses
 from .meshes import load_or_build
 from .muon import Muon
 from .samples import Curriculum, Stream, fixed_samples
+from .workers import interrupt_left_to_parent
 
 CONFIGS = Path(__file__).parent / "configs"
 REPORT_SECONDS = 300
@@ -238,8 +239,9 @@ def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers
             stage = config.stage(share)
             seed = 1000 * (step + 1) + fabric.global_rank
             stream = Stream(run / "train_meshes", config.batch, config.reuse, config.curriculum(stage), seed)
-            batches = iter(DataLoader(stream, batch_size=None, num_workers=workers,
-                                      **(dict(prefetch_factor=4, multiprocessing_context="spawn") if workers else {})))
+            with interrupt_left_to_parent():
+                batches = iter(DataLoader(stream, batch_size=None, num_workers=workers, **(
+                    dict(prefetch_factor=4, multiprocessing_context="spawn") if workers else {})))
         started = time.monotonic()
         rate = config.learning_rate * 0.5 * (1 + np.cos(np.pi * share)) * min(1, (step + 1) / config.warm_up)
         for group in (group for optimiser in optimisers for group in optimiser.param_groups):
