@@ -19,7 +19,7 @@ from benchmarks.harness import read_records, statistics, wait_until
 from benchmarks.node_run import Result
 from benchmarks.scenes import tabletop
 from sam3d_ros import cli
-from sam3d_ros.evaluation import baselines, frames, physics, tracking
+from sam3d_ros.evaluation import baselines, frames, physics, simulated, tracking
 from sam3d_ros.evaluation.environment import describe_environment
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import write_frame_folder
@@ -64,6 +64,15 @@ def test_environment_names_the_device():
     assert describe_environment(cores=1)["cores"] == 1 and describe_environment(10_000)["cores"] == environment["cores"]
 
 
+@pytest.mark.parametrize("benchmark", ["frames", "shape", "track", "latency", "physics", "grasp"])
+def test_a_model_that_is_missing_is_one_clear_line(benchmark, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(simulated, "graspable_models", lambda data: [])
+    frames_there = ["--frames", str(data / "frames")] if benchmark == "frames" else []
+    assert cli.main(["bench", benchmark, *frames_there, "--model", "nosuch", "-o", str(tmp_path / "r.json")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sam3d: error: MODEL_MISSING: nosuch")
+
+
 def test_where_no_report_can_go_nothing_is_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(frames, "judge", None)
     (tmp_path / "file").touch()
@@ -74,7 +83,7 @@ def test_where_no_report_can_go_nothing_is_measured(tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.parametrize("options", [
-    "shape --objects 0", "shape --seed -1", "track --objects 0", "track --objects 13", "track --seconds 0",
+    "shape --objects 0", "shape --seed -1", "track --objects 0", "track --objects 13", "track --seconds 12",
     "track --seconds nan", "track --drop 1.1", "track --seeds -1", "latency --objects 17", "latency --runs 0",
     "physics --scenes 0", "physics --seed -1", "grasp --rounds 0"])
 def test_options_out_of_range_are_wrong_usage(options, capsys):

@@ -19,9 +19,10 @@ from sam3d_ros.evaluation import frames, latency, pictures, shape, shape_report,
 from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
 from sam3d_ros.evaluation.references import REFERENCES
 from sam3d_ros.evaluation.scenes import cache_root
+from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
-from sam3d_ros.runtime.engine import ENGINE_CHOICES, ENGINES, read_model
+from sam3d_ros.runtime.engine import ENGINE_CHOICES, ENGINES, EngineError, read_model
 from sam3d_ros.synth.tabletop import MAX_OBJECTS
 from sam3d_ros.terminal import in_range
 
@@ -72,8 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     text = "ids and poses of objects under a simulated moving camera, with masks missing and shuffled"
     track = benchmarks.add_parser("track", help=text, description=text.capitalize() + ".")
-    track.add_argument("--seconds", type=in_range(float, 1, 86400), default=60.0,
-                       help="of each run (default: %(default)s)")
+    track.add_argument("--seconds", type=in_range(float, tracking.LEAST_SECONDS, 86400), default=60.0,
+                       help=f"of each run, {tracking.LEAST_SECONDS:g} or more (default: %(default)s)")
     track.add_argument("--objects", type=in_range(int, 1, MAX_OBJECTS), default=5, metavar="N",
                        help=f"on the table, up to {MAX_OBJECTS} (default: %(default)s)")
     track.add_argument("--seeds", type=in_range(int, *simulated.SEEDS), nargs="+", default=[1, 2], metavar="SEED",
@@ -102,9 +103,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the benchmark that was chosen.  Raises OSError, at once, where the report cannot go."""
+    """Run the benchmark that was chosen.  Raises OSError, at once, where the report cannot go, and Fault."""
     check_report_path(args.out)
-    return args.measure(args)
+    try:
+        return args.measure(args)
+    except EngineError as error:
+        raise Fault(FaultCode[error.reason], error.detail) from error
 
 
 def run_track(args: argparse.Namespace) -> int:
@@ -134,8 +138,9 @@ def run_track(args: argparse.Namespace) -> int:
 def run_latency(args: argparse.Namespace) -> int:
     """Time every engine, print the table and write the report; exit status 1 if the bar for one object is missed."""
     environment = describe_environment()
+    model = read_model(args.model)
     results = latency.measure_all(pipeline_config(args), args.engines, args.objects, args.runs)
-    limit = latency.physical_limit(read_model(args.model).data)
+    limit = latency.physical_limit(model.data)
     print(latency.table(results))
     for arithmetic, milliseconds in limit["ms"].items():
         print(f"physical limit {arithmetic}: {milliseconds:.1f} ms for the network and one object")

@@ -39,6 +39,7 @@ SWING_SHOTS = 120                 # pictures of one way, one for each image
 CARRY = (0.30, 0.55)              # shares of the run's time
 CARRY_SHIFT, CARRY_LIFT, CARRY_TURN = 0.10, 0.12, 1.2     # metres, metres, radians
 COVER_AT, COVER_SECONDS = 0.72, 3.0
+LEAST_SECONDS = 13.0              # of a run: what was covered has half a second left to be seen again
 COVER_DISTANCE = 0.30             # metres from the camera
 RECONSTRUCTION_LAG = 0.5          # seconds
 RECONSTRUCTION_PERIOD = 0.5
