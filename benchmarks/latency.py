@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.harness import START_TIMEOUT, common_arguments, statistics, workspace
 from benchmarks.node_run import NodeRun, Result
 from benchmarks.scenes import tabletop
-from sam3d_ros.evaluation.environment import describe_environment, write_report
+from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
 from sam3d_ros.perception.frame import Frame
 from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
@@ -92,7 +92,8 @@ def main() -> int:
     add_pipeline_arguments(parser)
     args = parser.parse_args()
     config = pipeline_config(args)
-    environment = describe_environment()
+    check_report_path(args.out)
+    environment = describe_environment(args.cores)
     scenes = {}
     with workspace(args.cores) as folder:
         for objects in BARS_MS:

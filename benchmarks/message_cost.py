@@ -6,7 +6,7 @@ import sys
 
 from benchmarks.harness import START_TIMEOUT, common_arguments, read_records, statistics, wait_until, workspace
 from benchmarks.mesh_publisher import MAJOR_SECTIONS, MINOR_SECTIONS
-from sam3d_ros.evaluation.environment import describe_environment, write_report
+from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
 from sam3d_ros.ros.processes import NodeProcess
 
 RATE = 10.0
@@ -39,7 +39,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     common_arguments(parser, "message_cost")
     args = parser.parse_args()
-    environment = describe_environment()
+    check_report_path(args.out)
+    environment = describe_environment(args.cores)
     costs = measure(count=20 if args.quick else 300, cores=args.cores)
     passed = costs["fill_and_publish_ms"]["p50"] < MAX_PUBLISH_MS
     write_report(args.out, environment, {

@@ -24,9 +24,11 @@ from benchmarks.harness import START_TIMEOUT, common_arguments, read_records, st
 from benchmarks.node_run import NodeRun, Result
 from benchmarks.scenes import tabletop
 from benchmarks.soak import MAX_GROWTH_MIB_PER_MINUTE, Sample, take_sample
-from sam3d_ros.evaluation.environment import describe_environment, write_report
+from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
+from sam3d_ros.evaluation.simulated import SEEDS
 from sam3d_ros.perception.pipeline import PipelineConfig
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
+from sam3d_ros.terminal import in_range
 
 CAMERA_RATE, OBJECTS = 30.0, 5
 # Seconds, on average: from one change of parameters, and from one trip through the lifecycle, to the next.
@@ -166,11 +168,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     common_arguments(parser, "rough_soak")
     add_pipeline_arguments(parser)
-    parser.add_argument("--minutes", type=float, default=30.0, help="how long (default: %(default)s; --quick: 1)")
-    parser.add_argument("--seed", type=int, default=0, help="decides what goes wrong when (default: %(default)s)")
+    parser.add_argument("--minutes", type=in_range(float, 0.5, 1e5), default=30.0,
+                        help="how long (default: %(default)s; --quick: 1)")
+    parser.add_argument("--seed", type=in_range(int, *SEEDS), default=0,
+                        help="decides what goes wrong when (default: %(default)s)")
     args = parser.parse_args()
     minutes = 1.0 if args.quick else args.minutes
-    environment = describe_environment()
+    check_report_path(args.out)
+    environment = describe_environment(args.cores)
     run = measure(pipeline_config(args), minutes, args.cores, args.seed)
     ages_s = ages(run["sent"], run["results"], run["received_ns"])
     bars = judge(run["samples"], ages_s, run["results"], run["faults"])

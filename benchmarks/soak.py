@@ -14,9 +14,10 @@ from tqdm import tqdm
 from benchmarks.harness import START_TIMEOUT, common_arguments, statistics, workspace
 from benchmarks.node_run import NodeRun, Result
 from benchmarks.scenes import tabletop
-from sam3d_ros.evaluation.environment import describe_environment, write_report
+from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
 from sam3d_ros.perception.pipeline import PipelineConfig
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
+from sam3d_ros.terminal import in_range
 
 CAMERA_RATE = 30.0
 OBJECTS = 3
@@ -76,10 +77,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     common_arguments(parser, "soak")
     add_pipeline_arguments(parser)
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long (default: %(default)s; --quick: 0.5)")
+    parser.add_argument("--minutes", type=in_range(float, 0.1, 1e5), default=10.0,
+                        help="how long (default: %(default)s; --quick: 0.5)")
     args = parser.parse_args()
     minutes = 0.5 if args.quick else args.minutes
-    environment = describe_environment()
+    check_report_path(args.out)
+    environment = describe_environment(args.cores)
     samples, results = measure(pipeline_config(args), minutes, args.cores)
     bars = judge(samples, results)
     passed = all(bar["passed"] for bar in bars.values())

@@ -8,31 +8,35 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 from sam3d_ros import __version__
 from sam3d_ros.perception.faults import Fault
-from sam3d_ros.terminal import printable
+from sam3d_ros.terminal import UserError, printable
 
 EXIT_FAULT = 1
 EXIT_INTERRUPTED = 130      # what a shell reports for a process that SIGINT ended
 
 
 class Command(NamedTuple):
-    """module: where it lives; help: one line."""
+    """module: where it lives; help: one line; packages: where it says how to get those that not everybody has."""
 
     module: str
     help: str
+    packages: str = ""
 
 
+_TRAINING = "docs/training.md says what training needs: `make venv TRAIN=1`, or `pip install '.[train]'`"
 COMMANDS = {
     "reconstruct": Command("sam3d_ros.reconstruct", "rebuild the objects of frame folders"),
     "replay": Command("sam3d_ros.replay", "rebuild the objects of a recorded bag and write them into a new bag"),
     "export-scene": Command("sam3d_ros.export_scene", "write rebuilt objects as a scene for a simulator"),
     "demo": Command("sam3d_ros.demo", "run the simulated camera and the node together and draw the result"),
     "bench": Command("sam3d_ros.evaluation.cli", "measure accuracy and latency"),
-    "train": Command("sam3d_ros.training.train", "train a student"),
-    "export": Command("sam3d_ros.training.export", "write a trained checkpoint as the ONNX file that the engines load"),
+    "train": Command("sam3d_ros.training.train", "train a student", _TRAINING),
+    "export": Command("sam3d_ros.training.export", "write a trained checkpoint as the ONNX file that the engines load",
+                      _TRAINING),
     "engine": Command("sam3d_ros.engine_cli", "build, list, verify and delete engines for NVIDIA GPUs"),
     "doctor": Command("sam3d_ros.doctor", "say what is installed, what works, and what to do about each gap"),
 }
@@ -44,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parser, run = _parser(arguments)
         return run(parser.parse_args(arguments))
-    except (Fault, OSError) as error:
+    except (Fault, OSError, UserError) as error:
         print(f"sam3d: error: {printable(str(error))}", file=sys.stderr)
         return EXIT_FAULT
     except KeyboardInterrupt:
@@ -62,10 +66,20 @@ def _parser(arguments: Sequence[str]):
         description = f"{command.help[0].upper()}{command.help[1:]}."
         subparser = subparsers.add_parser(name, help=command.help, description=description)
         if name == chosen:
-            module = importlib.import_module(command.module)
+            module = _imported(command)
             module.add_arguments(subparser)
             run = module.run
     return parser, run
+
+
+def _imported(command: Command) -> ModuleType:
+    """A subcommand's module; UserError if a package that not everybody has is not installed."""
+    try:
+        return importlib.import_module(command.module)
+    except ModuleNotFoundError as error:
+        if not command.packages:
+            raise
+        raise UserError(f"{error.name} is not installed; {command.packages}") from None
 
 
 if __name__ == "__main__":

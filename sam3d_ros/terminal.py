@@ -1,9 +1,13 @@
-"""What the command lines share: text that is safe to print, and options with a range."""
+"""What the command lines share: text that is safe to print, options with a range, and errors that the user can mend."""
 from __future__ import annotations
 
 import argparse
 import math
 from collections.abc import Callable
+
+
+class UserError(Exception):
+    """What the user of a command can mend; the message is one line that says how."""
 
 
 def printable(text: str) -> str:

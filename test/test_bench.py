@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from benchmarks.harness import read_records, statistics, wait_until
 from benchmarks.node_run import Result
 from benchmarks.scenes import tabletop
 from sam3d_ros import cli
-from sam3d_ros.evaluation import baselines, frames, tracking
+from sam3d_ros.evaluation import baselines, frames, physics, simulated, tracking
 from sam3d_ros.evaluation.environment import describe_environment
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import write_frame_folder
@@ -60,6 +61,35 @@ def test_stages_add_up_to_the_latency():
 def test_environment_names_the_device():
     environment = describe_environment()
     assert environment["cpu"] and environment["cores"] >= 1 and environment["packages"]["numpy"] == np.__version__
+    assert describe_environment(cores=1)["cores"] == 1 and describe_environment(10_000)["cores"] == environment["cores"]
+
+
+@pytest.mark.parametrize("benchmark", ["frames", "shape", "track", "latency", "physics", "grasp"])
+def test_a_model_that_is_missing_is_one_clear_line(benchmark, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(simulated, "graspable_models", lambda data: [])
+    frames_there = ["--frames", str(data / "frames")] if benchmark == "frames" else []
+    assert cli.main(["bench", benchmark, *frames_there, "--model", "nosuch", "-o", str(tmp_path / "r.json")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sam3d: error: MODEL_MISSING: nosuch")
+
+
+def test_where_no_report_can_go_nothing_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(frames, "judge", None)
+    (tmp_path / "file").touch()
+    for out in (tmp_path, tmp_path / "file" / "report.json"):
+        assert cli.main(["bench", "frames", "-o", str(out)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("sam3d: error: ") and str(tmp_path) in line
+
+
+@pytest.mark.parametrize("options", [
+    "shape --objects 0", "shape --seed -1", "track --objects 0", "track --objects 13", "track --seconds 12",
+    "track --seconds nan", "track --drop 1.1", "track --seeds -1", "latency --objects 17", "latency --runs 0",
+    "physics --scenes 0", "physics --seed -1", "grasp --rounds 0"])
+def test_options_out_of_range_are_wrong_usage(options, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["bench", *options.split()])
+    assert ended.value.code == 2 and "is not a" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------- soak verdict
@@ -238,6 +268,49 @@ def test_bench_frames_judges_what_reconstruct_wrote(data, tmp_path, capsys):
     assert "convex hull" in capsys.readouterr().out
 
 
+def test_frames_without_results_count_as_not_found(data, tmp_path, capsys):
+    with pytest.raises(FileNotFoundError, match="holds no frame's objects.json"):
+        frames.stored(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "objects.json").write_text("[]")
+    scores = scores_of(data, frames.stored(tmp_path))
+    assert len(scores) == 3 and all(score.errors is None for score in scores.values())
+    assert f"desk: {tmp_path / 'desk' / 'objects.json'} does not exist" in capsys.readouterr().err
+    report = frames.report(list(scores.values()))["method"]["all"]
+    assert (report["objects"], report["found"], report["mean"]) == (3, 0, None)
+
+
+def test_a_frame_without_depth_has_no_baselines(data, tmp_path, capsys):
+    folder = tmp_path / "desk"
+    shutil.copytree(data / "frames" / "desk", folder)
+    (folder / "depth.png").unlink()
+    scores = frames.judge([folder], data, frames.BASELINES)
+    assert len(scores) == 3 * len(frames.BASELINES) and not any(score.errors for score in scores)
+    assert "desk: oriented box: DEPTH_MISSING" in capsys.readouterr().err
+
+
+def test_a_frame_without_objects_is_reported_as_such():
+    assert frames.report([]) == {} and "objects" in frames.table([])
+
+
+@pytest.mark.parametrize("truth", ["{", "[]", '{"objects": [{"label": 1}]}', '{"objects": 3}',
+                                   '{"objects": [{"label": 1, "mesh": "m", "pose_object_to_camera": [1]}]}'])
+def test_a_broken_gt_json_is_named(data, tmp_path, truth):
+    (tmp_path / "gt.json").write_text(truth)
+    with pytest.raises(Fault, match="gt.json") as raised:
+        frames.read_true_frame(tmp_path, data)
+    assert raised.value.code is FaultCode.FRAME_FOLDER_INVALID
+
+
+def test_visible_fraction_is_optional(data, tmp_path):
+    folder = tmp_path / "desk"
+    shutil.copytree(data / "frames" / "desk", folder)
+    truth = json.loads((folder / "gt.json").read_text())
+    del truth["objects"][0]["visible_fraction"]
+    (folder / "gt.json").write_text(json.dumps(truth))
+    assert frames.read_true_frame(folder, data).objects[0].visible_fraction == 1.0
+
+
 def test_folder_without_frames_is_one_clear_line(tmp_path, capsys):
     folder = str(tmp_path)
     assert cli.main(["bench", "frames", "--frames", folder, "--results", folder, "-o", f"{folder}/r.json"]) == 1
@@ -277,13 +350,39 @@ def test_age_counts_from_sending_however_the_stamps_jump():
         rough_soak.ages(sent, [unnoted, *results], [2_250_000_000, 2_300_000_000])
 
 
+def test_a_ball_s_turn_is_no_error_that_lowers_the_others():
+    told = tracking._percentiles([2.0, np.nan, 4.0, np.nan])
+    assert (told["mean"], told["count"], tracking._percentiles([np.nan])) == (3.0, 2, {})
+    entry = {"object": "ball", "ids": 1, "images_seen": 9, "mm": told, "degrees": {}, "nees": {}}
+    assert "ball" in tracking.table([{"seed": 1, "camera_pose_given": True, "each": [entry]}])
+
+
+def test_a_run_in_which_nothing_was_seen_misses_its_bars():
+    nothing = {"id_switches": 0, "mm": {}, "degrees": {}, "update_cpu_ms": {"p95": 5.0}, "each": [
+        {"carried": {"seen_share": 0.0, "mm": {}}, "covered": {"seen_again_after_s": None}}]}
+    kept = tracking.bars([nothing])
+    assert failed(kept) == ["median_mm", "median_degrees", "carried_median_mm", "carried_seen_share",
+                            "covered_seen_again_s"]
+    json.dumps(kept, allow_nan=False)
+
+
+def test_nothing_rebuilt_or_nothing_to_fall_is_no_figure():
+    touching = physics.Contacts(0.0, 0.0, 0.0)
+    item = physics.SettledObject("pile", "can", False, touching, touching, 2.0, 1.0, 0.0)
+    for objects, changes in (([], (None, None)), ([item], (None, -0.5))):
+        told = physics.report(objects, [1.0])
+        assert (told["gap_mm"]["change"], told["chamfer_mm"]["change"]) == changes
+        json.dumps(told, allow_nan=False)
+        assert f"{len(objects)} objects" in physics.table({"pile": told})
+
+
 def test_turns_about_an_axis_of_symmetry_do_not_count():
     pose, turned = np.eye(4), np.eye(4)
     turned[:3, :3] = Rotation.from_euler("zx", [90, 3], degrees=True).as_matrix()
     axes = np.eye(3)
     assert np.rad2deg(tracking.turn_error(turned, pose, np.empty((0, 3)))) > 80
     assert np.rad2deg(tracking.turn_error(turned, pose, axes[2:])) == pytest.approx(3, abs=0.01)
-    assert tracking.turn_error(turned, pose, axes) == 0
+    assert np.isnan(tracking.turn_error(turned, pose, axes))
     shapes = {"can": trimesh.creation.cylinder(0.03, 0.1), "box": trimesh.creation.box([0.1, 0.07, 0.05]),
               "ball": trimesh.creation.icosphere(4, 0.05)}
     found = {name: tracking.symmetry_axes(PlacedObject(1, SimpleNamespace(mesh=mesh), pose))

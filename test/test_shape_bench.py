@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -320,6 +321,15 @@ def test_a_change_is_judged_on_the_objects_found_both_times(bench):
     chain = replace(pairs[0], true=replace(pairs[0].true, name="chain"))
     both = shape.ratio_report([2.0, 1.0], [pairs[0], chain])
     assert both["sound_ratio"] == told["ratio"] and both["ratio"] == pytest.approx(told["ratio"] * 4 / 3)
+
+
+def test_a_bench_in_which_nothing_is_found_has_no_figures(bench, tmp_path):
+    empty = replace(bench, pipeline=SimpleNamespace(run=lambda *_: PipelineResult([], (), {})), _results={}, _scores={})
+    for name in ("core", "protocol", "robustness", "views", "colour", "uncertainty"):
+        section = shape.run_section(empty, name)
+        json.dumps(section, allow_nan=False)
+        assert isinstance(shape_report.section_table(name, section), str)
+    assert section == {} and pictures.draw(empty, tmp_path) == []
 
 
 def test_vertex_errors_are_distances_to_the_true_surface():

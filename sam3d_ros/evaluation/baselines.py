@@ -1,7 +1,8 @@
 """What a robot would use without a learned model, and upper bounds: the measure of the product's worth.
 
 Every baseline takes the same frame as the product and returns one mesh per label, in the camera frame, metres.
-Objects with fewer than MIN_POINTS depth readings inside their mask are left out.
+Objects with fewer than MIN_POINTS depth readings inside their mask are left out.  Without depth, or without a support
+plane where one is needed, a Fault is raised.
 """
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from sam3d_ros.perception.cube import NO_POINTS, fit_cube, inlier_points
+from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.frame import Frame, back_project
 from sam3d_ros.perception.pipeline import PipelineConfig
 from sam3d_ros.perception.raycasting import raycasting_scene
@@ -93,7 +95,12 @@ def _support_plane(frame: Frame) -> np.ndarray:
 
 
 def _measured_points(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-    """All depth readings as (N, 3) points in the camera frame, metres, and the instance label of each, (N,)."""
+    """All depth readings as (N, 3) points in the camera frame, metres, and the instance label of each, (N,).
+
+    Raises Fault(DEPTH_MISSING).
+    """
+    if frame.depth is None:
+        raise Fault(FaultCode.DEPTH_MISSING)
     rows, columns = np.nonzero(frame.depth)
     return back_project(frame.depth, frame.intrinsics, rows, columns), frame.labels[rows, columns]
 

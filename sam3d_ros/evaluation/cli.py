@@ -16,12 +16,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sam3d_ros.evaluation import frames, latency, pictures, shape, shape_report, simulated, tracking
-from sam3d_ros.evaluation.environment import describe_environment, write_report
+from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
 from sam3d_ros.evaluation.references import REFERENCES
 from sam3d_ros.evaluation.scenes import cache_root
+from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
-from sam3d_ros.runtime.engine import ENGINE_CHOICES, ENGINES, read_model
+from sam3d_ros.runtime.engine import ENGINE_CHOICES, ENGINES, EngineError, read_model
+from sam3d_ros.synth.tabletop import MAX_OBJECTS
+from sam3d_ros.terminal import in_range
 
 PRODUCT = "sam3d"
 QUICK_OBJECTS = 10
@@ -54,10 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                           metavar="SECTION", help=f"what to measure (default: all): {', '.join(shape.SECTIONS)}")
     rendered.add_argument("--data", type=Path, default=data_root(), metavar="ROOT",
                           help="folder of the third-party data (default: %(default)s)")
-    rendered.add_argument("--objects", type=int, default=150, metavar="N",
+    rendered.add_argument("--objects", type=in_range(int, 1, 1_000_000), default=150, metavar="N",
                           help="objects in each of the two sets (default: %(default)s)")
     rendered.add_argument("--quick", action="store_true", help="10 objects in each set: only shows that it works")
-    rendered.add_argument("--seed", type=int, default=0, help="of the scenes (default: %(default)s)")
+    rendered.add_argument("--seed", type=in_range(int, *simulated.SEEDS), default=0,
+                          help="of the scenes (default: %(default)s)")
     rendered.add_argument("--scenes", type=Path, metavar="DIR",
                           help="where the rendered scenes are kept (default: the user's cache folder)")
     rendered.add_argument("--pictures", type=Path, metavar="DIR",
@@ -67,14 +71,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_pipeline_arguments(rendered)
     rendered.set_defaults(measure=run_shape)
 
-
     text = "ids and poses of objects under a simulated moving camera, with masks missing and shuffled"
     track = benchmarks.add_parser("track", help=text, description=text.capitalize() + ".")
-    track.add_argument("--seconds", type=float, default=60.0, help="of each run (default: %(default)s)")
-    track.add_argument("--objects", type=int, default=5, metavar="N", help="on the table (default: %(default)s)")
-    track.add_argument("--seeds", type=int, nargs="+", default=[1, 2], metavar="SEED",
+    track.add_argument("--seconds", type=in_range(float, tracking.LEAST_SECONDS, 86400), default=60.0,
+                       help=f"of each run, {tracking.LEAST_SECONDS:g} or more (default: %(default)s)")
+    track.add_argument("--objects", type=in_range(int, 1, MAX_OBJECTS), default=5, metavar="N",
+                       help=f"on the table, up to {MAX_OBJECTS} (default: %(default)s)")
+    track.add_argument("--seeds", type=in_range(int, *simulated.SEEDS), nargs="+", default=[1, 2], metavar="SEED",
                        help="of the scenes (default: 1 2); each is run with the camera's pose and without")
-    track.add_argument("--drop", type=float, default=0.2, metavar="SHARE",
+    track.add_argument("--drop", type=in_range(float, 0, 1), default=0.2, metavar="SHARE",
                        help="of the masks that are missing (default: %(default)s)")
     track.add_argument("-o", "--out", type=Path, default=Path("benchmarks/results/track.json"), metavar="JSON",
                        help="where the report goes (default: %(default)s)")
@@ -84,11 +89,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     text = "image bytes to mesh bytes in one process, by stage, for several numbers of objects and every engine"
     speed = benchmarks.add_parser("latency", help=text, description=text.capitalize() + ".")
-    speed.add_argument("--objects", type=int, nargs="+", default=latency.OBJECTS, metavar="N",
+    speed.add_argument("--objects", type=in_range(int, 1, max(latency.OBJECTS)), nargs="+", default=latency.OBJECTS,
+                       metavar="N",
                        help="numbers of objects, up to 16 (default: 1 2 4 8 16)")
     speed.add_argument("--engines", nargs="+", choices=ENGINE_CHOICES, metavar="ENGINE",
                        default=("auto", *ENGINES), help="engines to measure (default: auto and each that there is)")
-    speed.add_argument("--runs", type=int, default=50, metavar="N", help="timed runs each (default: %(default)s)")
+    speed.add_argument("--runs", type=in_range(int, 1, 1_000_000), default=50, metavar="N",
+                       help="timed runs each (default: %(default)s)")
     speed.add_argument("-o", "--out", type=Path, default=Path("benchmarks/results/bytes_to_mesh.json"), metavar="JSON",
                        help="where the report goes (default: %(default)s)")
     add_pipeline_arguments(speed)
@@ -96,8 +103,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the benchmark that was chosen."""
-    return args.measure(args)
+    """Run the benchmark that was chosen.  Raises OSError, at once, where the report cannot go, and Fault."""
+    check_report_path(args.out)
+    try:
+        return args.measure(args)
+    except EngineError as error:
+        raise Fault(FaultCode[error.reason], error.detail) from error
 
 
 def run_track(args: argparse.Namespace) -> int:
@@ -127,17 +138,18 @@ def run_track(args: argparse.Namespace) -> int:
 def run_latency(args: argparse.Namespace) -> int:
     """Time every engine, print the table and write the report; exit status 1 if the bar for one object is missed."""
     environment = describe_environment()
+    model = read_model(args.model)
     results = latency.measure_all(pipeline_config(args), args.engines, args.objects, args.runs)
-    limit = latency.physical_limit(read_model(args.model).data)
+    limit = latency.physical_limit(model.data)
     print(latency.table(results))
     for arithmetic, milliseconds in limit["ms"].items():
         print(f"physical limit {arithmetic}: {milliseconds:.1f} ms for the network and one object")
-    best = [result["objects"]["1"]["ms"]["p50"] for result in results.values() if "1" in result.get("objects", {})]
-    passed = bool(best) and bool(min(best) <= latency.BAR_MS)
+    best = latency.complete_ms(results)
+    passed = best is not None and best <= latency.BAR_MS
     write_report(args.out, environment, {"benchmark": "bytes_to_mesh", "image": "640x480 RGB-D", "engines": results,
                                          "physical_limit": limit,
-                                         "bar": {"objects": 1, "p50_ms": min(best, default=None),
-                                                 "limit_ms": latency.BAR_MS}, "passed": passed})
+                                         "bar": {"objects": 1, "p50_ms": best, "limit_ms": latency.BAR_MS},
+                                         "passed": passed})
     print(f"\nreport: {args.out}")
     return 0 if passed else 1
 
@@ -145,6 +157,7 @@ def run_latency(args: argparse.Namespace) -> int:
 def run_frames(args: argparse.Namespace) -> int:
     """Judge product and baselines, print the table and write the report."""
     environment = describe_environment()
+    folders = frames.frame_folders(args.frames)
     with ExitStack() as stack:
         if args.results:
             engine, product = None, frames.stored(args.results)
@@ -152,8 +165,8 @@ def run_frames(args: argparse.Namespace) -> int:
             pipeline = Pipeline.from_config(pipeline_config(args))
             stack.callback(pipeline.close)
             engine, product = pipeline.engine_name, frames.live(pipeline)
-        folders = stack.enter_context(tqdm(frames.frame_folders(args.frames), unit="frame"))
-        scores = frames.judge(folders, args.meshes, {PRODUCT: product} | frames.BASELINES)
+        progress = stack.enter_context(tqdm(folders, unit="frame"))
+        scores = frames.judge(progress, args.meshes, {PRODUCT: product} | frames.BASELINES)
     print(frames.table(scores))
     methods = frames.report(scores)
     for name, method in methods.items():

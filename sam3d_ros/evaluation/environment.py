@@ -1,6 +1,7 @@
 """What a measurement was taken on, so that a figure never stands without its device."""
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
 import os
@@ -19,15 +20,19 @@ PACKAGES = ("sam3d_ros", "numpy", "numba", "open3d", "openvino", "onnxruntime", 
             "ros-jazzy-rclpy", "ros-jazzy-rmw-fastrtps-cpp")
 
 
-def describe_environment() -> dict[str, Any]:
-    """Device, software, time and command line of this process, ready for JSON."""
+def describe_environment(cores: int | None = None) -> dict[str, Any]:
+    """Device, software, time and command line of this process, ready for JSON.
+
+    cores: to which the measurement will keep, if not to all that this process may use
+    """
+    usable = len(os.sched_getaffinity(0))
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
         "git_commit": git_commit(Path(__file__).parent),
         "cpu": cpu_model(),
         "cpu_instructions": instructions(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": min(cores or usable, usable),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "load_average_1min": round(os.getloadavg()[0], 2),
         "system": platform.platform(),
@@ -50,6 +55,15 @@ def git_commit(folder: Path) -> str | None:
 def package_versions(names: tuple[str, ...]) -> dict[str, str | None]:
     """Installed version of each distribution, None where it is not installed."""
     return {name: _version(name) for name in names}
+
+
+def check_report_path(path: Path) -> None:
+    """Make the folder of a report; OSError where none could be written: better before measuring than after."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def write_report(path: Path, environment: dict[str, Any], report: dict[str, Any]) -> None:

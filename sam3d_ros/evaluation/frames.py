@@ -20,6 +20,7 @@ import trimesh
 from sam3d_ros.evaluation import baselines
 from sam3d_ros.evaluation.metrics import ShapeErrors, compare, mean_errors
 from sam3d_ros.evaluation.normalised import compare_normalised
+from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import read_frame_folder
 from sam3d_ros.perception.frame import Frame
 from sam3d_ros.perception.objects import ReconstructedObject
@@ -110,13 +111,19 @@ def live(pipeline: Pipeline) -> Method:
 
 
 def stored(results: Path) -> Method:
-    """The product's output as `sam3d reconstruct` wrote it to the folder `results`."""
+    """The product's output as `sam3d reconstruct` wrote it to the folder `results`; FileNotFoundError if there is none
+    of any frame.
+    """
+    if not any(results.glob("*/objects.json")):
+        raise FileNotFoundError(f"{results} holds no frame's objects.json")
 
     def read(true: TrueFrame) -> dict[int, trimesh.Trimesh]:
-        folder = results / true.name
-        entries = json.loads((folder / "objects.json").read_text())
-        return {entry["label"]: _load_mesh(folder / entry["mesh"]).apply_transform(entry["pose_object_to_camera"])
-                for entry in entries}
+        file = results / true.name / "objects.json"
+        if not file.exists():
+            print(f"{true.name}: {file} does not exist", file=sys.stderr)
+            return {}
+        return {entry["label"]: _load_mesh(file.parent / entry["mesh"]).apply_transform(entry["pose_object_to_camera"])
+                for entry in json.loads(file.read_text())}
 
     return read
 
@@ -130,12 +137,20 @@ def frame_folders(root: Path) -> list[Path]:
 
 
 def read_true_frame(folder: Path, mesh_root: Path) -> TrueFrame:
-    """A frame folder with gt.json; the true meshes are found below `mesh_root`.  Raises FileNotFoundError."""
-    truth = json.loads((folder / "gt.json").read_text())
-    objects = [TrueObject(entry["label"], Path(entry["mesh"]).stem, _load_true_mesh(mesh_root / entry["mesh"]),
-                          np.array(entry["pose_object_to_camera"]), entry["visible_fraction"])
-               for entry in truth["objects"]]
-    pose = truth.get("world_from_camera")
+    """A frame folder with gt.json; the true meshes are found below `mesh_root`.
+
+    Raises FileNotFoundError, and Fault(FRAME_FOLDER_INVALID) for a gt.json that is not as it should be.
+    """
+    try:
+        truth = json.loads((folder / "gt.json").read_text())
+        entries = [(entry["label"], entry["mesh"], np.array(entry["pose_object_to_camera"], float).reshape(4, 4),
+                    entry.get("visible_fraction", 1.0)) for entry in truth["objects"]]
+        pose = truth.get("world_from_camera")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Fault(FaultCode.FRAME_FOLDER_INVALID,
+                    f"{folder / 'gt.json'}: {type(error).__name__}: {error}") from error
+    objects = [TrueObject(label, Path(mesh).stem, _load_true_mesh(mesh_root / mesh), camera_from_object, visible)
+               for label, mesh, camera_from_object, visible in entries]
     return TrueFrame(folder.resolve().name, read_frame_folder(folder), objects,
                      None if pose is None else np.array(pose), truth.get("support_height"))
 
@@ -146,10 +161,14 @@ def judge(folders: Iterable[Path], mesh_root: Path, methods: Mapping[str, Method
 
 
 def judge_frame(true_frame: TrueFrame, methods: Mapping[str, Method]) -> list[Score]:
-    """Scores of every method on every true object of one frame."""
+    """Scores of every method on every true object of one frame; a Fault is named on stderr, and nothing was found."""
     scores = []
     for name, method in methods.items():
-        meshes = method(true_frame)
+        try:
+            meshes = method(true_frame)
+        except Fault as fault:
+            print(f"{true_frame.name}: {name}: {fault}", file=sys.stderr)
+            meshes = {}
         scores += [_score(name, true_frame.name, true, meshes.get(true.label)) for true in true_frame.objects]
     return scores
 
@@ -181,7 +200,7 @@ def normalised_means(scores: Sequence[Score]) -> dict[str, float] | None:
 def table(scores: list[Score]) -> str:
     """The scores as text: every object of the first method, then the means of all methods."""
     columns = f"{'CD mm':>8}{'F@5':>7}{'F@10':>7}{'vIoU':>7}{'ADD-S':>7}{'boxIoU':>8}"
-    product = scores[0].method
+    product = scores[0].method if scores else ""
     lines = [f"{'frame':24}{product:26}{columns}"]
     lines += [f"{score.frame:24}{score.true.name:26}{_figures(asdict(score.errors)) if score.errors else '   missing'}"
               for score in scores if score.method == product]

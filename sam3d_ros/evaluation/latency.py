@@ -74,7 +74,8 @@ def mesh_bytes(objects: Sequence[ReconstructedObject]) -> bytes:
 
 
 def measure(config: PipelineConfig, counts: Sequence[int], runs: int) -> dict[str, Any]:
-    """Figures of one engine: milliseconds, whole and by stage, for each number of objects; memory.
+    """Figures of one engine: milliseconds, whole and by stage, for each number of objects; the most memory that the
+    process has had so far, with the engines before.
 
     Raises Fault if the engine cannot be had.
     """
@@ -96,6 +97,12 @@ def measure_all(config: PipelineConfig, engines: Sequence[str], counts: Sequence
         except Fault as fault:
             results[name] = {"fault": str(fault)}
     return results
+
+
+def complete_ms(results: dict[str, Any], count: int = 1) -> float | None:
+    """The least median for `count` objects among the engines that found them all; None without any."""
+    figures = (result.get("objects", {}).get(str(count)) for result in results.values())
+    return min((each["ms"]["p50"] for each in figures if each and each["found"] == count), default=None)
 
 
 def _measure_count(pipeline: Pipeline, frame: Frame, runs: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class NormalisedErrors:
     f1_001: harmonic mean of the shares of both surfaces that lie nearer than 0.01 to the other
     volume_iou: on a 64^3 grid; chamfer: mean of the two directed mean distances
     emd: earth mover's distance, the mean distance of the best one-to-one pairing of 1024 points of each surface; its
-        floor, for a surface against itself drawn anew, is about 0.05
+        floor, for a surface against itself drawn anew, is 0.04 to 0.14, the more the larger its area is
     """
 
     f1_001: float

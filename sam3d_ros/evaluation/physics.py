@@ -78,7 +78,7 @@ def measure(kind: str, models: Sequence[Model], seed: int, pipeline: Pipeline) -
 
 
 def report(objects: Sequence[SettledObject], milliseconds: Sequence[float]) -> dict[str, Any]:
-    """Means before and after, and by how much they fell."""
+    """Means before and after, None of no objects, and by how much they fell, None where there was nothing to fall."""
     figures: dict[str, Any] = {"objects": len(objects), "refused": sum(item.refused for item in objects),
                                "settle_ms_median": float(np.median(milliseconds)),
                                "settle_ms_max": float(np.max(milliseconds))}
@@ -87,8 +87,8 @@ def report(objects: Sequence[SettledObject], milliseconds: Sequence[float]) -> d
         "gap_mm": [(1e3 * o.before.gap, 1e3 * o.after.gap) for o in objects],
         "chamfer_mm": [(o.chamfer_mm_before, o.chamfer_mm_after) for o in objects],
     }.items():
-        before, after = np.mean(values, axis=0)
-        figures[name] = {"before": before, "after": after, "change": float(after / before - 1)}
+        before, after = np.mean(values, axis=0).tolist() if values else (None, None)
+        figures[name] = {"before": before, "after": after, "change": after / before - 1 if before else None}
     return figures
 
 
@@ -99,8 +99,9 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         lines.append(f"{kind}: {figures['objects']} objects, {figures['refused']} refused, settled in "
                      f"{figures['settle_ms_median']:.1f} ms (median of scenes)")
         for name in ("penetration_mm", "gap_mm", "chamfer_mm"):
-            row = figures[name]
-            lines.append(f"    {name:16}{row['before']:8.2f} -> {row['after']:6.2f}   {100 * row['change']:+.0f} %")
+            before, after, change = figures[name].values()
+            fall = "" if change is None else f"   {100 * change:+.0f} %"
+            lines.append(f"    {name:16}" + ("" if before is None else f"{before:8.2f} -> {after:6.2f}{fall}"))
     return "\n".join(lines)
 
 

@@ -29,7 +29,7 @@ COLOURS = 128                   # of the palette, so that the files stay small
 
 
 def draw(bench: Bench, folder: Path) -> list[Path]:
-    """Write <set>_best.png, <set>_median.png and <set>_worst.png, by chamfer distance, of every set."""
+    """Write <set>_best.png, <set>_median.png and <set>_worst.png, by chamfer distance, of every set with results."""
     folder.mkdir(parents=True, exist_ok=True)
     models = {model.name: model for model in dev_models(bench.data)}
     files = []
@@ -38,7 +38,8 @@ def draw(bench: Bench, folder: Path) -> list[Path]:
                   zip(bench.frames(scene_set), bench.results(scene_set), strict=True)}
         found = sorted((s for s in bench.scores(scene_set) if s.method == PRODUCT and s.errors),
                        key=lambda score: score.errors.chamfer_mm)
-        for rank, score in (("best", found[0]), ("median", found[len(found) // 2]), ("worst", found[-1])):
+        for rank, index in (("best", 0), ("median", len(found) // 2), ("worst", -1)) if found else ():
+            score = found[index]
             where, results = frames[score.frame]
             picture = overview(where, score, results[score.true.label], models[score.true.name])
             files.append(folder / f"{scene_set}_{rank}.png")

@@ -217,17 +217,17 @@ def ratio_report(before: Sequence[float], after: Sequence[Pair]) -> dict[str, An
     """Mean chamfer distances before and after a change, over the objects found both times; their ratio, that without
     the unsound objects (frames.UNSOUND), and the median of the objects' own ratios.
 
-    before: mm per object, NaN where it was not found
+    before: mm per object, NaN where it was not found; figures of no object are None
     """
     found = [(old, chamfer_mm(pair), pair.true.name) for old, pair in zip(before, after, strict=True)
              if pair.item and not np.isnan(old)]
     both, sound = (np.array([(old, new) for old, new, name in found if name not in left_out]).reshape(-1, 2)
                    for left_out in ((), UNSOUND))
-    means, sound_means = (pairs.mean(axis=0) if len(pairs) else np.full(2, np.nan) for pairs in (both, sound))
-    median = np.median(both[:, 1] / both[:, 0]) if len(both) else np.nan
+    before_mm, after_mm = both.mean(axis=0).tolist() if len(both) else (None, None)
     return {"objects": len(after), "found": sum(pair.item is not None for pair in after), "compared": len(both),
-            "before_mm": float(means[0]), "after_mm": float(means[1]), "ratio": float(means[1] / means[0]),
-            "sound_ratio": float(sound_means[1] / sound_means[0]), "median_ratio": float(median)}
+            "before_mm": before_mm, "after_mm": after_mm, "ratio": after_mm / before_mm if len(both) else None,
+            "sound_ratio": float(np.divide(*sound.mean(axis=0)[::-1])) if len(sound) else None,
+            "median_ratio": float(np.median(both[:, 1] / both[:, 0])) if len(both) else None}
 
 
 def no_depth(bench: Bench) -> dict[str, Any]:
@@ -307,7 +307,7 @@ def camera_from_observer(where: TrueFrame, observer: TrueFrame) -> np.ndarray:
 
 
 def colour(bench: Bench) -> dict[str, Any]:
-    """Errors of the colours on unseen surface, mean over objects."""
+    """Errors of the colours on unseen surface, mean over objects; a set of which none was found is left out."""
     models = {model.name: model for model in dev_models(bench.data)}
     sections = {}
     for scene_set in SCENE_SETS:
@@ -315,6 +315,8 @@ def colour(bench: Bench) -> dict[str, Any]:
         rows = [asdict(colour_errors(pair.item, models[pair.true.name], pair.true.camera_from_object,
                                      pair.where.frame, clean[pair.where.name]))
                 for pair in bench.pairs(scene_set) if pair.item]
+        if not rows:
+            continue
         means = {name: float(np.nanmean([row[name] for row in rows])) for name in rows[0]}
         sections[scene_set] = means | {
             "objects": len(rows),
@@ -325,10 +327,12 @@ def colour(bench: Bench) -> dict[str, Any]:
 
 
 def uncertainty(bench: Bench) -> dict[str, Any]:
-    """Reliability of vertex_std over the vertices of all objects."""
+    """Reliability of vertex_std over the vertices of all objects; a set of which none was found is left out."""
     sections = {}
     for scene_set in SCENE_SETS:
         samples = [vertex_errors(pair.item, pair.true.posed) for pair in bench.pairs(scene_set) if pair.item]
+        if not samples:
+            continue
         within = [reliability(std, error)["half_ratio"] for std, error in samples]
         sections[scene_set] = reliability(*(np.concatenate(part) for part in zip(*samples, strict=True))) | {
             "half_ratio_within_objects": float(np.median(within))}

@@ -112,8 +112,9 @@ def ratios(section: Section) -> str:
     """Chamfer distance before and after a change of the input."""
     head = ("input", "rebuilt", "CD mm as it is", "CD mm changed", "change", "without chain and lid", "median object")
     return markdown_table(head, [
-        (name, f"{r['found']} of {r['objects']}", f"{r['before_mm']:.2f}", f"{r['after_mm']:.2f}",
-         *(f"{r[key] - 1:+.0%}" for key in ("ratio", "sound_ratio", "median_ratio"))) for name, r in section.items()])
+        (name, f"{r['found']} of {r['objects']}", cell(r["before_mm"], ".2f"), cell(r["after_mm"], ".2f"),
+         *("" if r[key] is None else f"{r[key] - 1:+.0%}" for key in ("ratio", "sound_ratio", "median_ratio")))
+        for name, r in section.items()])
 
 
 def no_depth(section: Section) -> str:
@@ -157,7 +158,7 @@ def uncertainty(section: Section) -> str:
          "errors below 1 sigma", "below 2 sigma"),
         [(scene_set, f"{u['half_ratio']:.2f}", f"{u['half_ratio_within_objects']:.2f}", f"{u['within_1_sigma']:.0%}",
           f"{u['within_2_sigma']:.0%}") for scene_set, u in section.items()])
-    bins = len(next(iter(section.values()))["curve"])
+    bins = max((len(u["curve"]) for u in section.values()), default=0)
     curve = markdown_table(
         ("vertices, from the surest", *(f"{k + 1} of {bins}" for k in range(bins))),
         [(f"{scene_set}, {kind} mm", *(f"{point[f'{kind}_mm']:.2f}" for point in u["curve"]))

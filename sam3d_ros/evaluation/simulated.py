@@ -15,7 +15,9 @@ from sam3d_ros.evaluation.dev_models import graspable_models
 from sam3d_ros.evaluation.environment import describe_environment, write_report
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
+from sam3d_ros.terminal import in_range
 
+SEEDS = 0, 2**32 - 1
 METHODS = ("sam3d", "extruded hull", "true mesh")
 PICTURED = 2                        # rounds of each method that --pictures draws
 
@@ -24,12 +26,13 @@ def add_benchmarks(benchmarks: argparse._SubParsersAction, data: Path) -> None:
     """Declare both; data: where the third-party meshes are by default."""
     text = "penetration, gaps and shape errors of rebuilt objects in clutter, before and after they are settled"
     settling = benchmarks.add_parser("physics", help=text, description=text.capitalize() + ".")
-    settling.add_argument("--scenes", type=int, default=25, metavar="N", help="of each kind (default: %(default)s)")
+    settling.add_argument("--scenes", type=in_range(int, 1, 1_000_000), default=25, metavar="N",
+                          help="of each kind (default: %(default)s)")
     settling.set_defaults(measure=run_physics)
 
     text = "grasps in simulation, closed loop, planned on rebuilt meshes, on a baseline's and on the true ones"
     grasps = benchmarks.add_parser("grasp", help=text, description=text.capitalize() + ".")
-    grasps.add_argument("--rounds", type=int, default=100, metavar="N",
+    grasps.add_argument("--rounds", type=in_range(int, 1, 1_000_000), default=100, metavar="N",
                         help="of each kind of scene, order and method (default: %(default)s)")
     grasps.add_argument("--orders", nargs="+", choices=tuple(grasping.ORDERS), default=tuple(grasping.ORDERS),
                         help="any: the planner chooses what to grasp; in turn: each object is asked for")
@@ -42,7 +45,8 @@ def add_benchmarks(benchmarks: argparse._SubParsersAction, data: Path) -> None:
                             help="kinds of scenes (default: all)")
         parser.add_argument("--data", type=Path, default=data, metavar="ROOT",
                             help="folder of the third-party data (default: %(default)s)")
-        parser.add_argument("--seed", type=int, default=0, help="of the first scene (default: %(default)s)")
+        parser.add_argument("--seed", type=in_range(int, *SEEDS), default=0,
+                            help="of the first scene (default: %(default)s)")
         parser.add_argument("-o", "--out", type=Path, default=Path(f"benchmarks/results/{name}.json"), metavar="JSON",
                             help="where the report goes (default: %(default)s)")
         add_pipeline_arguments(parser)

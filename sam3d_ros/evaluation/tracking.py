@@ -39,6 +39,7 @@ SWING_SHOTS = 120                 # pictures of one way, one for each image
 CARRY = (0.30, 0.55)              # shares of the run's time
 CARRY_SHIFT, CARRY_LIFT, CARRY_TURN = 0.10, 0.12, 1.2     # metres, metres, radians
 COVER_AT, COVER_SECONDS = 0.72, 3.0
+LEAST_SECONDS = 13.0              # of a run: what was covered has half a second left to be seen again
 COVER_DISTANCE = 0.30             # metres from the camera
 RECONSTRUCTION_LAG = 0.5          # seconds
 RECONSTRUCTION_PERIOD = 0.5
@@ -189,8 +190,8 @@ def _covered(view: View, label: int) -> View:
 class Record:
     """What happened to one true object: an entry for each image in which the tracker claims to see it.
 
-    ids: of the tracks that claimed its masks; mm, degrees: errors; nees: normalised error squared; seconds: of the
-    image
+    ids: of the tracks that claimed its masks; mm, degrees: errors, NaN degrees of a ball; nees: normalised error
+    squared; seconds: of the image
     """
 
     ids: Counter = field(default_factory=Counter)
@@ -263,9 +264,9 @@ def symmetry_axes(placed: PlacedObject) -> np.ndarray:
 
 
 def turn_error(found: np.ndarray, true: np.ndarray, axes: np.ndarray) -> float:
-    """Radians between two poses (4, 4), but for turns about axes of symmetry (A, 3)."""
+    """Radians between two poses (4, 4), but for turns about axes of symmetry (A, 3); NaN for a ball, which has none."""
     if len(axes) > 1:
-        return 0.0
+        return float("nan")
     if len(axes) == 1:
         return float(np.arccos(np.clip((found[:3, :3] @ axes[0]) @ (true[:3, :3] @ axes[0]), -1, 1)))
     return float(np.linalg.norm(difference(found, true)[3:]))
@@ -350,6 +351,9 @@ def _timed(tracker: Tracker, moment: Moment, pipeline: Pipeline, busy: bool) -> 
 
 
 def _percentiles(values: Any) -> dict[str, float]:
+    """Of those values that are no NaN."""
+    values = np.asarray(values, float)
+    values = values[~np.isnan(values)]
     if not len(values):
         return {}
     p50, p95 = np.percentile(values, [50, 95])
@@ -361,7 +365,8 @@ def bars(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Each bar's worst figure over the runs, and whether it is kept."""
     def bar(value: float | None, limit: float, passed: bool) -> dict[str, Any]:
         return {"value": value, "limit": limit, "passed": bool(passed)}
-    mm, degrees = (max(run[name]["p50"] for run in runs) for name in ("mm", "degrees"))
+    mm, degrees = (max(run[name]["p50"] for run in runs) if all(run[name] for run in runs) else None
+                   for name in ("mm", "degrees"))
     switches = sum(run["id_switches"] for run in runs)
     # By CPU time: what a busy machine's clock says is reported, but judges the machine.
     rate = 1e3 / max(run["update_cpu_ms"]["p95"] for run in runs)
@@ -369,8 +374,8 @@ def bars(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     covered = [entry["covered"]["seen_again_after_s"] for run in runs for entry in run["each"] if "covered" in entry]
     worst = max((c["mm"]["p50"] for c in carried if c["mm"]), default=None)
     seen = min(c["seen_share"] for c in carried)
-    return {"median_mm": bar(mm, MOST_MM, mm <= MOST_MM),
-            "median_degrees": bar(degrees, MOST_DEGREES, degrees <= MOST_DEGREES),
+    return {"median_mm": bar(mm, MOST_MM, mm is not None and mm <= MOST_MM),
+            "median_degrees": bar(degrees, MOST_DEGREES, degrees is not None and degrees <= MOST_DEGREES),
             "id_switches": bar(switches, 0, switches == 0),
             "updates_per_cpu_second": bar(round(rate, 1), LEAST_RATE, rate >= LEAST_RATE),
             "carried_median_mm": bar(worst, MOST_MM_CARRIED, worst is not None and worst <= MOST_MM_CARRIED),
@@ -386,7 +391,8 @@ def table(runs: list[dict[str, Any]]) -> str:
     for report in runs:
         for entry in report["each"]:
             mm, degrees, nees = (entry[name] for name in ("mm", "degrees", "nees"))
-            figures = f"{mm['p50']:8.2f}{mm['p95']:7.2f}{degrees['p50']:9.2f}{degrees['p95']:7.2f}" if mm else ""
+            figures = f"{mm['p50']:8.2f}{mm['p95']:7.2f}" if mm else f"{'':15}"
+            figures += f"{degrees['p50']:9.2f}{degrees['p95']:7.2f}" if degrees else f"{'':16}"
             given = "yes" if report["camera_pose_given"] else "no"
             lines.append(f"{report['seed']:4} {given:3}{entry['object']:16}{entry['ids']:4}{entry['images_seen']:8}"
                          f"{figures}" + (f"{nees['p50']:10.1f}" if nees else ""))

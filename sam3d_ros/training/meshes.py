@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, fields
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,9 +14,13 @@ from tqdm import tqdm
 
 from ..synth.resting import stable_rotations
 from ..synth.sdf import GRID, HALF_WIDTH, normalised, signed_distance_grid
+from ..terminal import UserError
+from .workers import interrupt_left_to_parent
 
 # Simple parametric shapes, many and alike: every fourth is enough.
 _SIMPLE_SOURCES = ("pybullet_random", "dm_rgb")
+# Words that tell an object of a set that the model is judged on: none of these may be trained on.
+_HELD_OUT = {"ycb", "ycbv", "linemod", "lmo", "hope"}
 _FILL_RANGE = (0.002, 0.9)  # share of the grid inside the mesh; outside this range the grid is not to be trusted
 _MAX_FACES = 20_000
 _COLOUR_EDGE = 0.05         # largest extents; edges of a procedural shape's mesh, fine enough for its texture
@@ -86,7 +91,7 @@ def _coloured(path: Path) -> tuple[trimesh.Trimesh, np.ndarray]:
 
 def _entry(mesh: trimesh.Trimesh, rgb: np.ndarray, metric: bool, name: str, seed: int) -> dict | None:
     """Fields of one mesh; None if it has no clear inside or is degenerate."""
-    if len(mesh.faces) < 8 or len(mesh.faces) > _MAX_FACES or mesh.extents is None or mesh.extents.max() <= 0:
+    if not 8 <= len(mesh.faces) <= _MAX_FACES or not np.isfinite(mesh.vertices).all() or mesh.extents.max() <= 0:
         return None
     mesh, size = normalised(mesh)
     sdf = signed_distance_grid(mesh)
@@ -113,7 +118,11 @@ def _entry(mesh: trimesh.Trimesh, rgb: np.ndarray, metric: bool, name: str, seed
 
 def _file_entry(job: tuple[Path, bool, str, int]) -> dict | None:
     path, metric, name, seed = job
-    return _entry(*_coloured(path), metric, name, seed)
+    try:
+        mesh, rgb = _coloured(path)
+    except Exception as error:          # a file that is no mesh fails in as many ways as there are formats
+        raise UserError(f"{path} is no mesh ({type(error).__name__})") from None
+    return _entry(mesh, rgb, metric, name, seed)
 
 
 def _procedural_entry(seed: int) -> dict | None:
@@ -125,21 +134,57 @@ def _procedural_entry(seed: int) -> dict | None:
 
 
 def build_store(data: Path, split: str, procedural: int, seed: int, workers: int = 1) -> MeshStore:
-    """Meshes with a clear inside of `split` ("train" or "dev") below data/meshes, and `procedural` shapes of ours."""
-    rows = [json.loads(line) for line in (data / "meshes" / "manifest.jsonl").read_text().splitlines()]
+    """Meshes with a clear inside of `split` ("train" or "dev") below data/meshes, and `procedural` shapes of ours.
+
+    Raises UserError for a broken manifest or mesh, for one that would have the model trained on what it is judged on,
+    and without any mesh; OSError.
+    """
+    rows = read_manifest(data)
+    if split == "train":
+        refuse_held_out(rows)
     rows = [r for i, r in enumerate(rows) if r["split"] == split and (r["source"] not in _SIMPLE_SOURCES or i % 4 == 0)]
     jobs = [(data / r["file"], r["metric"], r["name"], seed + i) for i, r in enumerate(rows)]
-    with get_context("spawn").Pool(workers) as pool:
+    with interrupt_left_to_parent():
+        pool = get_context("spawn").Pool(max(workers, 1))
+    with pool:
         found = list(tqdm(pool.imap(_file_entry, jobs, chunksize=4), total=len(jobs), desc=f"meshes ({split})"))
         seeds = range(1_000_000 * (seed + 1), 1_000_000 * (seed + 1) + procedural)
         found += list(tqdm(pool.imap(_procedural_entry, seeds, chunksize=4), total=procedural, desc="procedural"))
     entries = [entry for entry in found if entry is not None]
+    if not entries:
+        raise UserError(f"{data} holds no mesh with a clear inside of the {split} split")
     flat = {"vertices", "vertex_rgb", "faces"}
     names = [field.name for field in fields(MeshStore) if field.name != "ends"]
     columns = {name: [entry[name] for entry in entries] for name in names}
     ends = np.cumsum([[len(entry["vertices"]), len(entry["faces"])] for entry in entries], axis=0)
     return MeshStore(ends=ends, **{name: np.concatenate(column) if name in flat else np.array(column)
                                    for name, column in columns.items()})
+
+
+def read_manifest(data: Path) -> list[dict]:
+    """Rows of data/meshes/manifest.jsonl.  Raises UserError for a line that is none, and for files that are missing."""
+    path = data / "meshes" / "manifest.jsonl"
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            rows.append({name: row[name] for name in ("file", "name", "source", "split", "metric")})
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path}, line {number}: {type(error).__name__}: {error}") from None
+    missing = [row["file"] for row in rows if not (data / row["file"]).is_file()]
+    if missing:
+        raise UserError(f"{path}: {len(missing)} of {len(rows)} meshes are missing, {data / missing[0]} for one")
+    return rows
+
+
+def refuse_held_out(rows: list[dict]) -> None:
+    """Raise UserError if a mesh of the train split is of a set that the model is judged on, or of the dev split too."""
+    judged_on = {row["file"] for row in rows if row["split"] != "train"}
+    for row in rows:
+        words = set(re.split("[^a-z]+", f"{row['source']} {row['file']} {row['name']}".lower()))
+        if row["split"] == "train" and (row["file"] in judged_on or words & _HELD_OUT):
+            raise UserError(f"{row['file']} must not be trained on: the model is judged on objects of YCB, LINEMOD and "
+                            "HOPE, and on all that are not of the train split")
 
 
 def load_or_build(folder: Path, data: Path, split: str, procedural: int, workers: int = 1) -> MeshStore:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,17 +26,24 @@ from tqdm import tqdm
 
 from ..models.student import Student, StudentConfig
 from ..runtime.processor import has_bfloat16
-from .initialise import initialise_from_onnx
+from ..terminal import UserError, in_range
+from . import checkpoint
+from .initialise import check_start, initialise_from_onnx
 from .losses import student_losses
 from .meshes import load_or_build
 from .muon import Muon
 from .samples import Curriculum, Stream, fixed_samples
+from .workers import interrupt_left_to_parent
 
 CONFIGS = Path(__file__).parent / "configs"
 REPORT_SECONDS = 300
 _CHECKED = 74            # samples of the dev split by which progress is watched
 _LARGEST_GRADIENT = 5.0  # norm over all weights, beyond which gradients are scaled down
 _CALIBRATED = 64         # samples for the statistics of a network that starts from an exported one
+# Kind, least and largest value of the numbers of a config file.
+_NUMBERS = {"width": (int, 1, 1024), "blocks": (int, 0, 16), "batch": (int, 1, 4096), "learning_rate": (float, 1e-9, 1),
+            "weight_decay": (float, 0, 1), "warm_up": (int, 1, 1_000_000), "average": (float, 0, 0.999999),
+            "reuse": (int, 1, 100), "procedural": (int, 0, 1_000_000)}
 
 
 @dataclass(frozen=True)
@@ -61,9 +71,54 @@ class TrainingConfig:
 
 
 def read_config(name: str) -> TrainingConfig:
-    """A config by the name of one in configs/ ("base", "small") or by its path."""
+    """A config by the name of one in configs/ ("base", "small") or by its path.
+
+    Raises OSError, and UserError for a file that is no config or has a key, a kind or a value that there is not.
+    """
     path = CONFIGS / f"{name}.yaml"
-    return TrainingConfig(**yaml.safe_load((path if path.exists() else Path(name)).read_text()))
+    path = path if path.exists() else Path(name)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no YAML: {error}") from None
+    try:
+        keys = _checked_keys(content, {*_NUMBERS, "stages"})
+        numbers = {name: _number(keys, name, *allowed) for name, allowed in _NUMBERS.items()}
+        return TrainingConfig(**numbers, stages=_stages(keys["stages"]))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _stages(content: Any) -> list[dict]:
+    """The stages of a config file, in order of their ends, the last at 1.  Raises ValueError."""
+    if not isinstance(content, list) or not content:
+        raise ValueError("stages: a list of at least one stage is wanted")
+    shares = {share.name for share in fields(Curriculum)}
+    stages = [{name: _number(stage, name, float, 0, 1) for name in _checked_keys(stage, {"until"}, shares)}
+              for stage in content]
+    ends = [stage["until"] for stage in stages]
+    if ends != sorted(set(ends)) or ends[-1] != 1:
+        raise ValueError(f"stages: `until` must rise from stage to stage, to 1; it is {', '.join(map(str, ends))}")
+    return stages
+
+
+def _checked_keys(content: Any, required: set[str], optional: set[str] = frozenset()) -> Mapping[str, Any]:
+    """`content`, with all keys of `required` and no other ones than of `optional`.  Raises ValueError."""
+    if not isinstance(content, Mapping):
+        raise ValueError(f"keys and values are wanted, not {content!r}")
+    for said, names in (("unknown", content.keys() - required - optional), ("missing", required - content.keys())):
+        if names:
+            raise ValueError(f"{said}: {', '.join(sorted(map(str, names)))}")
+    return content
+
+
+def _number(content: Mapping[str, Any], name: str, kind: type[int] | type[float], low: float,
+            high: float = math.inf) -> float:
+    """The number at `name`; YAML takes 1e-3, without a point, for text.  Raises ValueError."""
+    try:
+        return in_range(kind, low, high)(str(content[name]))
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 @torch.no_grad()
@@ -98,15 +153,16 @@ class _Progress:
         self.path = run / "checkpoint.pt"
         self._fabric = fabric
         self._log = run / "log.jsonl"
+        if fabric.is_global_zero and self._log.exists():      # without what a full disk left of a line
+            content = self._log.read_text()
+            self._log.write_text(content[:content.rfind("\n") + 1])
         self._board = SummaryWriter(str(run / "tensorboard")) if fabric.is_global_zero else None
 
     def save(self, model, average, optimisers, step: int, elapsed: float, config: TrainingConfig) -> None:
         if self._fabric.is_global_zero:
-            partial = self.path.with_suffix(".partial")
-            torch.save({"model": model.module.state_dict(), "average": average.state_dict(), "config": asdict(config),
-                        "optimisers": [optimiser.state_dict() for optimiser in optimisers], "step": step,
-                        "elapsed": elapsed}, partial)
-            partial.rename(self.path)
+            checkpoint.save(self.path, {
+                "model": model.module.state_dict(), "average": average.state_dict(), "config": asdict(config),
+                "optimisers": [optimiser.state_dict() for optimiser in optimisers], "step": step, "elapsed": elapsed})
 
     def report(self, row: dict) -> None:
         if self._board:
@@ -124,8 +180,18 @@ def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers
 
     data: folder of meshes/manifest.jsonl; workers: rendering processes per device; start_from: an exported student
     whose weights are taken over as far as shapes agree.
+    Raises UserError for data, a checkpoint or an exported student that cannot be used, before anything takes long;
+    OSError.
     """
     run.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    network = Student(StudentConfig(config.width, config.blocks))
+    network.backbone.load_imagenet()
+    state = _held(run / "checkpoint.pt", config)
+    if state:
+        start_from = None
+    elif start_from:
+        check_start(start_from, config.width)
     mixed = torch.cuda.is_available() or has_bfloat16()
     fabric = Fabric(accelerator="auto", devices=devices, precision="bf16-mixed" if mixed else "32-true")
     fabric.launch()
@@ -136,15 +202,10 @@ def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers
     store = load_or_build(run / "train_meshes", data, "train", config.procedural)
     check = fixed_samples(load_or_build(run / "dev_meshes", data, "dev", 0), _CHECKED, 7, Curriculum(no_depth=0))
 
-    torch.manual_seed(0)
-    network = Student(StudentConfig(config.width, config.blocks))
-    network.backbone.load_imagenet()
     progress = _Progress(run, fabric)
     step, elapsed = 0, 0.0
-    state = torch.load(progress.path, weights_only=True, map_location="cpu") if progress.path.exists() else None
-    if state is None and start_from:
-        samples = fixed_samples(store, _CALIBRATED, 1, Curriculum(no_depth=0))
-        initialise_from_onnx(network, start_from, samples)
+    if start_from:
+        initialise_from_onnx(network, start_from, fixed_samples(store, _CALIBRATED, 1, Curriculum(no_depth=0)))
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
     if state:
         network.load_state_dict(state["model"])
@@ -168,7 +229,9 @@ def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers
 
     stage, batches = -1, None
     sums: dict[str, float] = {}
-    count, next_report = 0, elapsed + REPORT_SECONDS
+    count, reported = 0, elapsed
+    if elapsed >= 60 * minutes:
+        tqdm.write(f"{progress.path} has been trained for {elapsed / 60:.1f} minutes already; --minutes counts them")
     bar = tqdm(total=round(60 * minutes), initial=round(elapsed), unit="s", disable=not fabric.is_global_zero)
     while elapsed < 60 * minutes:
         share = elapsed / (60 * minutes)
@@ -176,8 +239,9 @@ def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers
             stage = config.stage(share)
             seed = 1000 * (step + 1) + fabric.global_rank
             stream = Stream(run / "train_meshes", config.batch, config.reuse, config.curriculum(stage), seed)
-            batches = iter(DataLoader(stream, batch_size=None, num_workers=workers,
-                                      **(dict(prefetch_factor=4, multiprocessing_context="spawn") if workers else {})))
+            with interrupt_left_to_parent():
+                batches = iter(DataLoader(stream, batch_size=None, num_workers=workers, **(
+                    dict(prefetch_factor=4, multiprocessing_context="spawn") if workers else {})))
         started = time.monotonic()
         rate = config.learning_rate * 0.5 * (1 + np.cos(np.pi * share)) * min(1, (step + 1) / config.warm_up)
         for group in (group for optimiser in optimisers for group in optimiser.param_groups):
@@ -198,15 +262,26 @@ def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers
         seconds = time.monotonic() - started
         elapsed += seconds
         bar.update(round(elapsed) - bar.n)
-        if elapsed > next_report or elapsed >= 60 * minutes:
-            next_report = elapsed + REPORT_SECONDS
+        if elapsed > reported + REPORT_SECONDS or elapsed >= 60 * minutes:
             progress.save(model, average, optimisers, step, elapsed, config)
             row = {"minutes": round(elapsed / 60, 1), "step": step, "samples": step * config.batch * fabric.world_size,
-                   "samples_per_s": round(count * config.batch * fabric.world_size / max(1e-9, REPORT_SECONDS), 1),
+                   "samples_per_s": round(count * config.batch * fabric.world_size / (elapsed - reported), 1),
                    "loss": round(sum(sums.values()) / count, 4)}
             row |= {name: round(value / count, 4) for name, value in sums.items()}
             progress.report(row | {"dev_iou": round(mean_iou(average, check, fabric, config.batch), 4)})
-            sums, count = {}, 0
+            sums, count, reported = {}, 0, elapsed
+    bar.close()
+
+
+def _held(path: Path, config: TrainingConfig) -> dict[str, Any] | None:
+    """The checkpoint to go on from, None if there is none yet.  Raises UserError if it is of another network."""
+    if not path.exists():
+        return None
+    state = checkpoint.load(path)
+    sizes, wanted = ([f"{name} {of[name]}" for name in ("width", "blocks")] for of in (state["config"], asdict(config)))
+    if sizes != wanted:
+        raise UserError(f"{path} is of a network of {', '.join(sizes)}, not {', '.join(wanted)}: choose another --run")
+    return state
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -216,9 +291,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="folder that holds meshes/manifest.jsonl")
     parser.add_argument("--run", type=Path, required=True, metavar="DIR",
                         help="folder of checkpoint, log and mesh store")
-    parser.add_argument("--minutes", type=float, default=60, help="wall time of training in all (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=1, help="rendering processes per device (default: %(default)s)")
-    parser.add_argument("--devices", type=int, default=1, help="GPUs, where there are some (default: %(default)s)")
+    parser.add_argument("--minutes", type=in_range(float, 0, 1e6), default=60,
+                        help="wall time of training in all (default: %(default)s)")
+    parser.add_argument("--workers", type=in_range(int, 0, 1024), default=1,
+                        help="rendering processes per device (default: %(default)s)")
+    parser.add_argument("--devices", type=in_range(int, 1, 1024), default=1,
+                        help="GPUs, where there are some (default: %(default)s)")
     parser.add_argument("--start-from", type=Path, metavar="ONNX", help="begin with the weights of an exported student")
 
 

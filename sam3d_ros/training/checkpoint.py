@@ -1,0 +1,40 @@
+"""Checkpoints of a training run: written whole or not at all, read without pickle."""
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..terminal import UserError
+
+_FIELDS = {"model", "average", "config", "optimisers", "step", "elapsed"}
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write the fields of _FIELDS; `path` holds the checkpoint before until this one is complete.  Raises OSError."""
+    content = io.BytesIO()
+    torch.save(state, content)              # of a full disk torch itself would say "unexpected pos"
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_bytes(content.getbuffer())
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.replace(path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What `save` wrote.  Raises OSError, and UserError if the file is no checkpoint."""
+    try:
+        with path.open("rb") as file:
+            state = torch.load(file, weights_only=True, map_location="cpu")
+        lacking = _FIELDS - state.keys()
+    except OSError:
+        raise
+    except Exception as error:          # a file that is no checkpoint fails in as many ways as there are
+        raise UserError(f"{path} is no checkpoint of `sam3d train` ({type(error).__name__})") from None
+    if lacking:
+        raise UserError(f"{path} is no checkpoint of `sam3d train` (it lacks {', '.join(sorted(lacking))})")
+    return state
