@@ -103,7 +103,7 @@ def test_imports_keep_to_their_layer(forbidden, allowed_in):
 # Folder -> folders of this package that it may import from: the way of the data, and nothing back.
 USES = {
     "runtime": {"models"},                 # only for the engine in PyTorch
-    "models": {"runtime"},                 # the signature of the graph
+    "models": {"runtime", "terminal"},     # the signature of the graph; what a user is told who lacks the backbone
     "perception": {"runtime"},
     "scene": {"perception"},
     "grasping": {"perception"},
