@@ -7,8 +7,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from sam3d_ros import __version__
@@ -34,9 +34,9 @@ COMMANDS = {
     "export-scene": Command("sam3d_ros.export_scene", "write rebuilt objects as a scene for a simulator"),
     "demo": Command("sam3d_ros.demo", "run the simulated camera and the node together and draw the result"),
     "bench": Command("sam3d_ros.evaluation.cli", "measure accuracy and latency"),
-    "train": Command("sam3d_ros.training.train", "train a student", _TRAINING),
-    "export": Command("sam3d_ros.training.export", "write a trained checkpoint as the ONNX file that the engines load",
-                      _TRAINING),
+    "train": Command("sam3d_ros.training.train_command", "train a student", _TRAINING),
+    "export": Command("sam3d_ros.training.export_command",
+                      "write a trained checkpoint as the ONNX file that the engines load", _TRAINING),
     "engine": Command("sam3d_ros.engine_cli", "build, list, verify and delete engines for NVIDIA GPUs"),
     "doctor": Command("sam3d_ros.doctor", "say what is installed, what works, and what to do about each gap"),
 }
@@ -66,16 +66,16 @@ def _parser(arguments: Sequence[str]):
         description = f"{command.help[0].upper()}{command.help[1:]}."
         subparser = subparsers.add_parser(name, help=command.help, description=description)
         if name == chosen:
-            module = _imported(command)
+            module = importlib.import_module(command.module)
             module.add_arguments(subparser)
-            run = module.run
+            run = partial(_run, command, module.run)
     return parser, run
 
 
-def _imported(command: Command) -> ModuleType:
-    """A subcommand's module; UserError if a package that not everybody has is not installed."""
+def _run(command: Command, run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """A subcommand's exit status; UserError if a package that not everybody has is not installed."""
     try:
-        return importlib.import_module(command.module)
+        return run(args)
     except ModuleNotFoundError as error:
         if not command.packages:
             raise

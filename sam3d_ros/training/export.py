@@ -1,7 +1,6 @@
-"""Export of a trained checkpoint to the ONNX file that the engines load, and how it was trained: `sam3d export`."""
+"""Export of a trained checkpoint to the ONNX file that the engines load, and how it was trained."""
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import warnings
@@ -80,25 +79,19 @@ def _half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `sam3d export`."""
-    parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of a training run")
-    parser.add_argument("onnx", type=Path, help="where the model goes")
-    parser.add_argument("--report", type=Path, metavar="JSON", help="write how it was trained, too")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Export as the arguments say; the model appears under its name only when complete."""
-    student = load_student(args.checkpoint)
-    store = MeshStore.load(args.checkpoint.parent / "train_meshes")
-    args.onnx.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.onnx.with_name(args.onnx.name + ".partial")
+def export_checkpoint(file: Path, path: Path, report: Path | None) -> None:
+    """Write the student of a checkpoint, in the folder of its run, as ONNX, which appears under its name only when
+    complete; and how it was trained as JSON to `report`.  Raises OSError, UserError.
+    """
+    student = load_student(file)
+    store = MeshStore.load(file.parent / "train_meshes")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
     try:
         export(student, partial)
         calibrate(partial, fixed_samples(store, _CALIBRATED, 1, Curriculum()))
-        partial.replace(args.onnx)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    if args.report:
-        write_report(args.report, describe_environment(), training_report(args.checkpoint))
-    return 0
+    if report:
+        write_report(report, describe_environment(), training_report(file))

@@ -282,25 +282,3 @@ def _held(path: Path, config: TrainingConfig) -> dict[str, Any] | None:
     if sizes != wanted:
         raise UserError(f"{path} is of a network of {', '.join(sizes)}, not {', '.join(wanted)}: choose another --run")
     return state
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `sam3d train`."""
-    parser.add_argument("config", help="base, small, or a config file")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR",
-                        help="folder that holds meshes/manifest.jsonl")
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR",
-                        help="folder of checkpoint, log and mesh store")
-    parser.add_argument("--minutes", type=in_range(float, 0, 1e6), default=60,
-                        help="wall time of training in all (default: %(default)s)")
-    parser.add_argument("--workers", type=in_range(int, 0, 1024), default=1,
-                        help="rendering processes per device (default: %(default)s)")
-    parser.add_argument("--devices", type=in_range(int, 1, 1024), default=1,
-                        help="GPUs, where there are some (default: %(default)s)")
-    parser.add_argument("--start-from", type=Path, metavar="ONNX", help="begin with the weights of an exported student")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Train as the arguments say."""
-    train(read_config(args.config), args.data, args.run, args.minutes, args.workers, args.start_from, args.devices)
-    return 0
