@@ -20,6 +20,7 @@ from std_msgs.msg import Header
 from sam3d_ros.perception.folder import read_frame_folder
 from sam3d_ros.perception.frame import Frame, Intrinsics
 from sam3d_ros.ros.images import encode_image, stamp_message, to_array
+from sam3d_ros.ros.memory import exempt_from_collection
 from sam3d_ros.ros.qos import RESULTS
 
 FRAME_ID = "camera_optical_frame"
@@ -84,6 +85,7 @@ def main() -> None:
     rclpy.init()
     frame = read_frame_folder(args.folder)
     player = FramePlayer(frame)
+    exempt_from_collection()            # a pause here would be taken for one of the node
     try:
         while not player.has_listeners():
             rclpy.spin_once(player, timeout_sec=0.05)

@@ -17,6 +17,7 @@ from std_srvs.srv import Trigger
 from sam3d_ros.msg import ObjectMeshArray
 from sam3d_ros.perception.objects import Status
 from sam3d_ros.ros.images import stamp_ns
+from sam3d_ros.ros.memory import exempt_from_collection
 from sam3d_ros.ros.qos import RESULTS
 
 TOPIC, TIMES_TOPIC = "objects", "debug/processing_ms"
@@ -104,6 +105,7 @@ def _record(path: Path, with_times: bool, clear: bool) -> None:
         recorder = ResultRecorder(file, with_times, clear)
         while not recorder.has_publishers():
             rclpy.spin_once(recorder, timeout_sec=0.05)
+        exempt_from_collection()            # a pause here would be taken for one of the node
         ready_file(path).touch()
         rclpy.spin(recorder)
 

@@ -74,6 +74,32 @@ def moved(result: Path, label: int, place: list[float]) -> None:
     (result / "objects.json").write_text(json.dumps(rows))
 
 
+def world_from_camera(folder: Path, kind: str) -> np.ndarray:
+    """What a file of one format says, (4, 4)."""
+    name = "camera_optical_frame"
+    if kind == "sdf":
+        text = ElementTree.parse(folder / "scene.sdf").find(f"world/frame[@name='{name}']/pose").text
+        x, y, z, *angles = map(float, text.split())
+        pose = trimesh.transformations.euler_matrix(*angles, "sxyz")
+        pose[:3, 3] = x, y, z
+    elif kind == "mjcf":
+        site = mujoco.MjModel.from_xml_path(str(folder / "scene.xml")).site(name)
+        pose = trimesh.transformations.quaternion_matrix(site.quat)
+        pose[:3, 3] = site.pos
+    elif kind == "gltf":
+        z_up = trimesh.transformations.rotation_matrix(np.pi / 2, [1, 0, 0])
+        pose = z_up @ trimesh.load(folder / "scene.glb").graph[name][0]
+    else:
+        rows = (folder / "scene.usda").read_text().split(f'"{name}"')[1].split("transform = (")[1].splitlines()[0]
+        pose = np.array(re.findall(r"[-+.\de]+", rows), float).reshape(4, 4).T
+    return pose
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_format_tells_where_the_camera_was(result, scene_folder, kind):
+    np.testing.assert_allclose(world_from_camera(scene_folder, kind), read_scene(result).world_from_camera, atol=1e-6)
+
+
 @pytest.mark.parametrize(("place", "said"), [
     ([0.05, -0.1, 0.12], "kind_3_3 floats 100 mm above what is below it"),
     ([0.05, -0.1, -0.02], "kind_3_3 is 40 mm inside the table or another object"),
@@ -229,7 +255,7 @@ def test_names_are_identifiers_and_unlike_each_other(result, class_ids, names):
     assert [model.body(number).name for number in range(1, 4)] == names
     assert model.mesh(names[0]).vertnum[0] >= 8 and model.nmesh == 6           # of each the mesh and one piece
     usd = re.findall(r'def Xform "(.*?)"', (result / "scene" / "scene.usda").read_text())
-    assert usd == ["World", "support", *names]
+    assert usd == ["World", "support", "camera_optical_frame", *names]
     assert all(re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name) for name in usd)
     assert set(trimesh.load(result / "scene" / "scene.glb").geometry) == set(names)
 

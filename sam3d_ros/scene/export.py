@@ -21,6 +21,7 @@ SDF_VERSION = "1.9"          # what both Gazebo Garden and Harmonic read
 FRICTION = 0.8
 _SUPPORT = (1.2, 1.2, 0.04)  # metres, of the plate below the objects, at least
 _BEYOND = 0.2                # metres of plate beyond the objects, at least
+_CAMERA = "camera_optical_frame"    # where the objects were seen from: a robot that knows its camera has its place
 
 
 def write_sdf(scene: Scene, folder: Path) -> Path:
@@ -38,6 +39,7 @@ def write_sdf(scene: Scene, folder: Path) -> Path:
     for kind in ("visual", "collision"):
         box = xml.SubElement(xml.SubElement(xml.SubElement(link, kind, name=kind), "geometry"), "box")
         _leaf(box, "size", _text(size))
+    _leaf(xml.SubElement(world, "frame", name=_CAMERA), "pose", _sdf_pose(scene.world_from_camera))
     for item in scene.objects:
         _write_pieces(item, folder)
         model = xml.SubElement(world, "model", name=item.name)
@@ -77,11 +79,10 @@ def write_mjcf(scene: Scene, folder: Path) -> Path:
     size = _support(scene)
     xml.SubElement(world, "geom", name="support", type="box", size=_text(size / 2), pos=f"0 0 {-size[2] / 2}",
                    rgba="0.7 0.68 0.63 1")
+    xml.SubElement(world, "site", name=_CAMERA, group="4", **_mjcf_pose(scene.world_from_camera))    # not shown
     for item in scene.objects:
         _write_pieces(item, folder)
-        x, y, z, w = Rotation.from_matrix(item.world_from_object[:3, :3]).as_quat()
-        body = xml.SubElement(world, "body", name=item.name, pos=_text(item.world_from_object[:3, 3]),
-                              quat=_text((w, x, y, z)))
+        body = xml.SubElement(world, "body", name=item.name, **_mjcf_pose(item.world_from_object))
         xml.SubElement(body, "freejoint")
         inertia = item.inertia[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
         xml.SubElement(body, "inertial", pos=_text(item.centre_of_mass), mass=f"{item.mass:.9g}",
@@ -105,6 +106,7 @@ def write_gltf(scene: Scene, folder: Path) -> Path:
         looks.vertex_attributes["color"] = np.rint(255 * np.column_stack([_linear(item.rgb), np.ones(len(item.rgb))]))
         mesh = trimesh.Trimesh(item.mesh.vertices, item.mesh.faces, visual=looks, process=False)
         gathered.add_geometry(mesh, node_name=item.name, geom_name=item.name, transform=y_up @ item.world_from_object)
+    gathered.graph.update(frame_to=_CAMERA, matrix=y_up @ scene.world_from_camera)
     file = folder / "scene.glb"
     folder.mkdir(parents=True, exist_ok=True)
     gathered.export(file)
@@ -119,6 +121,7 @@ def write_usd(scene: Scene, folder: Path) -> Path:
         f"    double3 xformOp:translate = (0, 0, {-size[2] / 2})",
         f"    float3 xformOp:scale = ({', '.join(map(str, size))})",
         '    uniform token[] xformOpOrder = ["xformOp:translate", "xformOp:scale"]', "}"])]
+    parts.append(_usd_xform(_CAMERA, scene.world_from_camera, "", [], []))
     parts += [_usd_object(item) for item in scene.objects]
     file = folder / "scene.usda"
     folder.mkdir(parents=True, exist_ok=True)
@@ -194,6 +197,12 @@ def _write_obj(path: Path, vertices: np.ndarray, faces: np.ndarray) -> None:
     with open(path, "w", encoding="ascii") as file:
         file.writelines(f"v {x:.7f} {y:.7f} {z:.7f}\n" for x, y, z in vertices)
         file.writelines(f"f {a} {b} {c}\n" for a, b, c in np.asarray(faces) + 1)
+
+
+def _mjcf_pose(pose: np.ndarray) -> dict[str, str]:
+    """Attributes of an element that stands there."""
+    x, y, z, w = Rotation.from_matrix(pose[:3, :3]).as_quat()
+    return {"pos": _text(pose[:3, 3]), "quat": _text((w, x, y, z))}
 
 
 def _sdf_mesh(parent: xml.Element, uri: str) -> None:
