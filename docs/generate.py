@@ -218,6 +218,7 @@ def bytes_to_mesh() -> str:
 
 def training_run() -> str:
     """How the shipped models were trained, from benchmarks/results/training_*.json."""
+    # The samples of the students before are in the reports that these replaced, and in the history of this repository.
     return "\n".join(training_of(name, before) for name, before in {
         "base": "on top of the 71,600 of the two students before it",
         "small": "on top of the 255,136 of the four students before it, the first of which began as the imitation of "
