@@ -89,12 +89,17 @@ class _Superseded(Exception):
 
 
 def load_pipeline(settings: Settings, on_progress: Callable[[int, str], None] = lambda percent, what: None) -> Any:
-    """The real pipeline.  Imported here: it takes seconds, in which the node can be seen already."""
+    """The real pipeline, and all that is compiled for the node.  Imported here: it takes seconds, in which the node can
+    be seen already."""
     from sam3d_ros.perception.pipeline import Pipeline
     pipeline = Pipeline.from_config(pipeline_config(settings), on_progress)
-    pipeline.warm_up()
-    if settings.physics:
-        rebuild.warm_up()
+    with ExitStack() as on_failure:
+        on_failure.callback(pipeline.close)
+        pipeline.warm_up()
+        warm_up()
+        if settings.physics:
+            rebuild.warm_up()
+        on_failure.pop_all()
     exempt_from_collection()
     return pipeline
 
@@ -209,7 +214,6 @@ class Sam3dNode(LifecycleNode):
         self._while_configured.callback(self._outputs.destroy)
         self._has_physics = settings.physics
         self._tracker = Tracker(TrackerConfig(remember=settings.remember), Resting() if settings.physics else None)
-        warm_up()
         self._builder = Worker(self._rebuild, lambda: 1 / self.settings.reconstruct_hz)
         self._while_configured.callback(self._builder.stop)
         self._follower = Worker(self._follow, self._interval)
