@@ -308,7 +308,8 @@ def _gpu_engine_check(name: str) -> Check:
 
 def _time_engine(name: str) -> str:
     """Precision and time of the second of two runs; raises Fault if the engine or the model does not work."""
-    from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig
+    from sam3d_ros.perception.config import PipelineConfig
+    from sam3d_ros.perception.pipeline import Pipeline
     pipeline = Pipeline.from_config(PipelineConfig(engine=name, allow_engine_build=False))
     try:
         frame = sample_frame()

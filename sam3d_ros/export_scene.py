@@ -32,9 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the scene in every format asked for; what will not stay where it is is named on stderr."""
+    """Write the scene in every format asked for; what is doubtful, and what will not stay where it is, is named on
+    stderr."""
     scene = read_scene(args.result, args.density, args.pieces, args.as_seen)
     for item in scene.objects:
+        if item.is_doubtful:
+            print(f"sam3d: {item.name} is marked LOW_QUALITY in the result: its shape may be wrong", file=sys.stderr)
         if item.settled and (unrest := restlessness(item.settled)):
             print(f"sam3d: {item.name} {unrest}", file=sys.stderr)
     for name in args.format:

@@ -114,6 +114,16 @@ def test_what_cannot_be_put_at_rest_is_said(result, place, said, capsys):
     assert not capsys.readouterr().err
 
 
+def test_what_is_marked_in_the_result_is_said(result, capsys):
+    rows = json.loads((result / "objects.json").read_text())
+    rows[0]["status"], rows[1]["status"] = "OK", "LOW_QUALITY"
+    (result / "objects.json").write_text(json.dumps(rows))
+    for options in ([], ["--as-seen"]):
+        assert cli.main(["export-scene", str(result), "-o", str(result / "scene"), "--pieces", "1", *options]) == 0
+        assert [line.split(":")[1] for line in capsys.readouterr().err.splitlines()] \
+            == [" kind_2_2 is marked LOW_QUALITY in the result"]
+
+
 def test_sdf_is_valid(scene_folder):
     name = ctypes.util.find_library("sdformat12") or ctypes.util.find_library("sdformat14")
     if name is None:

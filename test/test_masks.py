@@ -210,6 +210,8 @@ def test_a_goal_at_an_object_of_an_unwanted_class_is_refused():
     assert chosen(segmentation, points=[Point(x=7.0, y=7.0)]) == [3]
     with pytest.raises(Fault, match=r"pixel \(40, 30\)"):
         chosen(segmentation, points=[Point(x=40.0, y=30.0)])
+    for x, y in ((7.0, np.nan), (np.inf, 7.0), (-0.6, 7.0), (59.5, 7.0), (7.0, 39.5)):
+        assert fault_of(lambda x=x, y=y: chosen(segmentation, points=[Point(x=x, y=y)])) == FaultCode.MASK_EMPTY
 
 
 def test_binary_image_is_one_object():
@@ -265,6 +267,60 @@ def test_yolo_polygons_are_filled_and_scaled():
     segmentation = decode(SimpleNamespace(detections=detections), mask_format="yolo_msgs")
     assert segmentation.instances == (Instance(1, "cup", 0.8, "4"),)
     np.testing.assert_array_equal(masks.bounding_box(segmentation.labels == 1), [30, 20, 49, 37])
+
+
+def yolo(*polygons: list[tuple[float, float]], height: int = 80, width: int = 120):
+    """yolo_msgs/DetectionArray with objects "0", "1", ..."""
+    return SimpleNamespace(detections=[SimpleNamespace(class_name=str(number), score=0.8, id="", mask=SimpleNamespace(
+        height=height, width=width, data=[SimpleNamespace(x=x, y=y) for x, y in corners]))
+        for number, corners in enumerate(polygons)])
+
+
+SQUARE = [(60.0, 40.0), (98.0, 40.0), (98.0, 74.0), (60.0, 74.0)]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+def test_a_polygon_that_is_none_is_left_out_and_named(value):
+    broken = [*SQUARE[:3], (60.0, value)]
+    segmentation = decode(yolo(broken, SQUARE), mask_format="yolo_msgs")
+    assert segmentation.instances == (Instance(1, "1", 0.8),)
+    np.testing.assert_array_equal(masks.bounding_box(segmentation.labels == 1), [30, 20, 49, 37])
+    [warning] = segmentation.warnings
+    assert warning.code is FaultCode.MASK_INVALID and "'0'" in warning.detail
+    assert fault_of(lambda: decode(yolo(broken), mask_format="yolo_msgs")) == FaultCode.MASK_INVALID
+
+
+@pytest.mark.parametrize(("height", "width"), [(80_000, 120_000), (0, 0), (-80, -120), (80, 80)])
+def test_a_polygon_of_a_mask_of_no_size_for_the_image(height, width):
+    message = yolo(SQUARE, height=height, width=width)          # the first would take 10 GB
+    assert fault_of(lambda: decode(message, mask_format="yolo_msgs")) == FaultCode.MASK_SIZE_MISMATCH
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_a_box_that_is_none_is_left_out_and_names_no_mask(value):
+    detections = SimpleNamespace(detections=[detection_2d(value, 29, 20, 18, hypothesis("mug", 0.9)),
+                                             detection_2d(40, 29, 20, 18, hypothesis("cup", 0.7))])
+    segmentation = decode(None, detections, mask_format="boxes")
+    assert segmentation.instances == (Instance(1, "cup", 0.7, is_box=True),)
+    np.testing.assert_array_equal(segmentation.labels > 0, TWO == 8)
+    assert [warning.code for warning in segmentation.warnings] == [FaultCode.MASK_INVALID]
+    named = decode(mask_image(TWO.astype(np.uint8), "mono8"), detections)
+    assert named.instances == (Instance(3), Instance(8, "cup", 0.7))
+    assert [warning.code for warning in named.warnings] == [FaultCode.MASK_INVALID]
+
+
+def test_what_only_broken_detections_leave_is_an_image_without_masks():
+    pytest.importorskip("sensor_msgs")
+    from sensor_msgs.msg import Image
+
+    from sam3d_ros.ros.frames import decode_masks_or_none
+    from sam3d_ros.ros.parameters import Settings
+    from sam3d_ros.ros.synchroniser import DETECTIONS, IMAGE
+    messages = {IMAGE: Image(height=40, width=60),
+                DETECTIONS: SimpleNamespace(detections=[detection_2d(np.nan, 29, 20, 18)])}
+    found = decode_masks_or_none(SimpleNamespace(messages=messages), Settings(mask_format="boxes"))
+    assert found.instances == () and not found.labels.any()
+    assert [warning.code for warning in found.warnings] == [FaultCode.MASK_INVALID]
 
 
 def tensor_list(stack: np.ndarray, data_type: int = 2):

@@ -45,6 +45,19 @@ def test_physics_moves_a_floating_object_towards_its_support():
         assert 0.81 < found.pose.pose.position.z < 0.9          # seen at 0.8 m, floating 16 cm over the table
 
 
+def test_what_could_not_be_put_at_rest_is_listed_until_it_is_forgotten():
+    with Rig(physics=True) as rig:
+        def value(key: str) -> str:
+            return {v.key: v.value for v in rig.diagnostics[-1].status[0].values}.get(key, "")
+        [found] = rig.good().objects
+        rig.spin(0.5)                                 # what was on its way
+        rig.node._tracker._resting.refused = (found.id, "object_of_old")
+        rig.wait(lambda: (value("not_put_at_rest"), value("objects")) == (found.id, "1"))
+        rig.node.set_parameters([Parameter("enabled", value=False)])
+        assert call(rig, Trigger, "clear", Trigger.Request()).success
+        rig.wait(lambda: (value("not_put_at_rest"), value("objects")) == ("", "0"))
+
+
 def test_an_off_centre_object_is_where_it_should_be(rig: Rig):
     result = rig.good()
     assert result.header.frame_id == "camera"

@@ -13,7 +13,7 @@ pytest.importorskip("rclpy")
 
 from action_msgs.msg import GoalStatus  # noqa: E402
 from geometry_msgs.msg import Point  # noqa: E402
-from node_rig import FOCAL, HEIGHT, OBJECT, WIDTH, BlockPipeline, RefusingPipeline, Rig, scene  # noqa: E402
+from node_rig import FOCAL, HEIGHT, OBJECT, WIDTH, BlockPipeline, HeldPipeline, RefusingPipeline, Rig, scene  # noqa: E402
 from rclpy.action import ActionClient  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from sensor_msgs.msg import RegionOfInterest  # noqa: E402
@@ -107,6 +107,20 @@ def test_goal_can_be_cancelled(on_demand: Rig):
     cancelled = goal.handle.cancel_goal_async()
     on_demand.wait(cancelled.done)
     assert goal.result(messages=None).status == GoalStatus.STATUS_CANCELED
+
+
+@pytest.mark.parametrize("are_begun", [False, True], ids=["without an image", "at work"])
+def test_goals_of_a_node_that_is_deactivated_are_aborted_by_name(are_begun: bool):
+    with Rig(HeldPipeline(), enabled=False, input_timeout=20.0) as rig:
+        goals = [Goal(rig, Reconstruct.Goal()) for _ in range(2)]
+        if are_begun:                                 # the first is; the second waits for its end
+            rig.send_until(lambda: rig.send(scene()), rig.pipeline.busy.is_set)
+        assert rig.node.trigger_deactivate() == SUCCESS
+        rig.pipeline.go_on.set()
+        for goal in goals:
+            response = goal.result(messages=None)
+            assert response.status == GoalStatus.STATUS_ABORTED and not response.result.success
+            assert "deactivated" in response.result.message
 
 
 def test_goal_is_rejected_while_inactive():

@@ -28,6 +28,8 @@ from stand_ins import provide_tf2_ros  # noqa: E402
 
 from sam3d_ros.action import Reconstruct  # noqa: E402
 from sam3d_ros.nodes.sam3d_node import FAILURE, SUCCESS, load_pipeline  # noqa: E402
+from sam3d_ros.perception.faults import Fault, FaultCode  # noqa: E402
+from sam3d_ros.perception.pipeline import Pipeline  # noqa: E402
 from sam3d_ros.ros.optional import optional  # noqa: E402
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("ros")]
@@ -251,6 +253,20 @@ def test_real_pipeline_in_the_node():
         assert found.watertight
         assert 0.7 < found.pose.pose.position.z < 1.0
         assert np.all([0.01 < s < 0.5 for s in (found.size.x, found.size.y, found.size.z)])
+    gc.unfreeze()                                     # what the node exempts is of no concern to other tests
+
+
+def test_a_pipeline_that_fails_to_warm_up_is_closed(monkeypatch: pytest.MonkeyPatch):
+    class Failing(HeldPipeline):
+        def warm_up(self) -> None:
+            raise Fault(FaultCode.ENGINE_FAILED)
+    failing = Failing()
+    monkeypatch.setattr(Pipeline, "from_config", lambda config, on_progress: failing)
+    with Rig(activate=False) as rig:
+        rig.node._load = load_pipeline
+        assert rig.node.trigger_configure() == FAILURE
+        rig.wait(lambda: "ENGINE_FAILED" in rig.codes())
+    assert failing.closed
 
 
 def test_an_impossible_transition_is_refused():

@@ -12,6 +12,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
+from scipy import ndimage
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
@@ -98,6 +99,18 @@ def test_flying_pixels_are_no_object():
     rows, columns = generator.integers(50, 400, 3000), generator.integers(100, 540, 3000)
     depth[rows, columns] *= generator.uniform(0.6, 0.95, 3000).astype(np.float32)
     assert not segment_tabletop(depth, INTRINSICS).any()
+
+
+def test_a_flying_pixel_without_readings_around_it_is_none_of_an_object():
+    """The camera gives no depth along the edges of an object, but for a mix of near and far here and there."""
+    depth, truth = render(BOXES[:1])
+    rim = ndimage.binary_dilation(truth == 1, iterations=4) & ~ndimage.binary_erosion(truth == 1, iterations=2)
+    spoilt = np.where(rim, 0, depth)
+    rows, columns = np.nonzero(ndimage.binary_dilation(truth == 1, iterations=2) & (truth == 0))
+    here = (rows % 3 == 0) & (columns % 3 == 0)
+    spoilt[rows[here], columns[here]] = depth[rows[here], columns[here]] - np.float32(0.03)
+    np.testing.assert_array_equal(segment_tabletop(spoilt, INTRINSICS), segment_tabletop(np.where(rim, 0, depth),
+                                                                                        INTRINSICS))
 
 
 @pytest.mark.parametrize(("every_row", "every_column"), [(2, 1), (1, 2), (2, 2)])

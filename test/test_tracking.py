@@ -15,7 +15,7 @@ from sam3d_ros.scene import rebuild
 from sam3d_ros.scene.distance_grid import distance_grid
 from sam3d_ros.scene.fusion import View, observations, with_view
 from sam3d_ros.scene.motion import difference, rotated
-from sam3d_ros.scene.physics import Settled, settle
+from sam3d_ros.scene.physics import Outcome, Settled, settle
 from sam3d_ros.scene.readings import read
 from sam3d_ros.scene.registration import register
 from sam3d_ros.scene.resting import Resting
@@ -523,3 +523,21 @@ def test_objects_are_put_at_rest_after_a_reconstruction_and_freed_when_they_move
         moved = world.places[0] @ pose(0.004 * step, 0, 0.003 * step)
         item = world.look(0.1 + step / 30, camera_at(0.35), places=[moved, *world.places[1:]])[world.ids[1]]
     assert world.error(item, 1, moved)[:3] == pytest.approx(np.zeros(3), abs=0.002)
+
+
+def test_what_could_not_be_put_at_rest_is_named_as_long_as_it_is_there():
+    def refuse(bodies, plane):
+        settled = settle(bodies, plane)
+        return replace(settled, report=tuple(replace(body, outcome=Outcome.REFUSED) for body in settled.report))
+    resting = Resting(refuse)
+    world = World(resting=resting)
+    assert world.tracker.not_put_at_rest == [*world.tracker.tracks]
+    world.look(0.2, camera_at(0.3), places=[pose(0, 0, -1.0), *world.places[1:]])
+    assert world.tracker.not_put_at_rest == [world.ids[2], world.ids[3]]
+    world.tracker.clear()
+    assert world.tracker.not_put_at_rest == []
+    world.look(0.4, camera_at(0.3))
+    world.build()
+    assert len(world.tracker.not_put_at_rest) == 3
+    resting.update([], 0, np.eye(4), None)
+    assert world.tracker.not_put_at_rest == [] == Tracker().not_put_at_rest

@@ -89,12 +89,17 @@ class _Superseded(Exception):
 
 
 def load_pipeline(settings: Settings, on_progress: Callable[[int, str], None] = lambda percent, what: None) -> Any:
-    """The real pipeline.  Imported here: it takes seconds, in which the node can be seen already."""
+    """The real pipeline, and all that is compiled for the node.  Imported here: it takes seconds, in which the node can
+    be seen already."""
     from sam3d_ros.perception.pipeline import Pipeline
     pipeline = Pipeline.from_config(pipeline_config(settings), on_progress)
-    pipeline.warm_up()
-    if settings.physics:
-        rebuild.warm_up()
+    with ExitStack() as on_failure:
+        on_failure.callback(pipeline.close)
+        pipeline.warm_up()
+        warm_up()
+        if settings.physics:
+            rebuild.warm_up()
+        on_failure.pop_all()
     exempt_from_collection()
     return pipeline
 
@@ -124,7 +129,7 @@ class Sam3dNode(LifecycleNode):
         self._rebuilt_once = False
         self._latest: _View | None = None      # the image that the tracker's objects are given in
         self._tracker = Tracker()
-        self._resting: Resting | None = None
+        self._has_physics = False
         self._declared = Parameters(self, lambda: not self._configured, self._on_settings)
         self._diagnostics = Diagnostics(self, "reconstruction", self.settings.diagnostics_period,
                                         self._diagnostic_values)
@@ -207,9 +212,8 @@ class Sam3dNode(LifecycleNode):
         self._while_configured.callback(self._pipeline.close)
         self._outputs = Outputs(self, settings)
         self._while_configured.callback(self._outputs.destroy)
-        self._resting = Resting() if settings.physics else None
-        self._tracker = Tracker(TrackerConfig(remember=settings.remember), self._resting)
-        warm_up()
+        self._has_physics = settings.physics
+        self._tracker = Tracker(TrackerConfig(remember=settings.remember), Resting() if settings.physics else None)
         self._builder = Worker(self._rebuild, lambda: 1 / self.settings.reconstruct_hz)
         self._while_configured.callback(self._builder.stop)
         self._follower = Worker(self._follow, self._interval)
@@ -264,6 +268,7 @@ class Sam3dNode(LifecycleNode):
             self._rebuilt_once = False
             self._latest = None
             self._tracker.clear()
+            self._figures["objects"] = "0"
             self._forget_faults()
 
     def _forget_faults(self) -> None:
@@ -401,7 +406,7 @@ class Sam3dNode(LifecycleNode):
             self._check(job)
             on_stage(stage)
 
-        result = rebuild.run(self._pipeline, asked, check_stage, self._resting is not None)
+        result = rebuild.run(self._pipeline, asked, check_stage, self._has_physics)
         rebuilt = rebuild.prepare(asked, result.objects)
         with self._lock:
             self._check(job)
@@ -413,8 +418,6 @@ class Sam3dNode(LifecycleNode):
         self._reconstructions += 1
         self._figures |= {f"{stage}_ms": f"{value:.1f}" for stage, value in result.stage_ms.items()}
         self._figures["reconstructions"] = str(self._reconstructions)
-        if self._resting:
-            self._figures["not_put_at_rest"] = ", ".join(self._resting.refused)
         return set(ids.values()), faults
 
     def _publish_where_they_are(self, whole: bool = False) -> ObjectMeshArray:
@@ -557,7 +560,8 @@ class Sam3dNode(LifecycleNode):
     def _diagnostic_values(self) -> dict[str, str]:
         state = "active" if self._active else "inactive" if self._configured else "unconfigured"
         streams = {f"inputs {camera.namespace}".strip(): camera.synchroniser.describe() for camera in self._cameras}
-        return {"state": state, **self._figures, **streams}
+        at_rest = {"not_put_at_rest": ", ".join(self._tracker.not_put_at_rest)} if self._has_physics else {}
+        return {"state": state, **self._figures, **at_rest, **streams}
 
 
 def main(arguments: Sequence[str] | None = None, load: Callable[[Settings], Any] | None = None) -> int:

@@ -48,13 +48,16 @@ class FaultCode(Enum):
         "the segmentation's encoding does not fit mask_format: set mask_format to what the detector "
         "publishes")
     MASK_SIZE_MISMATCH = (
-        "the segmentation's aspect ratio differs from the image's: the detector crops or pads its "
-        "input")
+        "the segmentation's aspect ratio differs from the image's, or it is larger than any image: the detector crops "
+        "or pads its input")
     MASK_EMPTY = "the segmentation holds no object"
     MASK_ALL_FOREGROUND = "one mask covers the whole image: the detector's threshold or the mask_format is wrong"
     MASK_SCATTERED = (
         "a mask's pixels lie apart from each other: the detector's threshold or the mask_format is "
         "wrong")
+    MASK_INVALID = (
+        "corners of a polygon or box are no numbers or far outside of the image, and it is left out: the detector is "
+        "broken")
     MASK_TRUNCATED = "segmentation data are shorter than step x height: the publisher is broken"
     MASK_BIG_ENDIAN = "big-endian segmentation is not supported: make the publisher send little-endian data"
     TOO_MANY_OBJECTS = "more masks than max_objects: the largest are kept; raise max_objects if the machine can bear it"

@@ -22,6 +22,11 @@ _ASPECT_TOLERANCE = 0.02
 _SAME_OBJECT_OVERLAP = 0.5
 # Labels above this are renumbered: tables over all labels would become too long.
 LARGEST_LABEL = 65535
+# Pixels from the image's first one: no corner of an object is so far away, and to draw such lines takes long.
+_FARTHEST = 1e6
+# Pixels of a mask that a polygon is drawn in, a little more than 8K video: memory is not taken for whatever size a
+# message claims.
+_MOST_PIXELS = 2**25
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Segmentation:
 
     labels: (H, W) int32
     instances: one per label to reconstruct
-    warnings: faults that did not spoil the rest (MASK_EMPTY, TOO_MANY_OBJECTS)
+    warnings: faults that did not spoil the rest (MASK_EMPTY, MASK_INVALID, TOO_MANY_OBJECTS)
     absent: instances that were left out because they have no pixel
     """
 
@@ -88,12 +93,32 @@ def resize_nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     h, w = mask.shape
     if (h, w) == (height, width):
         return mask
-    if not mask.size or abs(w * height / (h * width) - 1) > _ASPECT_TOLERANCE:
-        raise Fault(FaultCode.MASK_SIZE_MISMATCH, f"mask {w} x {h}, image {width} x {height}")
+    _check_size(h, w, height, width, mask.size)
     # Centre of each target pixel in source pixels; exact in integers.
     rows = (2 * np.arange(height) + 1) * h // (2 * height)
     columns = (2 * np.arange(width) + 1) * w // (2 * width)
     return mask[rows[:, None], columns]
+
+
+def _check_size(h: int, w: int, height: int, width: int, most: int) -> None:
+    """Raise Fault MASK_SIZE_MISMATCH if a mask of h x w pixels has none, more than `most`, or another aspect ratio than
+    the image, height x width."""
+    if min(h, w) <= 0 or h * w > most or abs(w * height / (h * width) - 1) > _ASPECT_TOLERANCE:
+        raise Fault(FaultCode.MASK_SIZE_MISMATCH, f"mask {w} x {h}, image {width} x {height}")
+
+
+def polygon_mask(points: np.ndarray, h: int, w: int, height: int, width: int) -> np.ndarray:
+    """Boolean (height, width) mask of the polygon with vertices `points`, (N, 2) as x, y in pixels of a mask of h x w.
+
+    Raises Fault MASK_SIZE_MISMATCH if that is no size for a mask of such an image.
+    """
+    _check_size(h, w, height, width, max(_MOST_PIXELS, height * width))
+    return resize_nearest(fill_polygon(points, h, w), height, width)
+
+
+def are_corners(values: np.ndarray) -> bool:
+    """Whether coordinates, pixels, can be meant: they are numbers, and near enough to be drawn."""
+    return bool((np.abs(values) < _FARTHEST).all())
 
 
 def fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:

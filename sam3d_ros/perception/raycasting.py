@@ -2,10 +2,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import open3d as o3d
-import trimesh
+
+if TYPE_CHECKING:
+    import trimesh
 
 
 def ray_scene(meshes: Iterable[tuple[np.ndarray, np.ndarray]]) -> o3d.t.geometry.RaycastingScene:

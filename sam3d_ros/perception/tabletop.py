@@ -17,10 +17,10 @@ from .faults import Fault, FaultCode
 from .frame import Intrinsics
 from .plane import fit_support_plane, range_factor
 
-_FLYING_NEIGHBOURS = 3             # of 8 that must lie at a pixel's own depth; of fewer readings around it, that share
-_SUPPORT_MARGIN = 0.02             # metres by which an object may stick out over the plane's visible part
-_CORE_NEIGHBOURS = 4               # occupied voxels within `gap` of one that belongs to a cluster
-_CLOSING = 4                       # pixels; half the width of the gaps in a mask that are bridged
+_FLYING_NEIGHBOURS = 3            # of 8 that must lie at a pixel's own depth; that share of fewer, if depth is sparse
+_SUPPORT_MARGIN = 0.02            # metres by which an object may stick out over the plane's visible part
+_CORE_NEIGHBOURS = 4              # occupied voxels within `gap` of one that belongs to a cluster
+_CLOSING = 4                      # pixels; half the width of the gaps in a mask that are bridged
 MAX_OBJECTS = 2**16 - 1           # what the 16UC1 segmentation image can hold
 
 
@@ -87,7 +87,8 @@ def _points(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
 def _flying_pixels(depth: np.ndarray) -> np.ndarray:
     """(H, W) bool: pixels with too few neighbours at their own depth, such as a mix of near and far at an edge.
 
-    Neighbours without a reading do not count: depth that was aligned to a larger colour image fills it in part only.
+    Depth that was aligned to a larger colour image fills it in part only: neighbours that have no reading are not
+    missed where most pixels lack as many.
     """
     height, width = depth.shape
     padded = np.pad(depth, 1)
@@ -99,7 +100,8 @@ def _flying_pixels(depth: np.ndarray) -> np.ndarray:
                 neighbour = padded[row:row + height, column:column + width]
                 near += np.abs(neighbour - depth) < tolerance
                 readings += neighbour > 0
-    return 8 * near < _FLYING_NEIGHBOURS * readings
+    usual = np.median(readings[depth > 0]).astype(np.uint8)
+    return 8 * near < _FLYING_NEIGHBOURS * np.maximum(readings, usual)
 
 
 def _over_support(candidates: np.ndarray, scene: np.ndarray, plane: np.ndarray, tolerance: float) -> np.ndarray:

@@ -14,7 +14,7 @@ from ..perception.faults import Fault, FaultCode
 # Faults after which results are still right, if fewer, or the next input may be good; all others are errors.
 _WARNINGS = frozenset({
     FaultCode.MASK_EMPTY, FaultCode.TOO_MANY_OBJECTS, FaultCode.TOO_FEW_POINTS, FaultCode.SHAPE_NOT_FOUND,
-    FaultCode.OBJECT_TOO_LARGE, FaultCode.MASK_SCATTERED,
+    FaultCode.OBJECT_TOO_LARGE, FaultCode.MASK_SCATTERED, FaultCode.MASK_INVALID,
     FaultCode.STAMP_OUT_OF_ORDER, FaultCode.CLOCK_JUMPED_BACK,
 })
 

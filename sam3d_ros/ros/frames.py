@@ -68,14 +68,15 @@ def decode_masks(match: Match, settings: Settings) -> Segmentation:
 
 
 def decode_masks_or_none(match: Match, settings: Settings) -> Segmentation:
-    """Masks of a matched set.  That there are none is a result, too: an empty one, with the warning MASK_EMPTY.
+    """Masks of a matched set.  That there are none is a result, too: an empty one, with the warning MASK_EMPTY, or
+    MASK_INVALID if those that there were are broken.
 
-    Raises Fault MASK_* but for MASK_EMPTY.
+    Raises Fault MASK_* but for these.
     """
     try:
         return decode_masks(match, settings)
     except Fault as fault:
-        if fault.code is not FaultCode.MASK_EMPTY:
+        if fault.code not in (FaultCode.MASK_EMPTY, FaultCode.MASK_INVALID):
             raise
         image = match.messages[IMAGE]
         return Segmentation(np.zeros((image.height, image.width), np.int32), (), (fault.without_traceback(),))

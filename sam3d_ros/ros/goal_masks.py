@@ -61,9 +61,9 @@ def _numbered(numbers: Sequence[int], segmentation: Segmentation) -> list[Instan
 
 def _instance_at(point: Point, segmentation: Segmentation) -> Instance:
     """The instance whose mask holds the pixel nearest to a point.  Raises Fault MASK_EMPTY."""
-    row, column = round(point.y), round(point.x)
     height, width = segmentation.labels.shape
-    label = segmentation.labels[row, column] if 0 <= row < height and 0 <= column < width else 0
+    is_inside = -0.5 <= point.x < width - 0.5 and -0.5 <= point.y < height - 0.5        # not so if it is no number
+    label = segmentation.labels[round(point.y), round(point.x)] if is_inside else 0
     found = next((instance for instance in segmentation.instances if instance.label == label), None)
     if found is None:
         raise Fault(FaultCode.MASK_EMPTY, f"no object at pixel ({point.x:g}, {point.y:g}) of this image")

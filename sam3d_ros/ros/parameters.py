@@ -49,7 +49,8 @@ class Settings:
     allow_engine_build: bool = _of_pipeline(
         "allow_engine_build", "build the engine for this GPU while configuring if there is none yet, which takes "
                               "minutes; false: a fault says so at once")
-    build_only: bool = _parameter(False, "build the engine, then end; with a lifecycle manager: never activate")
+    build_only: bool = _of_pipeline("build_only",
+                                    "build the engine, then end; with a lifecycle manager: never activate")
     max_objects: int = _of_pipeline("max_objects", "objects reconstructed per image, the largest masks first")
     max_faces: int = _of_pipeline("max_faces", "triangles of each mesh at most")
     symmetry: bool = _of_pipeline(

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,25 +55,37 @@ def decode_segmentation(message: Any, detections: Any | None, height: int, width
     """Masks for an image of `height` x `width` pixels.
 
     message: of `segmentation_type`, or None for mask_format boxes; detections: vision_msgs/Detection2DArray or None.
+    What has broken corners is left out, with the warning MASK_INVALID.
     Raises Fault MASK_* .
     """
-    found = _detections_2d(detections) if detections is not None else []
+    found, broken = _detections_2d(detections) if detections is not None else ([], [])
     if settings.mask_format == "boxes":
         labels, instances = box_labels(found, height, width)
     elif settings.mask_format == "yolo_msgs":
-        labels, instances = _yolo(message, height, width)
+        labels, instances, more = _yolo(message, height, width)
+        broken += more
     elif settings.mask_format == "isaac_tensor":
         labels, instances = _isaac(message, height, width)
     else:
         labels, instances = _image(message, height, width, settings.mask_format)
     if found and settings.mask_format != "boxes":
         instances = masks.with_detections(labels, instances, found)
-    return masks.select(labels, instances, settings.max_objects, settings.wanted_classes)
+    if broken and not instances:
+        raise broken[0]
+    selected = masks.select(labels, instances, settings.max_objects, settings.wanted_classes)
+    return replace(selected, warnings=(*broken, *selected.warnings))
 
 
-def _detections_2d(message: Any) -> list[Detection]:
-    """Detections of a vision_msgs/Detection2DArray, each with its best hypothesis."""
-    return [_detection(d) for d in message.detections]
+def _detections_2d(message: Any) -> tuple[list[Detection], list[Fault]]:
+    """Detections of a vision_msgs/Detection2DArray, each with its best hypothesis, and what is wrong with others."""
+    found = [_detection(d) for d in message.detections]
+    return ([d for d in found if masks.are_corners(d.box)],
+            [_broken(d.class_id, d.box) for d in found if not masks.are_corners(d.box)])
+
+
+def _broken(class_id: str, corners: np.ndarray) -> Fault:
+    return Fault(FaultCode.MASK_INVALID, f"detection '{class_id}' has corners at {corners.min():g} to "
+                                         f"{corners.max():g} pixels")
 
 
 def box_labels(detections: Sequence[Detection], height: int, width: int) -> tuple[np.ndarray, tuple[Instance, ...]]:
@@ -110,14 +123,18 @@ def _image(message: Image, height: int, width: int, mask_format: str) -> tuple[n
     return labels, tuple(Instance(label, class_of(label)) for label in masks.label_areas(labels))
 
 
-def _yolo(message: Any, height: int, width: int) -> tuple[np.ndarray, tuple[Instance, ...]]:
-    """Masks of the polygons of a yolo_msgs/DetectionArray; detections without one are left out."""
-    detections = [d for d in message.detections if d.mask.data]
-    filled = [masks.resize_nearest(
-        masks.fill_polygon(np.array([[p.x, p.y] for p in d.mask.data]), d.mask.height, d.mask.width), height, width)
-        for d in detections]
-    instances = tuple(Instance(label, d.class_name, d.score, d.id) for label, d in enumerate(detections, start=1))
-    return masks.stack_labels(filled, height, width), instances
+def _yolo(message: Any, height: int, width: int) -> tuple[np.ndarray, tuple[Instance, ...], list[Fault]]:
+    """Masks of the polygons of a yolo_msgs/DetectionArray, and what is wrong with others; detections without one are
+    left out."""
+    filled, instances, broken = [], [], []
+    for found in (d for d in message.detections if d.mask.data):
+        corners = np.array([[p.x, p.y] for p in found.mask.data], float)
+        if masks.are_corners(corners):
+            filled.append(masks.polygon_mask(corners, found.mask.height, found.mask.width, height, width))
+            instances.append(Instance(len(filled), found.class_name, found.score, found.id))
+        else:
+            broken.append(_broken(found.class_name, corners))
+    return masks.stack_labels(filled, height, width), tuple(instances), broken
 
 
 def _isaac(message: Any, height: int, width: int) -> tuple[np.ndarray, tuple[Instance, ...]]:

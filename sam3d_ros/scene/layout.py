@@ -12,6 +12,7 @@ import trimesh
 
 from ..perception.faults import Fault, FaultCode
 from ..perception.folder import is_rigid
+from ..perception.objects import Status
 from .convex import MAX_PIECES, convex_pieces
 from .physics import Body, BodyReport, settle
 from .solid import solid_from_mesh
@@ -35,6 +36,7 @@ class SceneObject:
     world_from_object: (4, 4) float64; the world's +Z points up, z = 0 is the support
     mass: kg; centre_of_mass: (3,) metres, object frame; inertia: (3, 3) kg m^2 about it, object frame axes
     settled: how it came to lie there; None: it was left as it was seen
+    is_doubtful: whether it is marked LOW_QUALITY in the result
     """
 
     name: str
@@ -47,6 +49,7 @@ class SceneObject:
     centre_of_mass: np.ndarray
     inertia: np.ndarray
     settled: BodyReport | None
+    is_doubtful: bool
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,14 @@ class Scene:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One entry of objects.json with its mesh; camera_from_object: (4, 4)."""
+    """One entry of objects.json with its mesh; camera_from_object: (4, 4); is_doubtful: marked LOW_QUALITY."""
 
     label: int
     class_id: str
     camera_from_object: np.ndarray
     mesh: trimesh.Trimesh
     rgb: np.ndarray
+    is_doubtful: bool
 
 
 def read_scene(path: Path, density: float = DENSITY, max_pieces: int = MAX_PIECES, as_seen: bool = False) -> Scene:
@@ -114,7 +118,8 @@ def _entry(row: dict, file: Path) -> _Entry:
         raise _invalid(file, "holds a label that is no instance's")
     if Path(name).name != name:
         raise _invalid(file, f"names a mesh outside its folder: {name[:80]!r}")
-    return _Entry(label, str(row["class_id"]), pose, *_read_mesh(file.parent / name))
+    is_doubtful = row.get("status") == Status.LOW_QUALITY.name
+    return _Entry(label, str(row["class_id"]), pose, *_read_mesh(file.parent / name), is_doubtful)
 
 
 def _read_mesh(path: Path) -> tuple[trimesh.Trimesh, np.ndarray]:
@@ -176,7 +181,7 @@ def _scene_object(entry: _Entry, pose: np.ndarray, report: BodyReport | None, de
     mass = trimesh.triangles.mass_properties(entry.mesh.triangles, density=density)
     pieces = tuple(convex_pieces(entry.mesh.vertices, entry.mesh.faces, max_pieces))
     return SceneObject(_name(entry), entry.class_id, entry.mesh, entry.rgb, pieces, pose, float(mass.mass),
-                       np.asarray(mass.center_mass), np.asarray(mass.inertia), report)
+                       np.asarray(mass.center_mass), np.asarray(mass.inertia), report, entry.is_doubtful)
 
 
 def _name(entry: _Entry) -> str:

@@ -125,14 +125,15 @@ def settle(bodies: Sequence[Body], plane: np.ndarray, max_sigmas: float = MAX_SI
     solids = _packed([body.solid for body in bodies])
     seen = np.stack([body.world_from_object for body in bodies]).astype(np.float64)
     covariances = np.stack([_floored(body.pose_covariance) for body in bodies])
-    before = _state(solids, seen, plane)
+    before = _state(_contacts(solids, seen, plane), len(bodies), plane)
     refused = np.zeros(len(bodies), bool)
     moves = np.zeros((len(bodies), 6))
     while True:
         mobility = np.where(refused[:, None, None], 0, covariances)
         moves = _rest(solids, seen, mobility, plane, max_sigmas, np.where(refused[:, None], 0, moves))
         poses = _moved(seen, moves)
-        after = _state(solids, poses, plane)
+        contacts = _contacts(solids, poses, plane)
+        after = _state(contacts, len(bodies), plane)
         sigmas = np.sqrt(np.einsum("bi,bi->b", moves, np.linalg.solve(covariances, moves[:, :, None])[:, :, 0]))
         # One at a time, the worst first: what is pushed too far by another may rest well when that one stays.
         worse = np.maximum(after.gap - TOUCH, 0) + np.maximum(after.penetration - before.penetration - TOUCH, 0)
@@ -140,7 +141,7 @@ def settle(bodies: Sequence[Body], plane: np.ndarray, max_sigmas: float = MAX_SI
         if excess.max() <= _ROUNDING:
             break
         refused[excess.argmax()] = True
-    stable = _stable(solids, poses, plane)
+    stable = _stable(contacts, solids, poses, plane)
     return Settled(poses, tuple(
         BodyReport(Outcome.REFUSED if refused[b] else Outcome.MOVED, float(before.penetration[b]),
                    float(after.penetration[b]), float(before.gap[b]), float(after.gap[b]), stable[b],
@@ -152,7 +153,7 @@ def gaps_below(solids: Sequence[Solid], poses: np.ndarray, plane: np.ndarray) ->
     """(B,) metres from each solid to what is nearest below it, the support or another; 0 where they touch, infinite if
     nothing is near.  poses: (B, 4, 4) world_from_object; plane: as for `settle`.
     """
-    return _state(_packed(solids), poses, plane).gap
+    return _state(_contacts(_packed(solids), poses, plane), len(solids), plane).gap
 
 
 class _Solids(NamedTuple):
@@ -261,11 +262,10 @@ def _contacts(solids: _Solids, poses: np.ndarray, plane: np.ndarray, held: _Cont
     return _Contacts(*which[near].T.copy(), *(part[near] for part in measured))
 
 
-def _state(solids: _Solids, poses: np.ndarray, plane: np.ndarray) -> _State:
-    """How bodies at some poses (B, 4, 4) rest on the support (4,) and on each other."""
-    contacts = _contacts(solids, poses, plane)
-    penetration, gap = np.zeros(len(poses)), np.empty(len(poses))
-    for body in range(len(poses)):
+def _state(contacts: _Contacts, count: int, plane: np.ndarray) -> _State:
+    """How `count` bodies with these contacts rest on the support (4,) and on each other."""
+    penetration, gap = np.zeros(count), np.empty(count)
+    for body in range(count):
         depth = -contacts.gap[(contacts.a == body) | (contacts.b == body)]
         penetration[body] = max(depth.max(initial=0), 0)
         gap[body] = max(contacts.gap[_carries(contacts, body, plane)].min(initial=np.inf), 0)
@@ -278,9 +278,8 @@ def _carries(contacts: _Contacts, body: int, plane: np.ndarray) -> np.ndarray:
     return upward > _UPWARD
 
 
-def _stable(solids: _Solids, poses: np.ndarray, plane: np.ndarray) -> list[bool]:
-    """Whether each body rests safely: BodyReport.is_stable."""
-    contacts = _contacts(solids, poses, plane)
+def _stable(contacts: _Contacts, solids: _Solids, poses: np.ndarray, plane: np.ndarray) -> list[bool]:
+    """Whether each body rests safely at its pose (B, 4, 4), where it has these contacts: BodyReport.is_stable."""
     axes = np.linalg.svd(plane[None, :3])[2][1:]
     stable = []
     for body, pose in enumerate(poses):

@@ -31,7 +31,8 @@ def relocated(track: Track, readings: Readings, index: int, camera_from_object: 
               up: np.ndarray) -> Registration | None:
     """Registration of a missing object to an instance elsewhere, None if it is not that object.
 
-    camera_from_object: (4, 4), as it was last seen, or turned about the vertical; up: (3,) unit vector, camera frame
+    camera_from_object: (4, 4), where it was last seen; it may have been turned since, but not tipped over
+    up: (3,) unit vector, camera frame
     """
     points = readings.points[index]
     best, best_score = None, 0.0

@@ -22,7 +22,8 @@ class Resting:
     """Corrections that put objects at rest.
 
     solve: for the contacts, as `settle` does, in the scene frame
-    refused: ids of the objects that would have had to move farther than their covariance allows, at the last update
+    refused: ids of the objects that would have had to move farther than their covariance allows, at the last update,
+    some of which may be gone by now
     """
 
     def __init__(self, solve: Callable[[Sequence[Body], np.ndarray], Settled] = settle):
@@ -34,7 +35,7 @@ class Resting:
     def clear(self) -> None:
         """Forget the plane and the corrections: the scene frame is another one."""
         self._plane = None
-        self._corrected = {}
+        self._corrected, self.refused = {}, ()
 
     def update(self, tracks: Sequence[Track], stamp_ns: int, scene_from_camera: np.ndarray,
                plane: np.ndarray | None) -> None:
@@ -47,7 +48,7 @@ class Resting:
             normal = scene_from_camera[:3, :3] @ plane[:3]
             self._plane = np.append(normal, plane[3] - normal @ scene_from_camera[:3, 3])
         present = [t for t in tracks if t.presence is Presence.SEEN and t.restless_until_ns <= stamp_ns]
-        self._corrected = {}
+        self._corrected, self.refused = {}, ()
         if self._plane is None or not present:
             return
         settled = self._solve([Body(t.solid, t.belief.scene_from_object, t.belief.covariance) for t in present],

@@ -129,6 +129,13 @@ class Tracker:
                  for track in self._present()}
         return [_tracked(track, camera_from_scene, poses[track.id]) for track in self._present()]
 
+    @property
+    def not_put_at_rest(self) -> list[str]:
+        """Ids of the objects, but those known to be gone, that would have had to move farther than their covariance
+        allows.  May be asked for by any thread."""
+        refused = map(self.tracks.get, self._resting.refused if self._resting else ())
+        return [track.id for track in refused if track and track.presence is not Presence.GONE]
+
     def absorb(self, request: Request, rebuilt: Sequence[Rebuilt],
                plane: np.ndarray | None = None) -> dict[int, str]:
         """Take in new meshes.  They were made from an older image; a known object has moved on with its frame since.
