@@ -4,9 +4,10 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,17 @@ os.environ.update(private_graph())
 
 @pytest.fixture(scope="session")
 def ros() -> Iterator[None]:
-    """rclpy, initialised once for the whole run."""
+    """rclpy, initialised once for the whole run; a SIGINT does not shut it down for the tests that follow."""
     import rclpy
-    rclpy.init()
+    from rclpy.signals import SignalHandlerOptions
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     yield
     rclpy.try_shutdown()
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[Callable[[], None]]:
+    """Does to this process what Ctrl-C does, even if a shell that started it in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: os.kill(os.getpid(), signal.SIGINT)
+    signal.signal(signal.SIGINT, before)

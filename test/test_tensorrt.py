@@ -3,7 +3,6 @@ import dataclasses
 import errno
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -462,14 +461,14 @@ def test_what_the_listener_raises_ends_the_build(machine, capfd):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", ["tensorrt", "auto"])
-def test_ctrl_c_ends_the_build(machine, name, capfd):
+def test_ctrl_c_ends_the_build(machine, name, ctrl_c, capfd):
     machine.trt.step_seconds = 1.0
     started = []
 
     def interrupt(percent, what):
         if not started:
             started.append(time.monotonic())
-            os.kill(os.getpid(), signal.SIGINT)
+            ctrl_c()
 
     options = BuildOptions(folder=machine.folder, on_progress=interrupt)
     with pytest.raises(KeyboardInterrupt):

@@ -1,7 +1,5 @@
 """Ahead-of-time builds by the real TensorRT-RTX; they need no GPU."""
-import os
 import re
-import signal
 from collections import defaultdict
 from pathlib import Path
 
@@ -104,14 +102,14 @@ def test_what_it_cannot_build_is_named(library, model):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, LookupError])
-def test_a_build_is_ended(library, model, error, capfd):
+def test_a_build_is_ended(library, model, error, ctrl_c, capfd):
     """By Ctrl-C, and by what the listener raises."""
     started = []
 
     def end(percent, what):
         started.append(percent)
         if len(started) == 1 and error is KeyboardInterrupt:
-            os.kill(os.getpid(), signal.SIGINT)
+            ctrl_c()
         elif error is LookupError:
             raise error("enough")
 
