@@ -291,7 +291,7 @@ def _gpu_engine_check(name: str) -> Check:
     from sam3d_ros.runtime import cuda
     from sam3d_ros.runtime.engine import GPU_ENGINES
     from sam3d_ros.runtime.tensorrt_build import MODULES
-    if cuda.load_library() is None:
+    if cuda.load_driver() is None:
         return Check("engine", name, GAP, "no NVIDIA driver")
     if importlib.util.find_spec(GPU_ENGINES[name]) is None:
         return Check("engine", name, GAP, "not installed", f"pip install {GPU_PACKAGES[name]}")

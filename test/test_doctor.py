@@ -84,7 +84,7 @@ def test_one_engine_is_enough(engines):
 def test_gpu_engines(engines, monkeypatch):
     from sam3d_ros.runtime import cuda
     assert named(doctor.engine_checks(), "tensorrt").detail == "no NVIDIA driver"
-    monkeypatch.setattr(cuda, "load_library", lambda: object())
+    monkeypatch.setattr(cuda, "load_driver", lambda: object())
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == "tensorrt_rtx" else object())
     engines |= {"tensorrt": Fault(FaultCode.ENGINE_NOT_BUILT, "fp16, for Orin"), "onnxruntime-cuda": FakePipeline(),
                 "onnxruntime-tensorrt": Fault(FaultCode.ENGINE_INACCURATE, "vIoU 0.5")}

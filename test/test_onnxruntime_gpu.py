@@ -64,7 +64,7 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcufft.so.11"), raising=False)
-    monkeypatch.setattr(cuda, "load_library", lambda: object())
+    monkeypatch.setattr(cuda, "load_driver", lambda: object())
     for module in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, module, None)
     state.load = load

@@ -52,7 +52,7 @@ def machine(tmp_path, monkeypatch):
 
     monkeypatch.setattr(selection, "load_named", load_named)
     monkeypatch.setattr(selection, "available_engines", lambda: ["openvino", "onnxruntime"])
-    monkeypatch.setattr(cuda, "load_library", lambda: None)
+    monkeypatch.setattr(cuda, "load_driver", lambda: None)
     load.engines, load.loaded, load.folder, load.model = engines, loaded, tmp_path / "cache" / "engines", model
     engines |= {("openvino", "int8"): EngineError("ENGINE_UNAVAILABLE", "no ranges"),
                 ("openvino", "bf16"): Fake("a", 0.006), ("openvino", "fp32"): Fake("b", 0.004),

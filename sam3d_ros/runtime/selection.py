@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 def best(file: ModelFile, precision: str, threads: int, signature: Signature, options: BuildOptions) -> Engine:
     """The first GPU engine that works here, else the fastest CPU engine.  Raises EngineError."""
-    for name in GPU_ENGINES if cuda.load_library() else ():
+    for name in GPU_ENGINES if cuda.load_driver() else ():
         try:
             return load_named(name, file, precision, threads, signature, options)
         except EngineError as error:
