@@ -307,8 +307,13 @@ def _gpu_engine_check(name: str) -> Check:
 
 
 def _time_engine(name: str) -> str:
-    """Precision and time of the second of two runs; raises Fault if the engine or the model does not work."""
+    """Precision and time of the second of two runs.
+
+    Raises ImportError or OSError if the engine's library does not load, Fault if engine or model does not work.
+    """
     from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig
+    from sam3d_ros.runtime.engine import ENGINES
+    importlib.import_module(ENGINES[name])         # else it would only be unavailable, as one that is not installed
     pipeline = Pipeline.from_config(PipelineConfig(engine=name, allow_engine_build=False))
     try:
         frame = sample_frame()
