@@ -117,6 +117,17 @@ def test_what_this_processor_cannot_do_is_left_out(machine):
         machine(threads=3)
 
 
+@pytest.mark.parametrize(("said", "reason"), [("it broke", "ENGINE_FAILED"), ("Out of memory", "ENGINE_OUT_OF_MEMORY")])
+def test_an_engine_that_loads_and_does_not_run_has_a_name(machine, monkeypatch, said, reason):
+    def fail(inputs):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(machine.engines["onnxruntime", "fp32"], "infer", fail)
+    with pytest.raises(EngineError, match=f"c: {said}") as error:
+        machine()
+    assert error.value.reason == reason
+
+
 def test_a_wanted_precision(machine):
     assert machine("bf16").name == "a" and machine.loaded == [("openvino", "bf16")]
     with pytest.raises(EngineError) as error:
