@@ -289,6 +289,14 @@ def test_a_frame_without_depth_has_no_baselines(data, tmp_path, capsys):
     assert "desk: oriented box: DEPTH_MISSING" in capsys.readouterr().err
 
 
+def test_an_engine_that_fails_ends_the_benchmark(data):
+    def fail(true):
+        raise Fault(FaultCode.ENGINE_FAILED, "openvino int8: it broke")
+
+    with pytest.raises(Fault, match="it broke"):
+        frames.judge([data / "frames" / "desk"], data, {"method": fail})
+
+
 def test_a_frame_without_objects_is_reported_as_such():
     assert frames.report([]) == {} and "objects" in frames.table([])
 
