@@ -374,6 +374,14 @@ def test_a_run_in_which_nothing_was_seen_misses_its_bars():
     json.dumps(kept, allow_nan=False)
 
 
+def test_balls_alone_miss_no_bar_of_degrees():
+    ball = {"id_switches": 0, "mm": {"p50": 1.0}, "degrees": {}, "update_cpu_ms": {"p95": 5.0}, "each": [
+        {"carried": {"seen_share": 1.0, "mm": {"p50": 1.0}}, "covered": {"seen_again_after_s": 0.1}}]}
+    kept = tracking.bars([ball])
+    assert failed(kept) == [] and kept["median_degrees"]["value"] is None
+    assert failed(tracking.bars([ball, ball | {"degrees": {"p50": 2.5}}])) == ["median_degrees"]
+
+
 def test_nothing_rebuilt_or_nothing_to_fall_is_no_figure():
     touching = physics.Contacts(0.0, 0.0, 0.0)
     item = physics.SettledObject("pile", "can", False, touching, touching, 2.0, 1.0, 0.0)
