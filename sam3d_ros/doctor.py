@@ -300,8 +300,10 @@ def _gpu_engine_check(name: str) -> Check:
     except Fault as fault:
         not_built = fault.code is FaultCode.ENGINE_NOT_BUILT
         state = GAP if not_built or fault.code is FaultCode.ENGINE_UNAVAILABLE else BROKEN
-        return Check("engine", name, state, f"{fault.code.name}: {fault.detail}",
-                     f"sam3d engine build --engine {name}" if not_built and name in MODULES else fault.code.advice)
+        advice = fault.code.advice
+        if not_built:
+            advice = f"sam3d engine build --engine {name}" if name in MODULES else ""
+        return Check("engine", name, state, f"{fault.code.name}: {fault.detail}", advice)
     except (ImportError, OSError) as error:
         return Check("engine", name, BROKEN, _last_line(error), f"pip install --force-reinstall {GPU_PACKAGES[name]}")
 
