@@ -171,7 +171,9 @@ def ros_checks() -> list[Check]:
     if all(check.state == OK for check in imports):
         from sam3d_ros.ros.graph import rmw_name
         checks.append(Check("ros", "middleware", OK, rmw_name()))
-        checks.append(_cv_bridge_check())
+        checks.append(_cv_bridge_check() if os.environ.get("AMENT_PREFIX_PATH") else Check(
+            "ros", "AMENT_PREFIX_PATH", GAP, "not set: ROS finds no package by its name, nor a launch file of one",
+            f"export AMENT_PREFIX_PATH={sys.prefix}" if wheels else "source your ROS 2 installation"))
     for package, loss in ROS_PACKAGES.items():
         found = importlib.util.find_spec(package) is not None
         checks.append(Check("ros", package, OK if found else GAP, "installed" if found else f"not installed; {loss}",

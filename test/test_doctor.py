@@ -66,6 +66,17 @@ def test_json(engines, capsys):
 
 
 @pytest.mark.timeout(60)
+def test_a_virtual_environment_without_its_prefix(engines, monkeypatch, capsys):
+    """As after `make venv` in a new shell."""
+    monkeypatch.delenv("AMENT_PREFIX_PATH", raising=False)
+    assert cli.main(["doctor"]) == 0
+    report = capsys.readouterr().out
+    assert "- AMENT_PREFIX_PATH" in report and report.endswith("sam3d can do its job here.\n")
+    if doctor._version("ros-jazzy-rclpy"):
+        assert f"export AMENT_PREFIX_PATH={sys.prefix}\n" in report
+
+
+@pytest.mark.timeout(60)
 def test_no_engine_works(engines, capsys):
     engines["openvino"] = engines["onnxruntime"] = Fault(FaultCode.MODEL_MISSING, "student.onnx")
     assert cli.main(["doctor"]) == 1
