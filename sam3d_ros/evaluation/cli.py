@@ -187,7 +187,7 @@ def run_shape(args: argparse.Namespace) -> int:
         sections = {}
         for name in (progress := tqdm(args.sections, unit="section")):
             progress.set_description(name)
-            sections[name] = shape.run_section(bench, name)
+            sections[name] = shape.SECTIONS[name](bench)
             write_report(args.out, environment, {             # each time: what follows takes long
                 "benchmark": "shape", "quick": args.quick, "model": model.path.stem, "model_sha256": model.sha256,
                 "engine": pipeline.engine_name, "seed": args.seed, "objects": objects, "sections": sections,
