@@ -17,7 +17,7 @@ import trimesh
 
 from benchmarks.harness import RESULTS, statistics
 from benchmarks.scenes import tabletop
-from sam3d_ros.evaluation.environment import describe_environment, write_report
+from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.scene.motion import difference, shifted
 from sam3d_ros.scene.readings import read
@@ -116,6 +116,7 @@ def main() -> int:
     parser.add_argument("-o", "--out", type=Path, default=RESULTS / "registration.json", metavar="JSON",
                         help="where the report goes (default: %(default)s)")
     args = parser.parse_args()
+    check_report_path(args.out)
     environment = describe_environment()
     report = measure()
     for name, figures in report.items():

@@ -171,7 +171,9 @@ def ros_checks() -> list[Check]:
     if all(check.state == OK for check in imports):
         from sam3d_ros.ros.graph import rmw_name
         checks.append(Check("ros", "middleware", OK, rmw_name()))
-        checks.append(_cv_bridge_check())
+        checks.append(_cv_bridge_check() if os.environ.get("AMENT_PREFIX_PATH") else Check(
+            "ros", "AMENT_PREFIX_PATH", GAP, "not set: ROS finds no package by its name, nor a launch file of one",
+            f"export AMENT_PREFIX_PATH={sys.prefix}" if wheels else "source your ROS 2 installation"))
     for package, loss in ROS_PACKAGES.items():
         found = importlib.util.find_spec(package) is not None
         checks.append(Check("ros", package, OK if found else GAP, "installed" if found else f"not installed; {loss}",
@@ -291,7 +293,7 @@ def _gpu_engine_check(name: str) -> Check:
     from sam3d_ros.runtime import cuda
     from sam3d_ros.runtime.engine import GPU_ENGINES
     from sam3d_ros.runtime.tensorrt_build import MODULES
-    if cuda.load_library() is None:
+    if cuda.load_driver() is None:
         return Check("engine", name, GAP, "no NVIDIA driver")
     if importlib.util.find_spec(GPU_ENGINES[name]) is None:
         return Check("engine", name, GAP, "not installed", f"pip install {GPU_PACKAGES[name]}")
@@ -300,16 +302,23 @@ def _gpu_engine_check(name: str) -> Check:
     except Fault as fault:
         not_built = fault.code is FaultCode.ENGINE_NOT_BUILT
         state = GAP if not_built or fault.code is FaultCode.ENGINE_UNAVAILABLE else BROKEN
-        return Check("engine", name, state, f"{fault.code.name}: {fault.detail}",
-                     f"sam3d engine build --engine {name}" if not_built and name in MODULES else fault.code.advice)
+        advice = fault.code.advice
+        if not_built:
+            advice = f"sam3d engine build --engine {name}" if name in MODULES else ""
+        return Check("engine", name, state, f"{fault.code.name}: {fault.detail}", advice)
     except (ImportError, OSError) as error:
         return Check("engine", name, BROKEN, _last_line(error), f"pip install --force-reinstall {GPU_PACKAGES[name]}")
 
 
 def _time_engine(name: str) -> str:
-    """Precision and time of the second of two runs; raises Fault if the engine or the model does not work."""
+    """Precision and time of the second of two runs.
+
+    Raises ImportError or OSError if the engine's library does not load, Fault if engine or model does not work.
+    """
     from sam3d_ros.perception.config import PipelineConfig
     from sam3d_ros.perception.pipeline import Pipeline
+    from sam3d_ros.runtime.engine import ENGINES
+    importlib.import_module(ENGINES[name])         # else it would only be unavailable, as one that is not installed
     pipeline = Pipeline.from_config(PipelineConfig(engine=name, allow_engine_build=False))
     try:
         frame = sample_frame()

@@ -4,7 +4,8 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sam3d_ros.perception.faults import Fault, FaultCode
@@ -86,17 +87,26 @@ def _build(args: argparse.Namespace) -> int:
     _check_capabilities(args)
     model = read_model(args.model)
     options = BuildOptions(must_keep=True, folder=args.cache, on_progress=show_progress)
-    try:
-        for capability in args.capability:
+    for capability in args.capability:
+        with _kept(args.cache):
             key = build_ahead(args.engine, model, STUDENT, args.precision, capability, options)
-            print(f"{key.digest[:12]}  {key.library}, {key.precision}, for compute capability {capability}")
-        if not args.capability:
+        print(f"{key.digest[:12]}  {key.library}, {key.precision}, for compute capability {capability}")
+    if not args.capability:
+        with _kept(args.cache):
             engine = load_tensorrt(args.engine, model, STUDENT, args.precision, options)
-            print(f"{engine.name} is ready")
-            engine.close()
-    except OSError as error:
-        raise Fault(FaultCode.ENGINE_NOT_KEPT, f"{EngineCache(args.cache).folder}: {error.strerror}") from error
+        print(f"{engine.name} is ready")
+        engine.close()
     return 0
+
+
+@contextmanager
+def _kept(folder: Path | None) -> Iterator[None]:
+    """What is built within has to be kept in the cache below `folder`.  Raises Fault(ENGINE_NOT_KEPT) for OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise Fault(FaultCode.ENGINE_NOT_KEPT,
+                    f"{EngineCache(folder).folder}: {error.strerror or error}") from error
 
 
 def _list(cache: EngineCache) -> int:

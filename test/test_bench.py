@@ -289,6 +289,14 @@ def test_a_frame_without_depth_has_no_baselines(data, tmp_path, capsys):
     assert "desk: oriented box: DEPTH_MISSING" in capsys.readouterr().err
 
 
+def test_an_engine_that_fails_ends_the_benchmark(data):
+    def fail(true):
+        raise Fault(FaultCode.ENGINE_FAILED, "openvino int8: it broke")
+
+    with pytest.raises(Fault, match="it broke"):
+        frames.judge([data / "frames" / "desk"], data, {"method": fail})
+
+
 def test_a_frame_without_objects_is_reported_as_such():
     assert frames.report([]) == {} and "objects" in frames.table([])
 
@@ -364,6 +372,14 @@ def test_a_run_in_which_nothing_was_seen_misses_its_bars():
     assert failed(kept) == ["median_mm", "median_degrees", "carried_median_mm", "carried_seen_share",
                             "covered_seen_again_s"]
     json.dumps(kept, allow_nan=False)
+
+
+def test_balls_alone_miss_no_bar_of_degrees():
+    ball = {"id_switches": 0, "mm": {"p50": 1.0}, "degrees": {}, "update_cpu_ms": {"p95": 5.0}, "each": [
+        {"carried": {"seen_share": 1.0, "mm": {"p50": 1.0}}, "covered": {"seen_again_after_s": 0.1}}]}
+    kept = tracking.bars([ball])
+    assert failed(kept) == [] and kept["median_degrees"]["value"] is None
+    assert failed(tracking.bars([ball, ball | {"degrees": {"p50": 2.5}}])) == ["median_degrees"]
 
 
 def test_nothing_rebuilt_or_nothing_to_fall_is_no_figure():

@@ -330,7 +330,7 @@ def test_engines_that_cannot_be_built_ahead_are_wrong_usage(options, said, monke
 
 
 def test_verified_engines_are_counted_and_problems_said_once(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cuda, "load_library", lambda: None)
+    monkeypatch.setattr(cuda, "load_driver", lambda: None)
     verify = ["engine", "--cache", str(tmp_path), "verify"]
     assert cli.main(verify) == 0
     assert capsys.readouterr().out == f"0 engines in {tmp_path / 'engines'}, 0 of them unusable\n"

@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,6 +66,17 @@ def test_json(engines, capsys):
 
 
 @pytest.mark.timeout(60)
+def test_a_virtual_environment_without_its_prefix(engines, monkeypatch, capsys):
+    """As after `make venv` in a new shell."""
+    monkeypatch.delenv("AMENT_PREFIX_PATH", raising=False)
+    assert cli.main(["doctor"]) == 0
+    report = capsys.readouterr().out
+    assert "- AMENT_PREFIX_PATH" in report and report.endswith("sam3d can do its job here.\n")
+    if doctor._version("ros-jazzy-rclpy"):
+        assert f"export AMENT_PREFIX_PATH={sys.prefix}\n" in report
+
+
+@pytest.mark.timeout(60)
 def test_no_engine_works(engines, capsys):
     engines["openvino"] = engines["onnxruntime"] = Fault(FaultCode.MODEL_MISSING, "student.onnx")
     assert cli.main(["doctor"]) == 1
@@ -84,8 +96,9 @@ def test_one_engine_is_enough(engines):
 def test_gpu_engines(engines, monkeypatch):
     from sam3d_ros.runtime import cuda
     assert named(doctor.engine_checks(), "tensorrt").detail == "no NVIDIA driver"
-    monkeypatch.setattr(cuda, "load_library", lambda: object())
+    monkeypatch.setattr(cuda, "load_driver", lambda: object())
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == "tensorrt_rtx" else object())
+    monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
     engines |= {"tensorrt": Fault(FaultCode.ENGINE_NOT_BUILT, "fp16, for Orin"), "onnxruntime-cuda": FakePipeline(),
                 "onnxruntime-tensorrt": Fault(FaultCode.ENGINE_INACCURATE, "vIoU 0.5")}
     checks = doctor.engine_checks()
@@ -96,8 +109,19 @@ def test_gpu_engines(engines, monkeypatch):
     engines |= {"onnxruntime-tensorrt": Fault(FaultCode.ENGINE_NOT_BUILT, "builds one whenever it is loaded"),
                 "onnxruntime-cuda": OSError("libcudnn.so.9: cannot open shared object file")}
     checks = doctor.engine_checks()
-    assert "sam3d engine build --engine" not in named(checks, "onnxruntime-tensorrt").advice       # which cannot
+    assert named(checks, "onnxruntime-tensorrt").advice == ""           # `sam3d engine build` cannot
     assert named(checks, "onnxruntime-cuda").state == BROKEN and "libcudnn" in named(checks, "onnxruntime-cuda").detail
+
+
+def test_an_engine_whose_library_does_not_load_is_broken(monkeypatch, tmp_path):
+    """With the real pipeline, which calls it unavailable."""
+    from sam3d_ros.runtime import cuda
+    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.setattr(cuda, "load_driver", lambda: object())
+    check = doctor._gpu_engine_check("tensorrt")
+    assert check.state == BROKEN and "libnvinfer" in check.detail and "--force-reinstall tensorrt" in check.advice
 
 
 def test_an_engine_that_finds_nothing_is_broken(engines):

@@ -163,7 +163,6 @@ def test_a_shipped_model_agrees_in_all_engines(name):
         assert np.abs(found["colour"] - reference["colour"]).mean() < tolerance
 
 
-
 @pytest.mark.parametrize("error", [ImportError, OSError])
 def test_a_library_that_does_not_import_is_named(error, model, monkeypatch):
     """As one that lacks a shared library of the system."""

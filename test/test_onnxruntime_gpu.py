@@ -64,7 +64,7 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcufft.so.11"), raising=False)
-    monkeypatch.setattr(cuda, "load_library", lambda: object())
+    monkeypatch.setattr(cuda, "load_driver", lambda: object())
     for module in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, module, None)
     state.load = load
@@ -140,6 +140,15 @@ def test_a_provider_that_does_not_work_is_unavailable(machine, name):
     with pytest.raises(EngineError) as error:
         machine.load(name)
     assert error.value.reason == "ENGINE_UNAVAILABLE" and "does not work on this machine" in error.value.detail
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_build_without_the_provider_is_not_asked_for_cuda(machine, name, monkeypatch, capsys):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
+    with pytest.raises(EngineError) as error:
+        machine.load(name)
+    assert error.value.reason == "ENGINE_UNAVAILABLE" and "has no" in error.value.detail
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_run_on_the_cpu_that_fails_is_a_runtime_error(machine):

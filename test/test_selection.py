@@ -52,7 +52,7 @@ def machine(tmp_path, monkeypatch):
 
     monkeypatch.setattr(selection, "load_named", load_named)
     monkeypatch.setattr(selection, "available_engines", lambda: ["openvino", "onnxruntime"])
-    monkeypatch.setattr(cuda, "load_library", lambda: None)
+    monkeypatch.setattr(cuda, "load_driver", lambda: None)
     load.engines, load.loaded, load.folder, load.model = engines, loaded, tmp_path / "cache" / "engines", model
     engines |= {("openvino", "int8"): EngineError("ENGINE_UNAVAILABLE", "no ranges"),
                 ("openvino", "bf16"): Fake("a", 0.006), ("openvino", "fp32"): Fake("b", 0.004),
@@ -115,6 +115,17 @@ def test_what_this_processor_cannot_do_is_left_out(machine):
     machine.engines["openvino", "fp32"] = EngineError("MODEL_INVALID", "broken")
     with pytest.raises(EngineError, match="MODEL_INVALID"):
         machine(threads=3)
+
+
+@pytest.mark.parametrize(("said", "reason"), [("it broke", "ENGINE_FAILED"), ("Out of memory", "ENGINE_OUT_OF_MEMORY")])
+def test_an_engine_that_loads_and_does_not_run_has_a_name(machine, monkeypatch, said, reason):
+    def fail(inputs):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(machine.engines["onnxruntime", "fp32"], "infer", fail)
+    with pytest.raises(EngineError, match=f"c: {said}") as error:
+        machine()
+    assert error.value.reason == reason
 
 
 def test_a_wanted_precision(machine):

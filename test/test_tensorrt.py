@@ -59,7 +59,7 @@ class Machine:
         """Another driver or version of the libraries."""
         self.cuda = driver
         self.trt, self.rtx = fake_tensorrt(driver, "tensorrt", version), fake_tensorrt(driver, "tensorrt_rtx", version)
-        self.monkeypatch.setattr(cuda, "load_library", lambda: driver)
+        self.monkeypatch.setattr(cuda, "load_driver", lambda: driver)
         self.monkeypatch.setitem(sys.modules, "tensorrt", self.trt)
         self.monkeypatch.setitem(sys.modules, "tensorrt_rtx", self.rtx)
 
@@ -505,11 +505,11 @@ def test_machines_without_gpu(machine):
     assert machine.refusal(precision="bf16")[0] == "ENGINE_UNAVAILABLE"
     machine.cuda.fail["cuInit"] = 100
     assert machine.refusal() == ("ENGINE_UNAVAILABLE", "no usable NVIDIA GPU: cuInit: error 100")
-    machine.monkeypatch.setattr(cuda, "load_library", lambda: None)
+    machine.monkeypatch.setattr(cuda, "load_driver", lambda: None)
     reason, detail = machine.refusal()
     assert reason == "ENGINE_UNAVAILABLE" and "libcuda.so.1" in detail
     assert machine.load("auto", "fp32").name in ("openvino fp32", "onnxruntime fp32")
-    machine.monkeypatch.setattr(cuda, "load_library", lambda: machine.cuda)
+    machine.monkeypatch.setattr(cuda, "load_driver", lambda: machine.cuda)
     machine.monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(None))
     del machine.cuda.fail["cuInit"]
     assert machine.refusal() == ("ENGINE_UNAVAILABLE", "tensorrt: CUDA initialization failure with error: 35")

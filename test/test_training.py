@@ -409,10 +409,9 @@ class TestWithTorch:
             worse[index] = worse[index] + change
             assert sum(student_losses(tuple(worse), batch).values()) > sum(best.values())
 
-    def test_training_resumes_exports_and_starts_from_an_exported_model(self, store, tmp_path):
+    def test_training_resumes_exports_and_starts_from_an_exported_model(self, store, tmp_path, monkeypatch):
         from sam3d_ros.runtime.engine import load_engine
-        from sam3d_ros.training import train
-        from sam3d_ros.training.export import export, load_student
+        from sam3d_ros.training import export, train
         from sam3d_ros.training.initialise import initialise_from_onnx
         from sam3d_ros.training.samples import Curriculum, fixed_samples
 
@@ -433,8 +432,12 @@ class TestWithTorch:
         with pytest.raises(UserError, match="network of width 8, blocks 1, not width 16, blocks 1"):
             train.train(replace(config, width=16), tmp_path, tmp_path, minutes=1, workers=0)
 
-        student = load_student(tmp_path / "checkpoint.pt")
-        export(student, tmp_path / "student.onnx")
+        student = export.load_student(tmp_path / "checkpoint.pt")
+        monkeypatch.setattr(export, "_CALIBRATED", 2)
+        export.export_checkpoint(tmp_path / "checkpoint.pt", tmp_path / "student.onnx", tmp_path / "report.json")
+        assert not list(tmp_path.glob("*.partial"))
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert report["log"] == log and report["samples"] == log[1]["samples"] and report["config"]["width"] == 8
         samples = fixed_samples(store, 2, 1, Curriculum(), views=2)
         inputs = {name: samples[name] for name in STUDENT.inputs}
         with self.torch.no_grad():

@@ -17,9 +17,9 @@ from sam3d_ros.perception.cube import NO_POINTS, fit_cube, inlier_points
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.frame import Frame, back_project
 from sam3d_ros.perception.pipeline import PipelineConfig
+from sam3d_ros.perception.plane import fit_support_plane
 from sam3d_ros.perception.raycasting import raycasting_scene
 from sam3d_ros.perception.surface import extract_surface
-from sam3d_ros.perception.tabletop import fit_support_plane
 from sam3d_ros.runtime.signature import COARSE, VOLUME
 
 MIN_POINTS = 50

@@ -90,8 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "image bytes to mesh bytes in one process, by stage, for several numbers of objects and every engine"
     speed = benchmarks.add_parser("latency", help=text, description=text.capitalize() + ".")
     speed.add_argument("--objects", type=in_range(int, 1, max(latency.OBJECTS)), nargs="+", default=latency.OBJECTS,
-                       metavar="N",
-                       help="numbers of objects, up to 16 (default: 1 2 4 8 16)")
+                       metavar="N", help="numbers of objects, up to 16 (default: 1 2 4 8 16)")
     speed.add_argument("--engines", nargs="+", choices=ENGINE_CHOICES, metavar="ENGINE",
                        default=("auto", *ENGINES), help="engines to measure (default: auto and each that there is)")
     speed.add_argument("--runs", type=in_range(int, 1, 1_000_000), default=50, metavar="N",
@@ -188,7 +187,7 @@ def run_shape(args: argparse.Namespace) -> int:
         sections = {}
         for name in (progress := tqdm(args.sections, unit="section")):
             progress.set_description(name)
-            sections[name] = shape.run_section(bench, name)
+            sections[name] = shape.SECTIONS[name](bench)
             write_report(args.out, environment, {             # each time: what follows takes long
                 "benchmark": "shape", "quick": args.quick, "model": model.path.stem, "model_sha256": model.sha256,
                 "engine": pipeline.engine_name, "seed": args.seed, "objects": objects, "sections": sections,

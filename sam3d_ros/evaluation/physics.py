@@ -19,8 +19,8 @@ from sam3d_ros.evaluation.metrics import compare
 from sam3d_ros.perception.frame import Frame, back_project
 from sam3d_ros.perception.objects import ReconstructedObject
 from sam3d_ros.perception.pipeline import Pipeline
+from sam3d_ros.perception.plane import fit_support_plane
 from sam3d_ros.perception.raycasting import raycasting_scene
-from sam3d_ros.perception.tabletop import fit_support_plane
 from sam3d_ros.scene.physics import Body, Outcome, Settled, body_from_object, settle
 from sam3d_ros.scene.yielding import yielding
 from sam3d_ros.synth.clutter import Model, Placed

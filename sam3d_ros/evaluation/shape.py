@@ -47,7 +47,6 @@ from sam3d_ros.evaluation.metrics import surface_distances, volume_iou
 from sam3d_ros.evaluation.perturbations import PERTURBATIONS, own_pixels_only, without_colour
 from sam3d_ros.evaluation.scenes import SETS, dev_models, scene_folder
 from sam3d_ros.perception.evidence import Observation
-from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.frame import Frame
 from sam3d_ros.perception.objects import ReconstructedObject
 from sam3d_ros.perception.pipeline import Pipeline, PipelineResult
@@ -361,13 +360,3 @@ def ablation(bench: Bench) -> dict[str, Any]:
 SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     section.__name__: section for section in (core, oracle, noise, protocol, robustness, no_depth, visibility, views,
                                               colour, uncertainty, ablation)}
-
-
-def run_section(bench: Bench, name: str) -> dict[str, Any]:
-    """Report of the named section; {"refused": fault} where the model needs depth that the section takes away."""
-    try:
-        return SECTIONS[name](bench)
-    except Fault as fault:
-        if fault.code is not FaultCode.DEPTH_MISSING:
-            raise
-        return {"refused": fault.code.name}

@@ -19,8 +19,6 @@ def text(sections: Mapping[str, Section]) -> str:
 
 def section_table(name: str, section: Section) -> str:
     """The table of one section."""
-    if "refused" in section:
-        return f"Not measured: the model refuses these inputs ({section['refused']}).\n"
     return TABLES[name](section)
 
 

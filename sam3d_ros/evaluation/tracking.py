@@ -362,11 +362,11 @@ def _percentiles(values: Any) -> dict[str, float]:
 
 
 def bars(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Each bar's worst figure over the runs, and whether it is kept."""
+    """Each bar's worst figure over the runs, and whether it is kept: not if nothing was seen in one of them."""
     def bar(value: float | None, limit: float, passed: bool) -> dict[str, Any]:
         return {"value": value, "limit": limit, "passed": bool(passed)}
-    mm, degrees = (max(run[name]["p50"] for run in runs) if all(run[name] for run in runs) else None
-                   for name in ("mm", "degrees"))
+    mm, degrees = (max((run[name]["p50"] for run in runs if run[name]), default=None) for name in ("mm", "degrees"))
+    found = all(run["mm"] for run in runs)
     switches = sum(run["id_switches"] for run in runs)
     # By CPU time: what a busy machine's clock says is reported, but judges the machine.
     rate = 1e3 / max(run["update_cpu_ms"]["p95"] for run in runs)
@@ -374,8 +374,9 @@ def bars(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     covered = [entry["covered"]["seen_again_after_s"] for run in runs for entry in run["each"] if "covered" in entry]
     worst = max((c["mm"]["p50"] for c in carried if c["mm"]), default=None)
     seen = min(c["seen_share"] for c in carried)
-    return {"median_mm": bar(mm, MOST_MM, mm is not None and mm <= MOST_MM),
-            "median_degrees": bar(degrees, MOST_DEGREES, degrees is not None and degrees <= MOST_DEGREES),
+    return {"median_mm": bar(mm, MOST_MM, found and mm <= MOST_MM),
+            # None: of balls alone
+            "median_degrees": bar(degrees, MOST_DEGREES, found and (degrees is None or degrees <= MOST_DEGREES)),
             "id_switches": bar(switches, 0, switches == 0),
             "updates_per_cpu_second": bar(round(rate, 1), LEAST_RATE, rate >= LEAST_RATE),
             "carried_median_mm": bar(worst, MOST_MM_CARRIED, worst is not None and worst <= MOST_MM_CARRIED),

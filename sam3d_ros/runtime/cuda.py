@@ -29,7 +29,7 @@ class CudaError(RuntimeError):
         super().__init__(f"{call}: {name or f'error {code}'}")
 
 
-def load_library() -> Any | None:
+def load_driver() -> Any | None:
     """The driver's library; None on a machine without it."""
     try:
         return ctypes.CDLL(LIBRARY)

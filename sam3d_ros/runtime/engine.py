@@ -61,6 +61,14 @@ class Engine(Protocol):
         """Free the engine; `infer` must not be called afterwards."""
 
 
+def answers(engine: Engine, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What an engine infers while it is loaded.  Raises EngineError ENGINE_FAILED, ENGINE_OUT_OF_MEMORY."""
+    try:
+        return engine.infer(inputs)
+    except RuntimeError as error:
+        raise library_error(engine.name, str(error), "ENGINE_FAILED") from error
+
+
 @dataclass(frozen=True)
 class ModelFile:
     """An ONNX file read into memory: engines parse these bytes, so a graph cannot name other files to read."""

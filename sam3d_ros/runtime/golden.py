@@ -21,8 +21,8 @@ from .engine import (
     Engine,
     EngineError,
     ModelFile,
+    answers,
     available_engines,
-    library_error,
     load_named,
     read_model,
 )
@@ -109,10 +109,7 @@ def check(engine: Engine, wanted: Golden) -> Deviation:
     Raises EngineError ENGINE_INACCURATE with the figures if it is too far off; ENGINE_FAILED, ENGINE_OUT_OF_MEMORY if
     it does not answer.
     """
-    try:
-        outputs = engine.infer(golden_inputs())
-    except RuntimeError as error:
-        raise library_error(engine.name, str(error), "ENGINE_FAILED") from error
+    outputs = answers(engine, golden_inputs())
     broken = [name for name, array in outputs.items() if not np.isfinite(array).all()]
     if broken:
         raise EngineError("ENGINE_INACCURATE", f"{engine.name}: {', '.join(broken)} not finite")
@@ -131,7 +128,7 @@ def compute(model: ModelFile) -> Golden:
     """The outputs of the first CPU engine, in float32.  Raises EngineError."""
     engine = load_named(available_engines()[0], model, "fp32", 0, STUDENT, BuildOptions())
     try:
-        return golden_of(engine.infer(golden_inputs()))
+        return golden_of(answers(engine, golden_inputs()))
     finally:
         engine.close()
 

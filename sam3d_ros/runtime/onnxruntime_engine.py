@@ -41,12 +41,12 @@ class OnnxRuntimeEngine:
             raise EngineError("ENGINE_UNAVAILABLE",
                               f"{name} computes in {' or '.join(_PRECISIONS[name])}: set precision to auto")
         wanted = PROVIDERS[name][0][0]
-        if wanted != _CPU[0]:
-            _load_cuda()
         if wanted not in onnxruntime.get_available_providers():
             raise EngineError("ENGINE_UNAVAILABLE", f"{name}: this onnxruntime has no {wanted}")
         if wanted == _TENSORRT[0] and not allow_build:
             raise EngineError("ENGINE_NOT_BUILT", f"{name} keeps no engine, and builds one whenever it is loaded")
+        if wanted != _CPU[0]:
+            _load_cuda()        # not of a build without CUDA, some versions of which warn of that each time
         graph = typed(model, precision)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

@@ -21,6 +21,7 @@ from .engine import (
     Engine,
     EngineError,
     ModelFile,
+    answers,
     available_engines,
     load_named,
 )
@@ -43,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 def best(file: ModelFile, precision: str, threads: int, signature: Signature, options: BuildOptions) -> Engine:
     """The first GPU engine that works here, else the fastest CPU engine.  Raises EngineError."""
-    for name in GPU_ENGINES if cuda.load_library() else ():
+    for name in GPU_ENGINES if cuda.load_driver() else ():
         try:
             return load_named(name, file, precision, threads, signature, options)
         except EngineError as error:
@@ -104,6 +105,7 @@ def _times(file: ModelFile, engines: dict[tuple[str, str], Engine], signature: S
     """Seconds for one object, of the engines whose answers are those of float32.
 
     The least of several runs in turn, so that other work on the machine does not decide.
+    Raises EngineError ENGINE_FAILED, ENGINE_OUT_OF_MEMORY.
     """
     exact = next((engine for candidate, engine in engines.items() if candidate[1] == "fp32"), None)
     accurate = {candidate: engine for candidate, engine in engines.items()
@@ -111,13 +113,13 @@ def _times(file: ModelFile, engines: dict[tuple[str, str], Engine], signature: S
     inputs = {name: np.zeros(shape, np.float32)
               for name, shape in signature.input_shapes(batch=1, views=1).items()}
     for engine in accurate.values():
-        engine.infer(inputs)
+        answers(engine, inputs)
     times = dict.fromkeys(accurate, np.inf)
     started = time.perf_counter()
     for _ in range(_ROUNDS):
         for candidate, engine in accurate.items():
             before = time.perf_counter()
-            engine.infer(inputs)
+            answers(engine, inputs)
             times[candidate] = min(times[candidate], time.perf_counter() - before)
         if time.perf_counter() - started > _SECONDS:
             break
@@ -126,7 +128,7 @@ def _times(file: ModelFile, engines: dict[tuple[str, str], Engine], signature: S
 
 def _agree(file: ModelFile, engine: Engine, exact: Engine) -> bool:
     """Whether an engine passes the check against the model's golden outputs, or those of an `exact` one."""
-    wanted = golden.read_golden(file) or golden.golden_of(exact.infer(golden.golden_inputs()))
+    wanted = golden.read_golden(file) or golden.golden_of(answers(exact, golden.golden_inputs()))
     try:
         golden.check(engine, wanted)
     except EngineError as error:

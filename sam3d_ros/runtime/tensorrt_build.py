@@ -12,7 +12,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -182,12 +182,11 @@ def _interruptible(build: Callable[[], Any], monitor: Any) -> Any:
     Raises what is raised here, once the monitor has stopped the build, and what on_progress raised.
     """
     with ThreadPoolExecutor(1, "build") as thread:
-        future = thread.submit(build)
         try:
-            plan = future.result()
+            plan = thread.submit(build).result()
         except BaseException:
             monitor.stopped = True
-            wait([future])      # else a second Ctrl-C would end the process under the library, which then aborts
+            thread.shutdown()   # here, too: a second Ctrl-C would end the process under the library, which then aborts
             raise
     if monitor.failure:
         raise monitor.failure

@@ -201,11 +201,11 @@ class TensorRtEngine:
 
 def open_device() -> cuda.Device:
     """The first CUDA device.  Raises EngineError ENGINE_UNAVAILABLE."""
-    library = cuda.load_library()
-    if library is None:
+    driver = cuda.load_driver()
+    if driver is None:
         raise EngineError("ENGINE_UNAVAILABLE", f"no NVIDIA driver: {cuda.LIBRARY} is not installed")
     try:
-        return cuda.Device(library)
+        return cuda.Device(driver)
     except cuda.CudaError as error:
         raise EngineError("ENGINE_UNAVAILABLE", f"no usable NVIDIA GPU: {error}") from error
 

@@ -184,7 +184,7 @@ def pixel_rays(intrinsics: Intrinsics, world_from_camera: np.ndarray) -> np.ndar
 def _corner_normals(mesh: trimesh.Trimesh) -> np.ndarray:
     """(F, 3, 3) normals of each triangle's corners: the area-weighted mean over the triangles around the vertex whose
     normals are within SMOOTH_ANGLE of this triangle's."""
-    face_of, corner_of = np.divmod(np.arange(3 * len(mesh.faces)), 3)
+    face_of = np.repeat(np.arange(len(mesh.faces)), 3)
     vertex_of = mesh.faces.ravel()
     order = np.argsort(vertex_of, kind="stable")
     counts = np.bincount(vertex_of, minlength=len(mesh.vertices))

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ def save(path: Path, state: dict[str, Any]) -> None:
     torch.save(state, content)              # of a full disk torch itself would say "unexpected pos"
     partial = path.with_suffix(".partial")
     try:
-        partial.write_bytes(content.getbuffer())
+        with partial.open("wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())         # else a power cut may leave the name without the content
     except OSError:
         partial.unlink(missing_ok=True)
         raise

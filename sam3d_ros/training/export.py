@@ -11,10 +11,11 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from ..evaluation.environment import describe_environment, write_report
+from ..evaluation.environment import check_report_path, describe_environment, write_report
 from ..models.student import Student, StudentConfig
 from ..runtime.signature import STUDENT
 from ..synth.shapes import KINDS
+from ..terminal import UserError
 from . import checkpoint
 from .calibration import calibrate
 from .meshes import MeshStore
@@ -50,14 +51,27 @@ def export(model: Student, path: Path) -> None:
 
 
 def training_report(path: Path) -> dict:
-    """Config, meshes, samples and log of the run that the checkpoint `path` lies in; for JSON."""
+    """Config, meshes, samples and log of the run that the checkpoint `path` lies in; for JSON.
+
+    Raises OSError, UserError.
+    """
     state = checkpoint.load(path)
     store = MeshStore.load(path.parent / "train_meshes")
-    log = [json.loads(line) for line in (path.parent / "log.jsonl").read_text().splitlines()]
+    log = _log(path.parent / "log.jsonl")
     procedural = int(np.isin(store.name, KINDS).sum())
     return {"config": state["config"], "minutes": round(state["elapsed"] / 60, 1),
             "meshes": {"train split": len(store) - procedural, "procedural": procedural},
             "samples": log[-1]["samples"], "log": log}
+
+
+def _log(path: Path) -> list[dict]:
+    """Rows of a run's log, without what a full disk left of the last one.  Raises OSError, and UserError without any.
+    """
+    text = path.read_text()
+    rows = [json.loads(line) for line in text[:text.rfind("\n") + 1].splitlines()]
+    if not rows:
+        raise UserError(f"{path} is empty: train until the next report, then export again")
+    return rows
 
 
 def _half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -83,6 +97,9 @@ def export_checkpoint(file: Path, path: Path, report: Path | None) -> None:
     """Write the student of a checkpoint, in the folder of its run, as ONNX, which appears under its name only when
     complete; and how it was trained as JSON to `report`.  Raises OSError, UserError.
     """
+    if report:
+        check_report_path(report)
+        figures = training_report(file)
     student = load_student(file)
     store = MeshStore.load(file.parent / "train_meshes")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,4 +111,4 @@ def export_checkpoint(file: Path, path: Path, report: Path | None) -> None:
     finally:
         partial.unlink(missing_ok=True)
     if report:
-        write_report(report, describe_environment(), training_report(file))
+        write_report(report, describe_environment(), figures)

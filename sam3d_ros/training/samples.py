@@ -17,7 +17,6 @@ from ..synth.sdf import HALF_WIDTH
 from ..synth.sensor import corrupted_depth, corrupted_mask, pasted_occluder, unseen_surfaces
 from .meshes import SDF_UNIT, MeshStore
 
-LAYOUT_TARGET = 11            # up (3), horizontal axis (3) and its weight, centre (3), ln edge
 _LABEL = 1
 _MIN_POINTS = 50
 _NEAR_SURFACE = 3.0           # voxels of the 64^3 grid: where colour is asked for
@@ -116,7 +115,6 @@ def _horizontal_axis(vertices: np.ndarray) -> tuple[np.ndarray, float]:
     return np.r_[axes[:, 1], 0.0], float(1 - values[0] / max(values[1], 1e-12))
 
 
-
 def make_example(store: MeshStore, mesh: int, rng: np.random.Generator, views: int, shares: Curriculum,
                  size: float | None = None, stretch: bool = True) -> Example | None:
     """A random example of one mesh of the store; None if too little of it is seen."""
@@ -189,7 +187,8 @@ def make_sample(example: Example, store: MeshStore, views: int,
     """Inputs and targets of one example; with `rng` the cube is jittered and half the samples mirrored.
 
     crops (V, 6, 96, 96), views (V, 11), support (5,) float32; distance (1, 64, 64, 64) float32 voxels; colour
-    (3, 32, 32, 32) uint8, near (1, 32, 32, 32) bool: where colour is known; layout (11,) float32
+    (3, 32, 32, 32) uint8, near (1, 32, 32, 32) bool: where colour is known; layout (11,) float32: up (3), horizontal
+    axis (3) and its weight, centre (3), ln edge
     """
     cube = _cube(example, rng)
     first = example.frames[0]

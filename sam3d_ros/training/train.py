@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -146,25 +146,107 @@ def _optimisers(network: Student, config: TrainingConfig) -> list[torch.optim.Op
             torch.optim.AdamW(rest, config.learning_rate, weight_decay=config.weight_decay, fused=True)]
 
 
-class _Progress:
-    """Log lines in log.jsonl and TensorBoard, and the checkpoint; everything that survives an interruption."""
+class _Learner:
+    """A network in training, with its optimisers, the moving average of its weights, and how far it is.
 
-    def __init__(self, run: Path, fabric: Fabric):
-        self.path = run / "checkpoint.pt"
-        self._fabric = fabric
+    step, elapsed: steps and seconds so far; state: of the checkpoint to go on from, None: from the beginning
+    """
+
+    def __init__(self, network: Student, config: TrainingConfig, fabric: Fabric, state: dict[str, Any] | None):
+        self.step, self.elapsed = (state["step"], state["elapsed"]) if state else (0, 0.0)
+        self._network, self._config, self._fabric = network, config, fabric
+        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
+        if state:
+            network.load_state_dict(state["model"])
+            average.load_state_dict(state["average"])
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv3d):
+                module.to(memory_format=torch.channels_last_3d)
+        optimisers = _optimisers(network, config)
+        if state:
+            for optimiser, held in zip(optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(held)
+        self._model, *self._optimisers = fabric.setup(network, *optimisers)
+        self.average = average.to(fabric.device)
+        # Compiled, the losses take a fifth of the time, and what leads to the first convolution two fifths; the first
+        # step with each number of views takes half a minute.
+        self._losses = student_losses
+        if shutil.which("g++"):
+            self._losses = torch.compile(student_losses)
+            network.lift = torch.compile(network.lift, dynamic=False)
+
+    def learn(self, batches: Iterator[dict[str, torch.Tensor]], share: float) -> dict[str, float]:
+        """One step, at a share, 0 to 1, of the training time, from the next batch; its losses by name."""
+        started = time.monotonic()
+        self._set_rate(share)
+        batch = {name: tensor.to(self._fabric.device, non_blocking=True) for name, tensor in next(batches).items()}
+        outputs = self._model(batch["crops"], batch["views"], batch["support"])
+        losses = self._losses(tuple(o.float() for o in outputs), batch)
+        self._fabric.backward(sum(losses.values()))
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), _LARGEST_GRADIENT)
+        for optimiser in self._optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        self.average.update_parameters(self._network)
+        found = {name: loss.item() for name, loss in losses.items()}
+        self.step += 1
+        self.elapsed += time.monotonic() - started
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"model": self._model.module.state_dict(), "average": self.average.state_dict(),
+                "config": asdict(self._config), "step": self.step, "elapsed": self.elapsed,
+                "optimisers": [optimiser.state_dict() for optimiser in self._optimisers]}
+
+    def _set_rate(self, share: float) -> None:
+        warm = min(1, (self.step + 1) / self._config.warm_up)
+        rate = self._config.learning_rate * 0.5 * (1 + np.cos(np.pi * share)) * warm
+        for group in (group for optimiser in self._optimisers for group in optimiser.param_groups):
+            group["lr"] = float(rate) + 1e-6     # NumPy scalars would need more than weights_only to load
+
+
+class _Progress:
+    """Checkpoint, and losses since the one before in log.jsonl and TensorBoard; everything that survives an
+    interruption.
+
+    elapsed: seconds of training at the beginning
+    """
+
+    def __init__(self, run: Path, fabric: Fabric, elapsed: float):
+        self._path = run / "checkpoint.pt"
         self._log = run / "log.jsonl"
+        self._fabric = fabric
         if fabric.is_global_zero and self._log.exists():      # without what a full disk left of a line
             content = self._log.read_text()
             self._log.write_text(content[:content.rfind("\n") + 1])
         self._board = SummaryWriter(str(run / "tensorboard")) if fabric.is_global_zero else None
+        self._sums: dict[str, float] = {}
+        self._count, self._reported = 0, elapsed
 
-    def save(self, model, average, optimisers, step: int, elapsed: float, config: TrainingConfig) -> None:
+    def add(self, losses: Mapping[str, float]) -> None:
+        """The losses of a step."""
+        for name, loss in losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + loss
+        self._count += 1
+
+    def is_due(self, elapsed: float) -> bool:
+        """Whether the last report is REPORT_SECONDS ago."""
+        return elapsed > self._reported + REPORT_SECONDS
+
+    def report(self, learner: _Learner, batch: int, check: dict[str, np.ndarray]) -> None:
+        """Write the checkpoint, and figures of the steps since the last report; check: samples of the dev split."""
         if self._fabric.is_global_zero:
-            checkpoint.save(self.path, {
-                "model": model.module.state_dict(), "average": average.state_dict(), "config": asdict(config),
-                "optimisers": [optimiser.state_dict() for optimiser in optimisers], "step": step, "elapsed": elapsed})
+            checkpoint.save(self._path, learner.state())
+        every = batch * self._fabric.world_size
+        row = {"minutes": round(learner.elapsed / 60, 1), "step": learner.step, "samples": learner.step * every,
+               "samples_per_s": round(self._count * every / (learner.elapsed - self._reported), 1),
+               "loss": round(sum(self._sums.values()) / self._count, 4)}
+        row |= {name: round(value / self._count, 4) for name, value in self._sums.items()}
+        self._write(row | {"dev_iou": round(mean_iou(learner.average, check, self._fabric, batch), 4)})
+        self._sums, self._count, self._reported = {}, 0, learner.elapsed
 
-    def report(self, row: dict) -> None:
+    def _write(self, row: dict[str, float]) -> None:
         if self._board:
             tqdm.write(json.dumps(row))
             with self._log.open("a") as log:
@@ -188,9 +270,7 @@ def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers
     network = Student(StudentConfig(config.width, config.blocks))
     network.backbone.load_imagenet()
     state = _held(run / "checkpoint.pt", config)
-    if state:
-        start_from = None
-    elif start_from:
+    if start_from and not state:
         check_start(start_from, config.width)
     mixed = torch.cuda.is_available() or has_bfloat16()
     fabric = Fabric(accelerator="auto", devices=devices, precision="bf16-mixed" if mixed else "32-true")
@@ -201,76 +281,33 @@ def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers
     fabric.barrier()
     store = load_or_build(run / "train_meshes", data, "train", config.procedural)
     check = fixed_samples(load_or_build(run / "dev_meshes", data, "dev", 0), _CHECKED, 7, Curriculum(no_depth=0))
-
-    progress = _Progress(run, fabric)
-    step, elapsed = 0, 0.0
-    if start_from:
+    if start_from and not state:
         initialise_from_onnx(network, start_from, fixed_samples(store, _CALIBRATED, 1, Curriculum(no_depth=0)))
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
-    if state:
-        network.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        step, elapsed = state["step"], state["elapsed"]
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv3d):
-            module.to(memory_format=torch.channels_last_3d)
-    optimisers = _optimisers(network, config)
-    if state:
-        for optimiser, held in zip(optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(held)
-    model, *optimisers = fabric.setup(network, *optimisers)
-    average = average.to(fabric.device)
-    # Compiled, the losses take a fifth of the time, and what leads to the first convolution two fifths; the first step
-    # with each number of views takes half a minute.
-    measure = student_losses
-    if shutil.which("g++"):
-        measure = torch.compile(student_losses)
-        network.lift = torch.compile(network.lift, dynamic=False)
-
+    learner = _Learner(network, config, fabric, state)
+    progress = _Progress(run, fabric, learner.elapsed)
+    end = 60 * minutes
+    if state and learner.elapsed >= end:
+        tqdm.write(f"{run} has been trained for {learner.elapsed / 60:.1f} minutes already; --minutes counts them")
     stage, batches = -1, None
-    sums: dict[str, float] = {}
-    count, reported = 0, elapsed
-    if elapsed >= 60 * minutes:
-        tqdm.write(f"{progress.path} has been trained for {elapsed / 60:.1f} minutes already; --minutes counts them")
-    bar = tqdm(total=round(60 * minutes), initial=round(elapsed), unit="s", disable=not fabric.is_global_zero)
-    while elapsed < 60 * minutes:
-        share = elapsed / (60 * minutes)
-        if config.stage(share) != stage:
-            stage = config.stage(share)
-            seed = 1000 * (step + 1) + fabric.global_rank
-            stream = Stream(run / "train_meshes", config.batch, config.reuse, config.curriculum(stage), seed)
-            with interrupt_left_to_parent():
-                batches = iter(DataLoader(stream, batch_size=None, num_workers=workers, **(
-                    dict(prefetch_factor=4, multiprocessing_context="spawn") if workers else {})))
-        started = time.monotonic()
-        rate = config.learning_rate * 0.5 * (1 + np.cos(np.pi * share)) * min(1, (step + 1) / config.warm_up)
-        for group in (group for optimiser in optimisers for group in optimiser.param_groups):
-            group["lr"] = float(rate) + 1e-6     # NumPy scalars would need more than weights_only to load
-        batch = {name: array.to(fabric.device, non_blocking=True) for name, array in next(batches).items()}
-        outputs = model(batch["crops"], batch["views"], batch["support"])
-        losses = measure(tuple(o.float() for o in outputs), batch)
-        fabric.backward(sum(losses.values()))
-        torch.nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
-        for optimiser in optimisers:
-            optimiser.step()
-            optimiser.zero_grad()
-        average.update_parameters(network)
-        for name, loss in losses.items():
-            sums[name] = sums.get(name, 0.0) + loss.item()
-        count += 1
-        step += 1
-        seconds = time.monotonic() - started
-        elapsed += seconds
-        bar.update(round(elapsed) - bar.n)
-        if elapsed > reported + REPORT_SECONDS or elapsed >= 60 * minutes:
-            progress.save(model, average, optimisers, step, elapsed, config)
-            row = {"minutes": round(elapsed / 60, 1), "step": step, "samples": step * config.batch * fabric.world_size,
-                   "samples_per_s": round(count * config.batch * fabric.world_size / (elapsed - reported), 1),
-                   "loss": round(sum(sums.values()) / count, 4)}
-            row |= {name: round(value / count, 4) for name, value in sums.items()}
-            progress.report(row | {"dev_iou": round(mean_iou(average, check, fabric, config.batch), 4)})
-            sums, count, reported = {}, 0, elapsed
-    bar.close()
+    with tqdm(total=round(end), initial=round(learner.elapsed), unit="s", disable=not fabric.is_global_zero) as bar:
+        while learner.elapsed < end:
+            share = learner.elapsed / end
+            if config.stage(share) != stage:
+                stage = config.stage(share)
+                seed = 1000 * (learner.step + 1) + fabric.global_rank
+                stream = Stream(run / "train_meshes", config.batch, config.reuse, config.curriculum(stage), seed)
+                batches = _batches(stream, workers)
+            progress.add(learner.learn(batches, share))
+            bar.update(round(learner.elapsed) - bar.n)
+            if progress.is_due(learner.elapsed) or learner.elapsed >= end:
+                progress.report(learner, config.batch, check)
+
+
+def _batches(stream: Stream, workers: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of a stream, made by so many processes, or, with 0, when they are asked for."""
+    several = dict(prefetch_factor=4, multiprocessing_context="spawn") if workers else {}
+    with interrupt_left_to_parent():
+        return iter(DataLoader(stream, batch_size=None, num_workers=workers, **several))
 
 
 def _held(path: Path, config: TrainingConfig) -> dict[str, Any] | None:
