@@ -3,6 +3,7 @@ import dataclasses
 import errno
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from fake_gpu import NOT_SUPPORTED, OUT_OF_MEMORY, SCRATCH, FakeCuda, fake_tensorrt
+from own_process import in_own_process
 from student_graphs import student_inputs, student_model
 
 from sam3d_ros import cli
@@ -461,14 +463,15 @@ def test_what_the_listener_raises_ends_the_build(machine, capfd):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", ["tensorrt", "auto"])
-def test_ctrl_c_ends_the_build(machine, name, ctrl_c, capfd):
+@in_own_process
+def test_ctrl_c_ends_the_build(machine, name, capfd):
     machine.trt.step_seconds = 1.0
     started = []
 
     def interrupt(percent, what):
         if not started:
             started.append(time.monotonic())
-            ctrl_c()
+            os.kill(os.getpid(), signal.SIGINT)
 
     options = BuildOptions(folder=machine.folder, on_progress=interrupt)
     with pytest.raises(KeyboardInterrupt):

@@ -1,10 +1,13 @@
 """Ahead-of-time builds by the real TensorRT-RTX; they need no GPU."""
+import os
 import re
+import signal
 from collections import defaultdict
 from pathlib import Path
 
 import onnx
 import pytest
+from own_process import in_own_process
 from student_graphs import student_model
 
 from sam3d_ros import cli
@@ -102,14 +105,15 @@ def test_what_it_cannot_build_is_named(library, model):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, LookupError])
-def test_a_build_is_ended(library, model, error, ctrl_c, capfd):
+@in_own_process
+def test_a_build_is_ended(library, model, error, capfd):
     """By Ctrl-C, and by what the listener raises."""
     started = []
 
     def end(percent, what):
         started.append(percent)
         if len(started) == 1 and error is KeyboardInterrupt:
-            ctrl_c()
+            os.kill(os.getpid(), signal.SIGINT)
         elif error is LookupError:
             raise error("enough")
 
