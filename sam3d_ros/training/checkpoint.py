@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written whole or not at all, read without pickle."""
+"""What a training run leaves for later: checkpoints, written whole or not at all and read without pickle; its log."""
 from __future__ import annotations
 
 import io
@@ -42,3 +42,9 @@ def load(path: Path) -> dict[str, Any]:
     if lacking:
         raise UserError(f"{path} is no checkpoint of `sam3d train` (it lacks {', '.join(sorted(lacking))})")
     return state
+
+
+def whole_lines(log: Path) -> str:
+    """The text of a run's log, without what a full disk left of the last line.  Raises OSError."""
+    text = log.read_text()
+    return text[:text.rfind("\n") + 1]

@@ -65,10 +65,8 @@ def training_report(path: Path) -> dict:
 
 
 def _log(path: Path) -> list[dict]:
-    """Rows of a run's log, without what a full disk left of the last one.  Raises OSError, and UserError without any.
-    """
-    text = path.read_text()
-    rows = [json.loads(line) for line in text[:text.rfind("\n") + 1].splitlines()]
+    """Rows of a run's log.  Raises OSError, and UserError without any."""
+    rows = [json.loads(line) for line in checkpoint.whole_lines(path).splitlines()]
     if not rows:
         raise UserError(f"{path} is empty: train until the next report, then export again")
     return rows

@@ -217,9 +217,8 @@ class _Progress:
         self._path = run / "checkpoint.pt"
         self._log = run / "log.jsonl"
         self._fabric = fabric
-        if fabric.is_global_zero and self._log.exists():      # without what a full disk left of a line
-            content = self._log.read_text()
-            self._log.write_text(content[:content.rfind("\n") + 1])
+        if fabric.is_global_zero and self._log.exists():
+            self._log.write_text(checkpoint.whole_lines(self._log))
         self._board = SummaryWriter(str(run / "tensorboard")) if fabric.is_global_zero else None
         self._sums: dict[str, float] = {}
         self._count, self._reported = 0, elapsed
