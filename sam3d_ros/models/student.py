@@ -80,7 +80,10 @@ class Student(nn.Module):
 
     def forward(self, crops: Tensor, views: Tensor, support: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """distance, log_std, colour and layout of B objects."""
-        x, fine, coarse = self.lift(crops, views, support)
+        return self.complete(*self.lift(crops, views, support))
+
+    def complete(self, x: Tensor, fine: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """distance, log_std, colour and layout of B objects, from what `lift` returns."""
         level0 = self.stem(x)
         level1 = self.down1(level0) + self.fine(fine)
         level2 = self.down2(level1) + self.coarse(coarse)
