@@ -54,7 +54,7 @@ def fault_of(function, *arguments) -> FaultCode:
 ])
 def test_colour_encodings(encoding: str, pixels: np.ndarray, expected: np.ndarray, padding: int):
     decoded = decode_colour(image(np.ascontiguousarray(pixels), encoding, padding))
-    assert decoded.dtype == np.uint8
+    assert decoded.dtype == np.uint8 and decoded.flags.c_contiguous
     np.testing.assert_array_equal(decoded, expected)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 
 from ..runtime.signature import CROP, CROP_CHANNELS, CROP_SPAN, SUPPORT_NUMBERS, VIEW_NUMBERS
 from .cube import NO_POINTS, Cube, inlier_points, rotation_towards
-from .frame import Frame, Intrinsics, back_project
+from .frame import Frame, back_project
 
 _FARTHEST = 2.0            # edges behind or before the cube's centre: what lies beyond looks alike
 _COLOUR_SAMPLES = (-0.25, 0.25)   # of a crop's pixel: four samples a pixel keep fine texture from turning into noise
@@ -49,48 +50,70 @@ def _crop_ticks() -> np.ndarray:
     return ((np.arange(CROP) + 0.5) / CROP - 0.5) * CROP_SPAN
 
 
-def _pixels(rotation: np.ndarray, distance: float, edge: float, k: Intrinsics,
-            shift: tuple[float, float] = (0.0, 0.0)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, columns (96, 96) int of the image's pixels that a crop shows, and where these lie in the image.
-
-    rotation: (3, 3) crop_camera_from_camera; distance: metres to the cube's centre; edge: metres; shift: in pixels of
-    the crop.  Outside of the image rows and columns are clipped.
-    """
-    step = CROP_SPAN / CROP
-    x = (_crop_ticks() + shift[0] * step)[None, :] * edge / distance
-    y = (_crop_ticks() + shift[1] * step)[:, None] * edge / distance
-    rays = [rotation[0, axis] * x + rotation[1, axis] * y + rotation[2, axis] for axis in range(3)]
-    ahead = rays[2] > 1e-6
-    z = np.where(ahead, rays[2], 1.0)
-    columns = np.floor(rays[0] / z * k.fx + k.cx + 0.5).clip(-1, k.width).astype(np.int64)
-    rows = np.floor(rays[1] / z * k.fy + k.cy + 0.5).clip(-1, k.height).astype(np.int64)
-    seen = ahead & (columns >= 0) & (columns < k.width) & (rows >= 0) & (rows < k.height)
-    return rows.clip(0, k.height - 1), columns.clip(0, k.width - 1), seen
-
-
 def _crop_of(frame: Frame, label: int, rotation: np.ndarray, distance: float, edge: float) -> np.ndarray:
     """Crop (6, 96, 96) float32 of an object; channels as in runtime/signature.py.
 
     rotation: (3, 3) crop_camera_from_camera, whose optical axis passes through the cube's centre; distance: metres from
     the camera to that centre; edge: of the cube, metres.
     """
-    k = frame.intrinsics
-    rows, columns, seen = _pixels(rotation, distance, edge, k)
+    k, step = frame.intrinsics, CROP_SPAN / CROP
     crop = np.zeros((CROP_CHANNELS, CROP, CROP), np.float32)
-    if frame.depth is not None:
-        z = frame.depth[rows, columns]
-        # The reading is a depth along the camera's axis; the crop wants it along its own.
-        along = z * (rotation[2, 0] * (columns - k.cx) / k.fx + rotation[2, 1] * (rows - k.cy) / k.fy + rotation[2, 2])
-        valid = seen & (z > 0)
-        crop[0] = np.where(valid, ((along - distance) / edge).clip(-_FARTHEST, _FARTHEST), 0)
-        crop[1] = valid
-    crop[2] = seen & (frame.labels[rows, columns] == label)
+    camera = (np.ascontiguousarray(rotation, np.float64), k.fx, k.fy, k.cx, k.cy)
+    depth = np.empty((0, 0), np.float32) if frame.depth is None else frame.depth
+    _read_depth_and_mask(crop, depth, frame.labels, label, _crop_ticks() * edge / distance, *camera, distance, edge)
     for dx in _COLOUR_SAMPLES:
         for dy in _COLOUR_SAMPLES:
-            rows, columns, seen = _pixels(rotation, distance, edge, k, (dx, dy))
-            crop[3:] += (frame.colour[rows, columns] * seen[..., None]).transpose(2, 0, 1)
+            _add_colour(crop, frame.colour, (_crop_ticks() + dx * step) * edge / distance,
+                        (_crop_ticks() + dy * step) * edge / distance, *camera)
     crop[3:] *= 1 / (255 * len(_COLOUR_SAMPLES) ** 2)
     return crop
+
+
+@numba.njit(nogil=True, cache=True)
+def _pixel(rotation, fx, fy, cx, cy, x, y, height, width):  # pragma: no cover (compiled)
+    """Row and column of the image's pixel that a direction (x, y, 1) of the crop's camera points at; -1, -1 outside."""
+    z = rotation[0, 2] * x + rotation[1, 2] * y + rotation[2, 2]
+    if z <= 1e-6:
+        return -1, -1
+    column = np.floor((rotation[0, 0] * x + rotation[1, 0] * y + rotation[2, 0]) / z * fx + cx + 0.5)
+    row = np.floor((rotation[0, 1] * x + rotation[1, 1] * y + rotation[2, 1]) / z * fy + cy + 0.5)
+    if not (0 <= row < height and 0 <= column < width):
+        return -1, -1
+    return int(row), int(column)
+
+
+@numba.njit(nogil=True, cache=True)
+def _read_depth_and_mask(crop, depth, labels, label, ticks, rotation, fx, fy, cx, cy, distance,
+                         edge):  # pragma: no cover (compiled)
+    """Fill the first three channels of a crop, whose pixels lie at `ticks` (96,), tangents of the angle to its axis.
+
+    depth: (H, W), or empty without a depth image; other arguments as of `_crop_of`
+    """
+    height, width = labels.shape
+    for i in range(len(ticks)):
+        for j in range(len(ticks)):
+            row, column = _pixel(rotation, fx, fy, cx, cy, ticks[j], ticks[i], height, width)
+            if row < 0:
+                continue
+            crop[2, i, j] = labels[row, column] == label
+            if depth.size and depth[row, column] > 0:
+                # The reading is a depth along the camera's axis; the crop wants it along its own.
+                along = depth[row, column] * (rotation[2, 0] * (column - cx) / fx + rotation[2, 1] * (row - cy) / fy
+                                              + rotation[2, 2])
+                crop[0, i, j] = min(max((along - distance) / edge, -_FARTHEST), _FARTHEST)
+                crop[1, i, j] = 1
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_colour(crop, colour, across, down, rotation, fx, fy, cx, cy):  # pragma: no cover (compiled)
+    """Add the colours, 0 to 255, at directions (across[column], down[row]) to the last three channels of a crop."""
+    height, width, _ = colour.shape
+    for i in range(len(down)):
+        for j in range(len(across)):
+            row, column = _pixel(rotation, fx, fy, cx, cy, across[j], down[i], height, width)
+            if row >= 0:
+                for channel in range(3):
+                    crop[3 + channel, i, j] += colour[row, column, channel]
 
 
 def _view_row(crop_from_cube: np.ndarray, distance: float, edge: float) -> np.ndarray:

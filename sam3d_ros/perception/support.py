@@ -32,13 +32,19 @@ def support_plane(frame: Frame) -> np.ndarray | None:
     points = back_project(frame.depth, frame.intrinsics, rows * step, columns * step)
     objects = back_project(frame.depth, frame.intrinsics, own_rows * step, own_columns * step)
     low, high = np.percentile(objects, [1, 99], axis=0)
-    near = points[((points > low - _PLANE_REACH) & (points < high + _PLANE_REACH)).all(axis=1)]
+    near = points[_within(points, low - _PLANE_REACH, high + _PLANE_REACH)]
     try:
         plane = fit_support_plane(near[::max(1, len(near) // _PLANE_POINTS)], _PLANE_TOLERANCE)
     except Fault:
         return given
     is_wall = frame.world_from_camera is not None and plane[:3] @ frame.world_from_camera[2, :3] < _LEVEL
     return given if is_wall else plane
+
+
+def _within(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """(N,) bool, which of `points`, (N, 3), lie between two corners, (3,); axis by axis, as all(axis=1) is slow."""
+    x, y, z = ((points[:, axis] > low[axis]) & (points[:, axis] < high[axis]) for axis in range(3))
+    return x & y & z
 
 
 def given_plane(frame: Frame) -> np.ndarray | None:
