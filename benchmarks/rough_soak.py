@@ -23,7 +23,7 @@ from tqdm import tqdm
 from benchmarks.harness import START_TIMEOUT, common_arguments, read_records, statistics, wait_until, workspace
 from benchmarks.node_run import NodeRun, Result
 from benchmarks.scenes import tabletop
-from benchmarks.soak import MAX_GROWTH_MIB_PER_MINUTE, Sample, take_sample
+from benchmarks.soak import MAX_GROWTH_MIB_PER_MINUTE, Sample, memory_growth, take_sample
 from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
 from sam3d_ros.evaluation.simulated import SEEDS
 from sam3d_ros.perception.pipeline import PipelineConfig
@@ -70,10 +70,11 @@ class User(rclpy.node.Node):
         if refused:
             raise RuntimeError("; ".join(refused))
 
-    def cycle(self) -> None:
-        """Deactivate and activate the node, or unload it altogether and load it again."""
+    def cycle(self, reloads: bool) -> None:
+        """Deactivate and activate the node, calm; or unload it altogether and load it again."""
+        self.set(CALM)
         steps = [Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE]
-        if self.rng.random() < 0.5:
+        if reloads:
             steps[1:1] = [Transition.TRANSITION_CLEANUP, Transition.TRANSITION_CONFIGURE]
         self.actions["lifecycle"] += 1
         for step in steps:
@@ -94,14 +95,16 @@ class User(rclpy.node.Node):
 
 
 def measure(config: PipelineConfig, minutes: float, cores: int, seed: int) -> dict[str, Any]:
-    """Run it; samples of the last process, results, and what was done and diagnosed."""
+    """Run it; samples of the last process at all times and as newly loaded, results, and what was done and diagnosed.
+    """
     with workspace(cores) as folder, NodeRun(folder, config, tabletop(OBJECTS), CAMERA_RATE, rough=seed) as run:
         rclpy.init()
         user = User(seed)
         try:
             wait_until(lambda: bool(run.results()), [run.node], START_TIMEOUT, "result")
-            samples = _trouble(run, user, minutes * 60)
-            return {"samples": samples, "results": run.results(), "sent": read_records(run.camera_log),
+            samples, loaded = _trouble(run, user, minutes * 60)
+            return {"samples": samples, "loaded": loaded, "results": run.results(),
+                    "sent": read_records(run.camera_log),
                     "received_ns": [r["received_ns"] for r in read_records(folder / "results.jsonl")],
                     "faults": dict(user.faults), "actions": dict(user.actions)}
         finally:
@@ -109,9 +112,15 @@ def measure(config: PipelineConfig, minutes: float, cores: int, seed: int) -> di
             rclpy.try_shutdown()
 
 
-def _trouble(run: NodeRun, user: User, seconds: float) -> list[Sample]:
-    start, samples, restarted = time.monotonic(), [], False
+def _trouble(run: NodeRun, user: User, seconds: float) -> tuple[list[Sample], list[Sample]]:
+    """Samples of the last process at all times, and each time that it has just loaded its model."""
+    start, samples, loaded, restarted = time.monotonic(), [], [], False
     next_change, next_cycle, next_sample = CHANGE_PERIOD, CYCLE_PERIOD, 0.0
+
+    def reload() -> None:
+        user.cycle(reloads=True)
+        loaded.append(take_sample(run.node.pid, time.monotonic() - start))
+
     with tqdm(total=round(seconds), unit="s") as bar:
         while (elapsed := time.monotonic() - start) < seconds:
             bar.update(int(elapsed) - bar.n)
@@ -120,11 +129,14 @@ def _trouble(run: NodeRun, user: User, seconds: float) -> list[Sample]:
             if not restarted and elapsed > RESTART_AT * seconds:
                 run.restart_node()
                 user.set({})            # answered as soon as it is there
-                restarted, samples = True, []
                 user.actions["restarts"] += 1
+                restarted, samples, loaded = True, [], []
+                reload()
             elif elapsed >= next_cycle:
-                user.set(CALM)
-                user.cycle()
+                if user.rng.random() < 0.5:
+                    reload()
+                else:
+                    user.cycle(reloads=False)
                 next_cycle = elapsed + user.rng.exponential(CYCLE_PERIOD)
             elif elapsed >= next_change:
                 user.change()
@@ -132,16 +144,19 @@ def _trouble(run: NodeRun, user: User, seconds: float) -> list[Sample]:
             elif elapsed >= next_sample:
                 samples.append(take_sample(run.node.pid, elapsed))
                 next_sample = elapsed + SAMPLE_PERIOD
-    return samples
+    reload()
+    return samples, loaded
 
 
-def judge(samples: list[Sample], ages_s: list[float], results: list[Result], faults: dict[str, int]) -> dict[str, Any]:
-    """Each bar's figure and whether it is kept."""
+def judge(samples: list[Sample], loaded: list[Sample], ages_s: list[float], results: list[Result],
+          faults: dict[str, int]) -> dict[str, Any]:
+    """Each bar's figure and whether it is kept.
+
+    samples: at all times; loaded: as newly loaded.  Memory is judged by the latter, the former leap by tens of MiB.
+    """
     late = samples[len(samples) // 2:]
-    minutes = np.array([sample.elapsed_s for sample in late]) / 60
-    growth = float(np.polyfit(minutes, [sample.memory_mib for sample in late], deg=1)[0])
     figures = {
-        "memory_growth_mib_per_minute": (round(growth, 3), MAX_GROWTH_MIB_PER_MINUTE),
+        "memory_growth_mib_per_minute": (round(memory_growth(loaded), 3), MAX_GROWTH_MIB_PER_MINUTE),
         "threads": (int(np.ptp([sample.threads for sample in late])), MAX_SPREAD),
         "open_files": (int(np.ptp([sample.open_files for sample in late])), MAX_SPREAD),
         "oldest_result_s": (round(max(ages_s), 3), MAX_AGE_S),
@@ -178,14 +193,16 @@ def main() -> int:
     environment = describe_environment(args.cores)
     run = measure(pipeline_config(args), minutes, args.cores, args.seed)
     ages_s = ages(run["sent"], run["results"], run["received_ns"])
-    bars = judge(run["samples"], ages_s, run["results"], run["faults"])
+    bars = judge(run["samples"], run["loaded"], ages_s, run["results"], run["faults"])
     passed = all(bar["passed"] for bar in bars.values())
     write_report(args.out, environment, {
         "benchmark": "rough_soak", "quick": args.quick, "minutes": minutes, "camera_rate_hz": CAMERA_RATE,
         "objects": OBJECTS, "results": len(run["results"]), "images_sent": len(run["sent"]),
         "age_s": statistics(ages_s),
         "processing_ms": statistics([result.processing_ms for result in run["results"]]), "faults": run["faults"],
-        "actions": run["actions"], "bars": bars, "passed": passed, "samples": [asdict(s) for s in run["samples"]]})
+        "actions": run["actions"], "bars": bars, "passed": passed,
+        "memory_slope_at_all_times_mib_per_minute": round(memory_growth(run["samples"][len(run["samples"]) // 2:]), 3),
+        "loaded": [asdict(s) for s in run["loaded"]], "samples": [asdict(s) for s in run["samples"]]})
     for name, bar in bars.items():
         print(f"{'ok    ' if bar['passed'] else 'FAILED'} {name}: {bar['value']} (limit {bar['limit']})")
     print(f"{len(run['results'])} results, {run['actions']}, faults {run['faults']}; report: {args.out}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,16 @@ def take_sample(pid: int, elapsed_s: float) -> Sample:
                   len(list(Path(f"/proc/{pid}/fd").iterdir())))
 
 
+def memory_growth(samples: Sequence[Sample]) -> float:
+    """MiB per minute, slope of the straight line through at least two samples."""
+    minutes = np.array([sample.elapsed_s for sample in samples]) / 60
+    return float(np.polyfit(minutes, [sample.memory_mib for sample in samples], deg=1)[0])
+
+
 def judge(samples: list[Sample], results: list[Result]) -> dict[str, Any]:
     """Each bar's figure and whether it is kept; `samples` span the whole run."""
     late = samples[len(samples) // 2:]
-    minutes = np.array([sample.elapsed_s for sample in late]) / 60
-    growth = float(np.polyfit(minutes, [sample.memory_mib for sample in late], deg=1)[0])
+    growth = memory_growth(late)
     ages = np.array([result.latency_ms / result.processing_ms for result in results])
     return {
         "memory_growth_mib_per_minute": {"value": round(growth, 3), "limit": MAX_GROWTH_MIB_PER_MINUTE,

@@ -342,10 +342,20 @@ def test_hulls_of_the_real_frames_have_the_known_errors():
 
 def test_a_rough_soak_fails_on_old_and_on_stale_results():
     good = [Result(stamp_ns=n, latency_ms=20, processing_ms=8, objects=5, vertices=0) for n in range(3)]
-    assert failed(rough_soak.judge(samples(), [0.1, 0.2], good, {"OK": 5})) == []
-    assert failed(rough_soak.judge(samples(), [0.1, 1.2], good, {})) == ["oldest_result_s"]
-    assert failed(rough_soak.judge(samples(), [0.1], [replace(good[0], stale=1)], {})) == ["stale_poses_shown_as_fresh"]
-    assert failed(rough_soak.judge(samples(), [0.1], good, {"INTERNAL_ERROR": 1})) == ["internal_errors"]
+    loaded = samples()[60::30]
+    assert failed(rough_soak.judge(samples(), loaded, [0.1, 0.2], good, {"OK": 5})) == []
+    assert failed(rough_soak.judge(samples(), loaded, [0.1, 1.2], good, {})) == ["oldest_result_s"]
+    stale = [replace(good[0], stale=1)]
+    assert failed(rough_soak.judge(samples(), loaded, [0.1], stale, {})) == ["stale_poses_shown_as_fresh"]
+    assert failed(rough_soak.judge(samples(), loaded, [0.1], good, {"INTERNAL_ERROR": 1})) == ["internal_errors"]
+
+
+def test_a_rough_soak_compares_memory_as_newly_loaded():
+    good = [Result(stamp_ns=0, latency_ms=20, processing_ms=8, objects=5, vertices=0)]
+    leaps = [replace(s, memory_mib=s.memory_mib + 60 * (n > 200)) for n, s in enumerate(samples())]
+    growing = samples(growth_per_minute=1.2)
+    assert failed(rough_soak.judge(leaps, samples()[60::30], [0.1], good, {})) == []
+    assert failed(rough_soak.judge(leaps, growing[60::30], [0.1], good, {})) == ["memory_growth_mib_per_minute"]
 
 
 def test_age_counts_from_sending_however_the_stamps_jump():

@@ -72,7 +72,7 @@ def decode_colour(message: Image) -> np.ndarray:
     if pixels.ndim == 2:
         return np.repeat(pixels[:, :, None], 3, axis=2)
     order = COLOUR_CHANNELS[message.encoding]
-    # Not pixels[:, :, order], whose channels lie apart in memory: compiled functions would be compiled for that as well.
+    # Not pixels[:, :, order], whose channels lie apart in memory: what is compiled would be compiled for that as well.
     return pixels if order == [0, 1, 2] and pixels.shape[2] == 3 else np.take(pixels, order, axis=2)
 
 
