@@ -14,7 +14,7 @@ from sam3d_ros.evaluation import grasping
 from sam3d_ros.evaluation.grasp_trial import attempt
 from sam3d_ros.grasping.antipodal import Grasp, SceneMesh, plan_grasps
 from sam3d_ros.grasping.gripper import FRANKA
-from sam3d_ros.synth.clutter import Model, packed_scene, pile_scene
+from sam3d_ros.synth.clutter import Model, Placed, packed_scene, pile_scene
 
 FLOOR = np.array([0.0, 0.0, 1.0, 0.0])
 
@@ -56,6 +56,25 @@ def test_too_wide_and_walled_in_objects_have_no_grasp():
     assert plan_grasps(meshes, FLOOR, targets=[0]) == []
     assert plan_grasps(meshes[:1], FLOOR, targets=[0])
     assert plan_grasps([], FLOOR) == []
+
+
+@pytest.mark.parametrize("height", [0.01, 0.015])
+def test_low_objects_are_lifted_with_the_fingertips(height: float):
+    plate = model("plate", trimesh.creation.cylinder(0.03, height))
+    mesh = mesh_at(plate.mesh, [0.02, 0.01, height / 2])
+    grasp = plan_grasps([mesh], FLOOR)[0]
+    assert grasp.world_from_grasp[2, 3] > 0.004                            # the fingertips, over the support
+    pose = trimesh.transformations.translation_matrix([0.02, 0.01, height / 2])
+    assert attempt([Placed(plate, pose)], grasp, FRANKA).held == 0
+
+
+def test_the_tips_alone_grasp_only_what_is_low():
+    half = np.array([0.025, 0.04, 0.05])
+    best = plan_grasps([mesh_at(trimesh.creation.box(2 * half), [0, 0, 0.05])], FLOOR, count=1)[0].world_from_grasp
+    back, tips = -best[:3, 2], best[:3, 3] - [0, 0, 0.05]
+    assert (np.abs(tips) < half).all()
+    depth = ((np.sign(back) * half - tips) / np.where(back == 0, 1e-9, back)).min()       # of the tips, to the surface
+    assert depth > 0.01
 
 
 def test_guessed_surfaces_are_avoided():

@@ -23,7 +23,9 @@ from .gripper import FRANKA, ParallelGripper
 FRICTION = 0.5               # of the friction cones; a little less than rubber on most surfaces
 SAMPLES = 400                # rays through each target
 TURNS = 16                   # hand poses around the line between the contacts
-DEPTHS = (0.010, 0.022)      # metres from the fingertips back to the contacts
+# Metres from the fingertips back to the contacts, and what that leaves of the score: with the tips alone only what is
+# too low for more is grasped.
+DEPTHS = {0.002: 0.7, 0.010: 0.9, 0.022: 1.0}
 CLEARANCE = 0.012            # metres that a finger opens wider than the object on its side
 RETREAT = 0.08               # metres of straight way in
 SUPPORT_CLEARANCE = 0.004    # metres between hand and support
@@ -188,8 +190,8 @@ def _hands(pairs: _Pairs, target: int, plane: np.ndarray) -> _Hands:
     def flat(array: np.ndarray, dimensions: int = 0) -> np.ndarray:
         return np.broadcast_to(array, origin.shape[:3] + array.shape[array.ndim - dimensions:])[good]
 
-    deeper = np.linspace(0.9, 1, len(DEPTHS))[:, None, None]
-    return _Hands(flat(rotation, 2), origin[good], flat(pairs.width[turnable]), flat(score * deeper),
+    by_depth = np.array([*DEPTHS.values()])[:, None, None]
+    return _Hands(flat(rotation, 2), origin[good], flat(pairs.width[turnable]), flat(score * by_depth),
                   np.full(int(good.sum()), target))
 
 
