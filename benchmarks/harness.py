@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -64,6 +65,35 @@ def wait_until(condition: Callable[[], bool], processes: Iterable[NodeProcess], 
         if time.monotonic() > deadline:
             raise TimeoutError(f"no {what} within {timeout:g} s")
         time.sleep(0.05)
+
+
+class WithheldTime:
+    """How long the hypervisor gives the processors of this virtual machine to others ("steal", proc(5)), noted every
+    50 ms while the `with` block runs."""
+
+    def __init__(self) -> None:
+        self._notes: list[tuple[int, float]] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> WithheldTime:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def between(self, start_ns: int, end_ns: int) -> float:
+        """Milliseconds, of all processors together, between two moments of time.time_ns(), to 50 ms on both sides."""
+        times, withheld = (np.array(column) for column in zip(*self._notes, strict=True))
+        first, last = np.searchsorted(times, [start_ns, end_ns])
+        return float(withheld[min(last, len(times) - 1)] - withheld[max(first - 1, 0)])
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.05):
+            steal = int(Path("/proc/stat").read_text().split(maxsplit=9)[8])
+            self._notes.append((time.time_ns(), 1e3 * steal / os.sysconf("SC_CLK_TCK")))
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from benchmarks import latency, message_cost, rough_soak, soak
-from benchmarks.harness import read_records, statistics, wait_until
+from benchmarks.harness import WithheldTime, read_records, statistics, wait_until
 from benchmarks.node_run import Result
 from benchmarks.scenes import tabletop
 from sam3d_ros import cli
@@ -117,6 +118,18 @@ def test_leaks_and_lag_fail_by_name():
     assert failed(soak.judge(samples(threads=10_000), [result(140)])) == ["threads"]
     assert failed(soak.judge(samples(files=10_000), [result(140)])) == ["open_files"]
     assert failed(soak.judge(samples(), [result(140), result(301), result(140)])) == ["age_per_processing_time"]
+
+
+def test_late_results_are_named_with_what_the_hypervisor_withheld(monkeypatch):
+    steal = iter([*range(100, 104), *[150] * 1000])
+    monkeypatch.setattr("benchmarks.harness.Path.read_text", lambda path: f"cpu  1 2 3 4 5 6 7 {next(steal)} 0 0\n")
+    with WithheldTime() as withheld:
+        start = time.time_ns()
+        time.sleep(0.8)
+    per_tick = 1000 / os.sysconf("SC_CLK_TCK")
+    found = soak.late([Result(start, 790, 100, 1, 1), Result(start, 790, 400, 1, 1)], withheld)
+    assert found == [{"age_ms": 790, "processing_ms": 100, "withheld_ms": pytest.approx(50 * per_tick)}]
+    assert withheld.between(start - 10**9, start - 10**8) == 0
 
 
 def test_sample_of_this_process():
