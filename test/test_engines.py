@@ -82,6 +82,10 @@ def test_bad_model_files_are_named(name, model):
         load_engine(name, model.with_name("none.onnx"))
     assert missing.value.reason == "MODEL_MISSING" and "none.onnx" in missing.value.detail
 
+    with pytest.raises(EngineError) as unreadable:
+        load_engine(name, model.with_name(300 * "x"))
+    assert unreadable.value.reason == "MODEL_INVALID" and "File name too long" in unreadable.value.detail
+
     good, bad = model.read_bytes(), model.with_name("bad.onnx")
     for content in (good[:len(good) // 2], b"", b"not a model at all", bytes(1000)):
         bad.write_bytes(content)

@@ -85,11 +85,14 @@ class ModelFile:
 def read_model(path: str | Path) -> ModelFile:
     """Read an ONNX file, or a shipped model by its name.  Raises EngineError MODEL_MISSING or MODEL_INVALID."""
     path = SHIPPED_MODELS.get(str(path)) or Path(path)
-    if not path.is_file():
-        raise EngineError("MODEL_MISSING", str(path))
-    if path.stat().st_size > MAX_MODEL_BYTES:
-        raise EngineError("MODEL_INVALID", f"{path} is larger than {MAX_MODEL_BYTES >> 20} MiB")
-    return ModelFile(path, path.read_bytes())
+    try:
+        if not path.is_file():
+            raise EngineError("MODEL_MISSING", str(path))
+        if path.stat().st_size > MAX_MODEL_BYTES:
+            raise EngineError("MODEL_INVALID", f"{path} is larger than {MAX_MODEL_BYTES >> 20} MiB")
+        return ModelFile(path, path.read_bytes())
+    except OSError as error:        # not allowed to read it; a name that is too long; a broken disk
+        raise EngineError("MODEL_INVALID", f"{path}: {error.strerror or error}") from error
 
 
 def check_signature(model: ModelFile, wanted: Signature, inputs: Mapping[str, Shape],
