@@ -4,11 +4,10 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
-from sam3d_ros.perception.faults import Fault, FaultCode
+from sam3d_ros.perception.faults import engine_faults
 from sam3d_ros.runtime import golden
 from sam3d_ros.runtime.engine import DEFAULT_MODEL, MODEL_HELP, BuildOptions, EngineError, ModelFile, read_model
 from sam3d_ros.runtime.engine_cache import EngineCache, EngineKey, Entry
@@ -49,10 +48,8 @@ def run(args: argparse.Namespace) -> int:
     cache = EngineCache(args.cache)
     actions = {"build": lambda: _build(args), "list": lambda: _list(cache), "verify": lambda: _verify(cache, args),
                "clear": lambda: _clear(cache, args.damaged)}
-    try:
+    with engine_faults():
         return actions[args.action]()
-    except EngineError as error:
-        raise Fault(FaultCode[error.reason], error.detail) from error
 
 
 def show_progress(percent: int, what: str) -> None:
@@ -88,25 +85,13 @@ def _build(args: argparse.Namespace) -> int:
     model = read_model(args.model)
     options = BuildOptions(must_keep=True, folder=args.cache, on_progress=show_progress)
     for capability in args.capability:
-        with _kept(args.cache):
-            key = build_ahead(args.engine, model, STUDENT, args.precision, capability, options)
+        key = build_ahead(args.engine, model, STUDENT, args.precision, capability, options)
         print(f"{key.digest[:12]}  {key.library}, {key.precision}, for compute capability {capability}")
     if not args.capability:
-        with _kept(args.cache):
-            engine = load_tensorrt(args.engine, model, STUDENT, args.precision, options)
+        engine = load_tensorrt(args.engine, model, STUDENT, args.precision, options)
         print(f"{engine.name} is ready")
         engine.close()
     return 0
-
-
-@contextmanager
-def _kept(folder: Path | None) -> Iterator[None]:
-    """What is built within has to be kept in the cache below `folder`.  Raises Fault(ENGINE_NOT_KEPT) for OSError."""
-    try:
-        yield
-    except OSError as error:
-        raise Fault(FaultCode.ENGINE_NOT_KEPT,
-                    f"{EngineCache(folder).folder}: {error.strerror or error}") from error
 
 
 def _list(cache: EngineCache) -> int:

@@ -1,6 +1,7 @@
 """The engine cache gives back what was stored, and nothing else."""
 import dataclasses
 import errno
+import functools
 import json
 import multiprocessing
 import os
@@ -32,12 +33,16 @@ def sidecar_file(cache):
     return cache.folder / f"{KEY.digest}.json"
 
 
-def unsafe(action, *words):
-    """The action is refused as unsafe, in these words."""
+def refused(reason, action, *words):
+    """The action is refused for this reason, in these words."""
     with pytest.raises(EngineError) as error:
         action()
-    assert error.value.reason == "ENGINE_CACHE_UNSAFE"
+    assert error.value.reason == reason
     assert all(word in error.value.detail for word in words), error.value.detail
+
+
+unsafe = functools.partial(refused, "ENGINE_CACHE_UNSAFE")
+not_kept = functools.partial(refused, "ENGINE_NOT_KEPT")
 
 
 def test_what_was_stored_comes_back(cache):
@@ -187,8 +192,7 @@ def test_a_write_that_fails_leaves_the_old_engine(cache, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(engine_cache.os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        cache.store(KEY, PLAN[::-1], {})
+    not_kept(lambda: cache.store(KEY, PLAN[::-1], {}), str(cache.folder), "disk full")
     monkeypatch.undo()
     assert cache.load(KEY) == PLAN and not [name for name in os.listdir(cache.folder) if name.endswith(".tmp")]
 
@@ -203,8 +207,7 @@ def test_a_temporary_file_is_never_one_that_was_there(cache, monkeypatch):
     monkeypatch.setattr(engine_cache.secrets, "token_hex", lambda count: "0" * 2 * count)
     there = cache.folder / f".x.timing.{'0' * 16}.tmp"
     there.write_bytes(b"another's")
-    with pytest.raises(FileExistsError):
-        cache.write_note("x.timing", b"abc")
+    not_kept(lambda: cache.write_note("x.timing", b"abc"), "File exists")
     assert there.read_bytes() == b"another's"
 
 
@@ -249,8 +252,10 @@ def test_a_cache_that_cannot_be_made_is_empty(tmp_path, read_only, place, caplog
     with cache.locked():
         assert cache.load(KEY) is None and cache.read_note("x.timing") == b""
     assert "is not held against other processes" in caplog.text and "is not loaded" in caplog.text
-    for action in (lambda: cache.store(KEY, PLAN, {}), lambda: cache.write_note("x.timing", b""), cache.entries,
-                   cache.remove):
+    for action in (lambda: cache.store(KEY, PLAN, {}), lambda: cache.write_note("x.timing", b""),
+                   cache.locked(required=True).__enter__):
+        not_kept(action, str(cache.folder))
+    for action in (cache.entries, cache.remove):
         with pytest.raises(OSError):
             action()
 
@@ -356,9 +361,10 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch, tmp_path):
     cache = EngineCache()
     assert cache.load(KEY) is None and cache.read_note("cpu.json") == b""
     with cache.locked():
-        for action in (lambda: cache.store(KEY, PLAN, {}), cache.entries, cache.locked(required=True).__enter__):
-            with pytest.raises(OSError, match="this user has no home folder: set SAM3D_CACHE"):
-                action()
+        for action in (lambda: cache.store(KEY, PLAN, {}), cache.locked(required=True).__enter__):
+            not_kept(action, "this user has no home folder: set SAM3D_CACHE")
+        with pytest.raises(OSError, match="this user has no home folder: set SAM3D_CACHE"):
+            cache.entries()
     assert not list(tmp_path.iterdir())
 
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from fake_gpu import NOT_SUPPORTED, OUT_OF_MEMORY, SCRATCH, FakeCuda, fake_tenso
 from own_process import in_own_process
 from student_graphs import student_inputs, student_model
 
-from sam3d_ros import cli
+from sam3d_ros import cli, engine_cli
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig
 from sam3d_ros.runtime import cuda, golden, tensorrt_engine
@@ -287,9 +288,24 @@ def test_an_engine_that_cannot_be_kept_is_used(machine, name, trouble, caplog):
 
 def test_an_engine_for_other_devices_that_cannot_be_kept_is_an_error(machine):
     file_in_the_way(machine)
-    with pytest.raises(OSError):
+    with pytest.raises(EngineError, match="File exists") as error:
         tensorrt_engine.build_ahead("tensorrt-rtx", read_model(machine.model), STUDENT, "fp16", "8.6",
                                     BuildOptions(folder=machine.folder))
+    assert error.value.reason == "ENGINE_NOT_KEPT" and machine.rtx.builds == 0
+
+
+def test_what_fails_besides_the_cache_is_not_taken_for_it(machine, capsys):
+    """As where what reads the progress of the command has ended."""
+    def broken(percent, what):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    machine.monkeypatch.setattr(engine_cli, "show_progress", broken)
+    assert cli.main(["engine", "--cache", str(machine.folder), "build", "--model", str(machine.model)]) == 1
+    assert "ENGINE_NOT_KEPT" not in capsys.readouterr().err
+    machine.monkeypatch.setattr(Path, "read_bytes", lambda path: broken(0, ""))
+    with pytest.raises(Fault) as fault:
+        Pipeline.from_config(PipelineConfig(str(machine.model), "tensorrt", build_only=True))
+    assert fault.value.code is FaultCode.MODEL_INVALID
 
 
 @pytest.mark.parametrize(("trouble", "builds", "said"), [

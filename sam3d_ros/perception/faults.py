@@ -5,6 +5,8 @@ page is sorted by.
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 
 
@@ -132,3 +134,13 @@ class Fault(Exception):
     def __str__(self) -> str:
         name, advice = self.code.name, self.code.advice
         return f"{name}: {self.detail} ({advice})" if self.detail else f"{name}: {advice}"
+
+
+@contextmanager
+def engine_faults() -> Iterator[None]:
+    """An EngineError that is raised within becomes the Fault of its name."""
+    from ..runtime.engine import EngineError  # here: who only names a fault need not load NumPy
+    try:
+        yield
+    except EngineError as error:
+        raise Fault(FaultCode[error.reason], error.detail) from error

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from ..runtime.engine import BuildOptions, Engine, EngineError, load_engine
+from ..runtime.engine import BuildOptions, Engine, load_engine
 from . import hollows
 from .appearance import seen_vertices, vertex_colours, vertex_normals
 from .candidates import Candidate, find_candidates, rejection
 from .config import DEFAULTS, PipelineConfig
 from .cube import IMAGE_UP
 from .evidence import Observation, filled, first_view, further_view, support_row
-from .faults import Fault, FaultCode
+from .faults import Fault, FaultCode, engine_faults
 from .frame import Frame, Instance, Intrinsics, check_frame
 from .object_frame import object_frame
 from .objects import Mesh, ReconstructedObject, Rejection, ScaleSource
@@ -65,15 +65,9 @@ class Pipeline:
         on_progress: called with percent done and what is being done while an engine is built
         """
         options = BuildOptions(config.allow_engine_build, on_progress=on_progress, must_keep=config.build_only)
-        try:
-            return cls(load_engine(config.engine, config.model, config.precision, config.threads, options=options),
-                       config)
-        except EngineError as error:
-            raise Fault(FaultCode[error.reason], error.detail) from error
-        except OSError as error:
-            if not config.build_only:
-                raise
-            raise Fault(FaultCode.ENGINE_NOT_KEPT, str(error)) from error
+        with engine_faults():
+            engine = load_engine(config.engine, config.model, config.precision, config.threads, options=options)
+        return cls(engine, config)
 
     @property
     def engine_name(self) -> str:

@@ -111,13 +111,13 @@ class EngineCache:
     def store(self, key: EngineKey, plan: bytes, details: dict[str, Any]) -> None:
         """Add an engine, or replace the one of the same key; call it while `locked`.
 
-        Raises EngineError ENGINE_CACHE_UNSAFE, ENGINE_BUILD_FAILED if it is too large; OSError if it cannot be written.
+        Raises EngineError ENGINE_CACHE_UNSAFE, ENGINE_NOT_KEPT, ENGINE_BUILD_FAILED if it is too large.
         """
         if len(plan) > MAX_PLAN_BYTES:
             raise EngineError("ENGINE_BUILD_FAILED", f"the engine is larger than {MAX_PLAN_BYTES >> 20} MiB")
         sidecar = {"key": dataclasses.asdict(key), "bytes": len(plan), "sha256": hashlib.sha256(plan).hexdigest(),
                    "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **details}
-        with self._opened() as folder:
+        with self._kept(), self._opened() as folder:
             self._write(folder, key.digest + ".engine", MAGIC + plan)
             # The sidecar last: an engine without one does not exist.
             self._write(folder, key.digest + ".json", json.dumps(sidecar, indent=1).encode())
@@ -136,9 +136,9 @@ class EngineCache:
     def write_note(self, name: str, data: bytes) -> None:
         """Keep something beside the engines: a timing cache, a measurement.
 
-        Raises EngineError ENGINE_CACHE_UNSAFE; OSError if it cannot be written.
+        Raises EngineError ENGINE_CACHE_UNSAFE, ENGINE_NOT_KEPT.
         """
-        with self._opened() as folder:
+        with self._kept(), self._opened() as folder:
             self._write(folder, name, data)
 
     @contextlib.contextmanager
@@ -146,17 +146,18 @@ class EngineCache:
         """Hold the cache against other processes; on_wait is called again and again while one of them has it.
 
         A cache that cannot be written is not held (said in the log), unless that is required.
-        Raises EngineError ENGINE_CACHE_UNSAFE; OSError if it cannot be written and is required.
+        Raises EngineError ENGINE_CACHE_UNSAFE; ENGINE_NOT_KEPT if it cannot be written and is required.
         """
         with contextlib.ExitStack() as held:
             try:
-                folder = held.enter_context(self._opened())
-                lock = _open_lock(folder)
-                held.callback(os.close, lock)
-            except OSError as error:
-                if required:
+                with self._kept():
+                    folder = held.enter_context(self._opened())
+                    lock = _open_lock(folder)
+                    held.callback(os.close, lock)
+            except EngineError as error:
+                if required or error.reason != "ENGINE_NOT_KEPT":
                     raise
-                _log.warning("%s is not held against other processes: %s", self.folder, error)
+                _log.warning("the engine cache is not held against other processes: %s", error.detail)
             else:
                 while not _try_lock(lock):
                     on_wait()
@@ -239,6 +240,14 @@ class EngineCache:
             yield folder
         finally:
             os.close(folder)
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        """What is written within is there at the next start.  Raises EngineError ENGINE_NOT_KEPT for OSError."""
+        try:
+            yield
+        except OSError as error:
+            raise EngineError("ENGINE_NOT_KEPT", f"{self.folder}: {error.strerror or error}") from error
 
     def _write(self, folder: int, name: str, data: bytes) -> None:
         # Not named after the process: in a container a killed one and its successor have the same number.

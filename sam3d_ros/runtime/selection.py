@@ -180,5 +180,5 @@ def _note(cache: EngineCache, key: str, fastest: tuple[str, str], times: dict[tu
         text = json.dumps({key: entry}, indent=1)
     try:
         cache.write_note(_NOTE, text.encode())
-    except (OSError, EngineError) as error:     # a machine without a writable home measures every time
-        _log.warning("the measurement of CPU engines cannot be kept: %s", error)
+    except EngineError as error:                # a machine without a writable home measures every time
+        _log.warning("the measurement of CPU engines cannot be kept: %s", error.detail)

@@ -229,7 +229,7 @@ def load_tensorrt(name: str, model: ModelFile, signature: Signature, precision: 
     An engine that cannot be kept, because the disk is full or read-only, is returned all the same (said in the log),
     unless options.must_keep.
     Raises EngineError: MODEL_*, ENGINE_UNAVAILABLE, ENGINE_NOT_BUILT, ENGINE_BUILD_FAILED, ENGINE_OUT_OF_MEMORY,
-    ENGINE_INACCURATE, ENGINE_FAILED, ENGINE_CACHE_UNSAFE; OSError if it must be kept and cannot be.
+    ENGINE_INACCURATE, ENGINE_FAILED, ENGINE_CACHE_UNSAFE; ENGINE_NOT_KEPT if it must be kept and cannot be.
     """
     precision = "fp16" if precision == "auto" else precision
     if precision not in PRECISIONS:
@@ -250,7 +250,7 @@ def build_ahead(name: str, model: ModelFile, signature: Signature, precision: st
                 options: BuildOptions) -> EngineKey:
     """Build an engine for any device of a compute capability, as "8.6", and keep it unchecked; TensorRT-RTX only.
 
-    A device that loads it checks it first.  Raises EngineError as `load_tensorrt`; OSError if it cannot be kept.
+    A device that loads it checks it first.  Raises EngineError as `load_tensorrt` does for one that must be kept.
     """
     library = load_library(name)
     if not library.rtx:
@@ -298,8 +298,8 @@ class _Loader:
         def keep(data: bytes) -> None:
             try:
                 self.cache.write_note(kernels, data)
-            except (OSError, EngineError) as error:         # nothing that could end the program, which closes an engine
-                _log.warning("kernels of %s cannot be kept for the next start: %s", self.library.name, error)
+            except EngineError as error:            # nothing that could end the program, which closes an engine
+                _log.warning("kernels of %s cannot be kept for the next start: %s", self.library.name, error.detail)
 
         return TensorRtEngine(self.library, plan, self.signature, self.precision, self.device,
                               self.cache.read_note(kernels) if self.library.rtx else b"", keep)
@@ -320,7 +320,7 @@ class _Loader:
                 engine = self._engine(plan.data)
             self.options.on_progress(100, "comparing with the reference")
             found = golden.check(engine, golden.reference(self.model))
-            with contextlib.nullcontext() if self.options.must_keep else _kept_if_possible(engine.name):
+            with _kept_if_possible(engine.name, self.options.must_keep):
                 self.cache.store(self.key, plan.data, _details(plan, started) | {"check": str(found)})
             return engine
 
@@ -351,12 +351,14 @@ class _Loader:
 
 
 @contextlib.contextmanager
-def _kept_if_possible(what: str) -> Iterator[None]:
-    """A disk that is full or read-only costs time at the next start, no more: it is said in the log."""
+def _kept_if_possible(what: str, must_keep: bool = False) -> Iterator[None]:
+    """A disk that is full or read-only costs time at the next start, no more, unless `must_keep`: the log says so."""
     try:
         yield
-    except OSError as error:
-        _log.warning("%s cannot be kept for the next start: %s", what, error)
+    except EngineError as error:
+        if must_keep or error.reason != "ENGINE_NOT_KEPT":
+            raise
+        _log.warning("%s cannot be kept for the next start: %s", what, error.detail)
 
 
 def _details(plan: Plan, started: float) -> dict[str, Any]:
