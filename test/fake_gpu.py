@@ -266,8 +266,9 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             going_on = _called_from_cpp(monitor.step_complete, "build", 0)
             _called_from_cpp(monitor.phase_start, "kernels", "build", 4)
             for step in range(4):
-                time.sleep(trt.step_seconds)
-                going_on = going_on and _called_from_cpp(monitor.step_complete, "kernels", step)
+                if going_on:
+                    time.sleep(trt.step_seconds)
+                    going_on = _called_from_cpp(monitor.step_complete, "kernels", step)
             _called_from_cpp(monitor.phase_finish, "kernels")
             if not going_on:
                 self.logger.log(ILogger.ERROR, "Build canceled by user")

@@ -478,20 +478,24 @@ def test_what_the_listener_raises_ends_the_build(machine, capfd):
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("name", ["tensorrt", "auto"])
+@pytest.mark.parametrize(("name", "times"), [("tensorrt", 1), ("auto", 1), ("tensorrt", 5)])
 @in_own_process
-def test_ctrl_c_ends_the_build(machine, name, capfd):
+def test_ctrl_c_ends_the_build(machine, name, times, capfd, caplog):
+    """And the library has ended, too, however often it is pressed."""
     machine.trt.step_seconds = 1.0
     started = []
 
     def interrupt(percent, what):
         if not started:
             started.append(time.monotonic())
-            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.05)
 
     options = BuildOptions(folder=machine.folder, on_progress=interrupt)
     with pytest.raises(KeyboardInterrupt):
         load_engine(name, machine.model, signature=STUDENT, options=options)
+    assert "Build canceled by user" in caplog.text
     assert time.monotonic() - started[0] < 2.5                      # its present step, not all four
     assert machine.trt.builds == machine.rtx.builds == 0 and not machine.cuda.in_use
     assert "Exception caught" not in capfd.readouterr().err
