@@ -559,6 +559,14 @@ def test_auto_takes_the_gpu_and_passes_over_what_fails(machine, caplog):
     assert machine.refusal(name="auto")[0] == "ENGINE_CACHE_UNSAFE"           # not passed over: an attack, maybe
 
 
+def test_without_anything_to_compare_with_nothing_is_built(machine):
+    machine.monkeypatch.setattr(golden, "reference", golden.compute)
+    machine.monkeypatch.setattr(golden, "available_engines", list)
+    reason, detail = machine.refusal()
+    assert reason == "ENGINE_UNAVAILABLE" and "student.golden.npz" in detail and "openvino, onnxruntime" in detail
+    assert machine.trt.builds == 0
+
+
 def test_another_signature_is_refused(machine):
     assert machine.refusal(signature=Signature({"evidence_v1": ("batch", 3)}, STUDENT.outputs))[0] == "MODEL_MISMATCH"
 

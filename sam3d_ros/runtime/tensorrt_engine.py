@@ -311,6 +311,7 @@ class _Loader:
             engine = self._cached()                # built while this process waited
             if engine:
                 return engine
+            wanted = golden.reference(self.model)       # first: without it, a build is for nothing
             started = time.monotonic()
             ahead = self._built_ahead()
             if ahead:
@@ -319,7 +320,7 @@ class _Loader:
                 plan = self._built()
                 engine = self._engine(plan.data)
             self.options.on_progress(100, "comparing with the reference")
-            found = golden.check(engine, golden.reference(self.model))
+            found = golden.check(engine, wanted)
             with _kept_if_possible(engine.name, self.options.must_keep):
                 self.cache.store(self.key, plan.data, _details(plan, started) | {"check": str(found)})
             return engine
