@@ -245,8 +245,11 @@ def test_no_object_from_a_network_that_finds_none():
     assert not result.objects and result.rejections[0].fault.code is FaultCode.SHAPE_NOT_FOUND
 
 
-@pytest.mark.parametrize("error", [RuntimeError("device lost"), None])
-def test_engine_failures_are_named(error):
+@pytest.mark.parametrize(("error", "code"), [
+    (RuntimeError("device lost"), FaultCode.ENGINE_FAILED),
+    (RuntimeError("CUDA failure 2: out of memory"), FaultCode.ENGINE_OUT_OF_MEMORY),
+    (None, FaultCode.ENGINE_FAILED)])
+def test_engine_failures_are_named(error, code):
     class Broken(ShellEngine):
         def infer(self, inputs):
             if error:
@@ -256,7 +259,7 @@ def test_engine_failures_are_named(error):
 
     with pytest.raises(Fault) as fault:
         Pipeline(Broken(), PipelineConfig()).run(scene(BALLS[:1]))
-    assert fault.value.code is FaultCode.ENGINE_FAILED
+    assert fault.value.code is code
 
 
 def test_model_errors_become_faults(tmp_path):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from ..runtime.engine import BuildOptions, Engine, load_engine
+from ..runtime.engine import BuildOptions, Engine, answers, load_engine
 from . import hollows
 from .appearance import seen_vertices, vertex_colours, vertex_normals
 from .candidates import Candidate, find_candidates, rejection
@@ -108,7 +108,8 @@ class Pipeline:
 
         A frame without depth is reconstructed from colour and masks; see `_sized`.
         Raises Fault if the whole frame cannot be used: DEPTH_SIZE_MISMATCH, DEPTH_EMPTY, DEPTH_UNIT_SUSPECT,
-        MASK_SIZE_MISMATCH, CAMERA_INFO_UNCALIBRATED, CAMERA_INFO_SIZE_MISMATCH, ENGINE_FAILED.
+        MASK_SIZE_MISMATCH, CAMERA_INFO_UNCALIBRATED, CAMERA_INFO_SIZE_MISMATCH, ENGINE_FAILED,
+        ENGINE_OUT_OF_MEMORY.
         """
         report = on_stage or (lambda stage: None)
         clock = _Clock()
@@ -160,14 +161,15 @@ class Pipeline:
         self._engine.close()
 
     def _infer(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs of the network for all objects, in parts that the engine can bear.  Raises Fault ENGINE_FAILED."""
+        """Outputs of the network for all objects, in parts that the engine can bear.
+
+        Raises Fault ENGINE_FAILED, ENGINE_OUT_OF_MEMORY.
+        """
         count, views = inputs["crops"].shape[:2]
         step = max(1, self._engine.most_crops // views)
-        try:
-            parts = [self._engine.infer({name: array[start:start + step] for name, array in inputs.items()})
+        with engine_faults():
+            parts = [answers(self._engine, {name: array[start:start + step] for name, array in inputs.items()})
                      for start in range(0, count, step)]
-        except RuntimeError as error:
-            raise Fault(FaultCode.ENGINE_FAILED, f"{self.engine_name}: {error}") from error
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         if not all(np.isfinite(array).all() for array in outputs.values()):
             raise Fault(FaultCode.ENGINE_FAILED, f"{self.engine_name} returned values that are not finite")
