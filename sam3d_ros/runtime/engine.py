@@ -178,7 +178,8 @@ def load_named(name: str, file: ModelFile, precision: str, threads: int, signatu
         from .onnxruntime_engine import OnnxRuntimeEngine
 
         options.on_progress(0, f"{name} is made ready")
-        return _checked(OnnxRuntimeEngine(file, signature, precision, threads, name, options.allow_build), file)
+        may_build = options.allow_build and not options.must_keep       # it keeps nothing
+        return _checked(OnnxRuntimeEngine(file, signature, precision, threads, name, may_build), file)
     from .tensorrt_engine import load_tensorrt
 
     return load_tensorrt(name, file, signature, precision, options)
