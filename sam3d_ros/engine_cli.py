@@ -98,7 +98,7 @@ def _list(cache: EngineCache) -> int:
     entries = cache.entries()
     for entry in entries:
         print(_line(entry))
-    print(f"{len(entries)} engines in {cache.folder}")
+    print(f"{len(entries)} engines in {cache.folder}, {sum(bool(entry.problem) for entry in entries)} of them unusable")
     return 0
 
 
@@ -126,9 +126,10 @@ def _line(entry: Entry) -> str:
         return f"{entry.name[:12]}  {printable(entry.problem)}"
     key = entry.key
     device = key.device or "any GPU"
-    return (f"{entry.name[:12]}  {key.library}, {key.precision}, {device} ({key.capability}), model {key.model[:12]}, "
-            f"{entry.bytes / 2**20:.1f} MiB, built {entry.details.get('built', '?')}, "
-            f"{entry.details.get('check', 'not checked on a GPU yet')}")
+    check = f"refused: {entry.problem}" if entry.problem else entry.details.get("check", "not checked on a GPU yet")
+    return printable(f"{entry.name[:12]}  {key.library}, {key.precision}, {device} ({key.capability}), model "
+                     f"{key.model[:12]}, {entry.bytes / 2**20:.1f} MiB, built {entry.details.get('built', '?')}, "
+                     f"{check}")
 
 
 def _keys_here(model: ModelFile) -> tuple[set[EngineKey], str]:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import stat
 import time
+import tracemalloc
 
 import pytest
 
@@ -366,6 +367,42 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch, tmp_path):
         with pytest.raises(OSError, match="this user has no home folder: set SAM3D_CACHE"):
             cache.entries()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_refusal_takes_the_place_of_the_engine(cache, monkeypatch):
+    assert cache.refusal(KEY) == "" and cache.refusal(dataclasses.replace(KEY, device="Thor")) == ""
+    cache.refuse(KEY, "vIoU 0.9", {})
+    assert cache.refusal(KEY) == "vIoU 0.9" and cache.load(KEY) is None and not engine_file(cache).exists()
+    entry, = cache.entries()
+    assert (entry.key, entry.bytes, entry.problem) == (KEY, 0, "vIoU 0.9")
+    cache.refuse(KEY, "vIoU 0.8", {})
+    assert cache.refusal(KEY) == "vIoU 0.8"
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_cache, "__version__", "99.0")
+        assert cache.refusal(KEY) == "" and cache.load(KEY) is None        # another version builds it anew
+    cache.store(KEY, PLAN, {})
+    assert cache.refusal(KEY) == "" and cache.load(KEY) == PLAN
+    cache.refuse(KEY, "vIoU 0.7", {})
+    assert len(cache.remove()) == 1 and cache.refusal(KEY) == "" and not cache.entries()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"refused": "x"}', '{"key": 3, "refused": "x"}'])
+def test_a_broken_refusal_is_none(cache, text):
+    sidecar_file(cache).write_text(text)
+    assert cache.refusal(KEY) == ""
+
+
+def test_a_refusal_by_others_is_refused(cache):
+    cache.refuse(KEY, "vIoU 0.9", {})
+    sidecar_file(cache).chmod(0o622)
+    unsafe(lambda: cache.refusal(KEY), "can be written by others")
+
+
+def test_reading_takes_no_more_memory_than_there_is_to_read(cache):
+    tracemalloc.start()
+    cache.load(KEY)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 def test_the_sidecar_says_what_it_is(cache):

@@ -519,9 +519,59 @@ def test_an_inaccurate_engine_is_refused_with_its_figures(machine):
     reason, detail = machine.refusal()
     assert reason == "ENGINE_INACCURATE" and "tensorrt fp16: vIoU 0.9" in detail and "at least 0.99" in detail
     machine.trt.offset, machine.trt.nan = 0.0, True
-    reason, detail = machine.refusal()
+    reason, detail = machine.refusal(precision="fp32")
     assert reason == "ENGINE_INACCURATE" and "distance, log_std, colour, layout not finite" in detail
     assert not list((machine.folder / "engines").glob("*.engine"))
+
+
+def test_an_inaccurate_engine_is_not_built_again(machine, capsys):
+    """Until it is asked for by name."""
+    def said(*action):
+        return cli.main(["engine", "--cache", str(machine.folder), *action]), capsys.readouterr()
+
+    machine.trt.offset = 0.4
+    refusal = machine.refusal()
+    for allow_build in (True, False):
+        assert machine.refusal(allow_build=allow_build) == refusal
+    machine.load("auto").close()
+    assert machine.trt.builds == machine.rtx.builds == 1
+    (status, output), verified = said("list"), said("verify", "--model", str(machine.model))
+    assert status == 0 and f", refused: {refusal[1]}\n" in output.out and "2 engines" in output.out
+    assert verified[0] == 1 and verified[1].out.count("BAD") == 1
+
+    status, output = said("build", "--model", str(machine.model))
+    assert status == 1 and f"ENGINE_INACCURATE: {refusal[1]}" in output.err and machine.trt.builds == 2
+    machine.trt.offset = 0.0
+    assert machine.refusal() == refusal
+    assert said("build", "--model", str(machine.model))[0] == 0
+    machine.load(allow_build=False).close()
+
+    machine.trt.offset = 0.4
+    machine.refusal(precision="fp32")
+    assert "1 engines deleted" in said("clear", "--damaged")[1].out
+    machine.trt.offset = 0.0
+    machine.load(precision="fp32").close()
+    assert machine.trt.builds == 5
+
+
+def test_who_waited_for_an_inaccurate_engine_does_not_build_it_again(machine):
+    machine.trt.offset, seen = 0.4, []
+    refusal = machine.refusal()[1]
+
+    def not_yet(cache, key, refusal=EngineCache.refusal):
+        seen.append(key)
+        return refusal(cache, key) if len(seen) > 1 else ""
+
+    machine.monkeypatch.setattr(EngineCache, "refusal", not_yet)
+    assert machine.refusal()[1] == refusal and machine.trt.builds == 1
+
+
+def test_a_refusal_that_cannot_be_kept_is_one_all_the_same(machine, caplog):
+    full_disk(machine)
+    machine.trt.offset = 0.4
+    for _ in range(2):
+        assert machine.refusal()[0] == "ENGINE_INACCURATE"
+    assert machine.trt.builds == 2 and "the check's result cannot be kept" in caplog.text
 
 
 def test_machines_without_gpu(machine):
@@ -592,8 +642,10 @@ def test_an_engine_built_ahead_is_refused_if_it_is_inaccurate_here(machine):
     model, options = read_model(machine.model), BuildOptions(folder=machine.folder)
     tensorrt_engine.build_ahead("tensorrt-rtx", model, STUDENT, "fp16", "8.6", options)
     machine.rtx.offset = 1.0
-    assert machine.refusal(name="tensorrt-rtx")[0] == "ENGINE_INACCURATE"
-    assert len(EngineCache(machine.folder).entries()) == 1
+    for _ in range(2):
+        assert machine.refusal(name="tensorrt-rtx")[0] == "ENGINE_INACCURATE"
+    ahead, here = sorted(EngineCache(machine.folder).entries(), key=lambda entry: entry.key.device)
+    assert not ahead.problem and "vIoU" in here.problem and machine.rtx.builds == 1
 
 
 def test_one_process_builds_while_another_waits(machine):

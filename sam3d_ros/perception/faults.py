@@ -96,7 +96,7 @@ class FaultCode(Enum):
     ENGINE_OUT_OF_MEMORY = "the GPU's memory does not suffice: end other programs that use it, or lower max_objects"
     ENGINE_INACCURATE = (
         "the engine's results differ too much from those of float32, and it is not used: set precision "
-        "to fp32, or take another engine")
+        "to fp32, take another engine, or build it again (sam3d engine build)")
     ENGINE_CACHE_UNSAFE = (
         "others could have put a program into the engine cache: see whom the named folder or file "
         "belongs to, and delete it, or point SAM3D_CACHE to a folder of your own")

@@ -119,7 +119,8 @@ class BuildOptions:
 
     allow_build: build one that is not in the cache, which takes minutes; folder: of the cache, None: the user's;
     on_progress: called with percent done and what is being done, by any thread; what it raises ends the build, and is
-    passed on; must_keep: an engine that cannot be kept for the next start is an error (ENGINE_NOT_KEPT), not a warning
+    passed on; must_keep: it is built for later use: one that cannot be kept is an error (ENGINE_NOT_KEPT), not a
+    warning, and one that was refused as inaccurate is tried again
     """
 
     allow_build: bool = True

@@ -224,7 +224,8 @@ def engine_key(library: Library, model: ModelFile, signature: Signature, precisi
 
 def load_tensorrt(name: str, model: ModelFile, signature: Signature, precision: str,
                   options: BuildOptions) -> TensorRtEngine:
-    """The engine from the cache; built, checked against the golden outputs and kept there if it is not.
+    """The engine from the cache; built, checked against the golden outputs and kept there if it is not.  One that the
+    check refuses is not built again, unless options.must_keep.
 
     An engine that cannot be kept, because the disk is full or read-only, is returned all the same (said in the log),
     unless options.must_keep.
@@ -279,6 +280,10 @@ class _Loader:
         return engine or self._obtained()
 
     def _cached(self) -> TensorRtEngine | None:
+        """Raises EngineError ENGINE_INACCURATE if it was built and refused, and is not asked for again by must_keep."""
+        refusal = self.cache.refusal(self.key)
+        if refusal and not self.options.must_keep:
+            raise EngineError("ENGINE_INACCURATE", refusal)
         plan = self.cache.load(self.key)
         return self._opened(plan) if plan else None
 
@@ -320,7 +325,13 @@ class _Loader:
                 plan = self._built()
                 engine = self._engine(plan.data)
             self.options.on_progress(100, "comparing with the reference")
-            found = golden.check(engine, wanted)
+            try:
+                found = golden.check(engine, wanted)
+            except EngineError as error:
+                if error.reason == "ENGINE_INACCURATE":
+                    with _kept_if_possible("the check's result"):
+                        self.cache.refuse(self.key, error.detail, _details(plan, started))
+                raise
             with _kept_if_possible(engine.name, self.options.must_keep):
                 self.cache.store(self.key, plan.data, _details(plan, started) | {"check": str(found)})
             return engine
