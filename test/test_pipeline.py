@@ -262,6 +262,17 @@ def test_engine_failures_are_named(error, code):
     assert fault.value.code is code
 
 
+def test_volumes_of_another_size_are_named():
+    class Coarse(ShellEngine):
+        def infer(self, inputs):
+            outputs = super().infer(inputs)
+            return outputs | {"distance": outputs["distance"][:, :, ::2, ::2, ::2]}
+
+    with pytest.raises(Fault, match="distance is 1 x 1 x 32 x 32 x 32 instead of 1 x 1 x 64 x 64 x 64") as fault:
+        Pipeline(Coarse(), PipelineConfig()).run(scene(BALLS[:1]))
+    assert fault.value.code is FaultCode.MODEL_MISMATCH
+
+
 def test_model_errors_become_faults(tmp_path):
     with pytest.raises(Fault) as fault:
         Pipeline.from_config(PipelineConfig(model=str(tmp_path / "none.onnx")))

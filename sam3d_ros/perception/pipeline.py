@@ -13,6 +13,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from ..runtime.engine import BuildOptions, Engine, answers, load_engine
+from ..runtime.signature import STUDENT, shape_text
 from . import hollows
 from .appearance import seen_vertices, vertex_colours, vertex_normals
 from .candidates import Candidate, find_candidates, rejection
@@ -109,7 +110,7 @@ class Pipeline:
         A frame without depth is reconstructed from colour and masks; see `_sized`.
         Raises Fault if the whole frame cannot be used: DEPTH_SIZE_MISMATCH, DEPTH_EMPTY, DEPTH_UNIT_SUSPECT,
         MASK_SIZE_MISMATCH, CAMERA_INFO_UNCALIBRATED, CAMERA_INFO_SIZE_MISMATCH, ENGINE_FAILED,
-        ENGINE_OUT_OF_MEMORY.
+        ENGINE_OUT_OF_MEMORY, MODEL_MISMATCH.
         """
         report = on_stage or (lambda stage: None)
         clock = _Clock()
@@ -163,7 +164,7 @@ class Pipeline:
     def _infer(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs of the network for all objects, in parts that the engine can bear.
 
-        Raises Fault ENGINE_FAILED, ENGINE_OUT_OF_MEMORY.
+        Raises Fault ENGINE_FAILED, ENGINE_OUT_OF_MEMORY, MODEL_MISMATCH.
         """
         count, views = inputs["crops"].shape[:2]
         step = max(1, self._engine.most_crops // views)
@@ -171,6 +172,11 @@ class Pipeline:
             parts = [answers(self._engine, {name: array[start:start + step] for name, array in inputs.items()})
                      for start in range(0, count, step)]
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        # Which a file need not tell of a network before it runs.
+        wrong = [f"{name} is {shape_text(outputs[name].shape)} instead of {shape_text(shape)}"
+                 for name, shape in STUDENT.output_shapes(batch=count).items() if outputs[name].shape != shape]
+        if wrong:
+            raise Fault(FaultCode.MODEL_MISMATCH, f"{self.engine_name}: {'; '.join(wrong)}")
         if not all(np.isfinite(array).all() for array in outputs.values()):
             raise Fault(FaultCode.ENGINE_FAILED, f"{self.engine_name} returned values that are not finite")
         return outputs
