@@ -179,6 +179,20 @@ def test_a_library_that_does_not_import_is_named(error, model, monkeypatch):
     assert unavailable.value.reason == "ENGINE_UNAVAILABLE" and "onnxruntime: libfoo.so.2" in unavailable.value.detail
 
 
+@pytest.mark.parametrize(("said", "reason"), [("no kernel", "ENGINE_BUILD_FAILED"),
+                                              ("Out of memory", "ENGINE_OUT_OF_MEMORY")])
+def test_a_network_that_openvino_does_not_compile_is_named(said, reason, model, monkeypatch):
+    openvino = pytest.importorskip("openvino")
+
+    def fail(*arguments):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", fail)
+    with pytest.raises(EngineError, match=said) as error:
+        load_engine("openvino", model, "fp32", signature=STUDENT)
+    assert error.value.reason == reason
+
+
 def test_torch_has_no_integers():
     pytest.importorskip("torch")
     with pytest.raises(EngineError) as unavailable:
