@@ -684,6 +684,13 @@ def test_a_weight_too_large_for_half(machine):
     assert reason == "ENGINE_UNAVAILABLE" and "too large for float16: 1e+06" in detail
 
 
+@pytest.mark.parametrize(("text", "driver"), [("NVRM version: 540.4\nGCC\n", "NVRM version: 540.4"), ("", "")])
+def test_the_driver_is_what_its_file_says(machine, tmp_path, text, driver):
+    (tmp_path / "version").write_text(text)
+    machine.monkeypatch.setattr(cuda, "_VERSION_FILES", (tmp_path / "none", tmp_path / "version"))
+    assert machine.key().driver == driver
+
+
 def test_every_field_of_the_key_counts(machine):
     key = machine.key()
     digests = {key.digest} | {dataclasses.replace(key, **{field.name: "other"}).digest
