@@ -346,11 +346,16 @@ def test_one_process_at_a_time_and_none_keeps_the_lock_when_it_dies(cache, tmp_p
 
 
 def test_place(monkeypatch, tmp_path):
-    monkeypatch.setenv("SAM3D_CACHE", str(tmp_path))
-    assert default_folder() == tmp_path
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for given, found in ((str(tmp_path), tmp_path), ("~/engines", tmp_path / "home" / "engines")):
+        monkeypatch.setenv("SAM3D_CACHE", given)
+        assert default_folder() == found
     monkeypatch.delenv("SAM3D_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert default_folder() == tmp_path / "xdg" / "sam3d_ros"
+    for ignored in ("", "xdg"):
+        monkeypatch.setenv("XDG_CACHE_HOME", ignored)
+        assert default_folder() == tmp_path / "home" / ".cache" / "sam3d_ros"
 
 
 def test_a_user_without_a_home_has_no_cache(monkeypatch, tmp_path):

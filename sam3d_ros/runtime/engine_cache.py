@@ -88,8 +88,10 @@ class _Damaged(Exception):
 def default_folder() -> Path:
     """SAM3D_CACHE, else sam3d_ros in the user's cache folder; below "~" if the user has no home."""
     if os.environ.get("SAM3D_CACHE"):
-        return Path(os.environ["SAM3D_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "sam3d_ros"
+        return Path(os.path.expanduser(os.environ["SAM3D_CACHE"]))      # not every launcher does as shells do
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification has paths ignored that depend on where the program was started.
+    return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "sam3d_ros"
 
 
 class EngineCache:
