@@ -52,10 +52,19 @@ def run(args: argparse.Namespace) -> int:
         return actions[args.action]()
 
 
-def show_progress(percent: int, what: str) -> None:
-    """One line on stderr, written over by the next where there is a terminal."""
-    end = "\r" if sys.stderr.isatty() and percent < 100 else "\n"
-    print(f"sam3d: engine {percent:3d} % {what:<40}", end=end, file=sys.stderr, flush=True)
+class ProgressLine:
+    """Called with percent done and what is being done: one line on stderr, written over by the next where there is a
+    terminal; none if nothing is new."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, percent: int, what: str) -> None:
+        line = f"sam3d: engine {percent:3d} % {what:<40}"
+        if line != self._last:
+            self._last = line
+            end = "\r" if sys.stderr.isatty() and percent < 100 else "\n"
+            print(line, end=end, file=sys.stderr, flush=True)
 
 
 def _capability(text: str) -> str:
@@ -83,7 +92,7 @@ def _check_capabilities(args: argparse.Namespace) -> None:
 def _build(args: argparse.Namespace) -> int:
     _check_capabilities(args)
     model = read_model(args.model)
-    options = BuildOptions(must_keep=True, folder=args.cache, on_progress=show_progress)
+    options = BuildOptions(must_keep=True, folder=args.cache, on_progress=ProgressLine())
     for capability in args.capability:
         key = build_ahead(args.engine, model, STUDENT, args.precision, capability, options)
         print(f"{key.digest[:12]}  {key.library}, {key.precision}, for compute capability {capability}")

@@ -296,13 +296,13 @@ def test_an_engine_for_other_devices_that_cannot_be_kept_is_an_error(machine):
 
 def test_what_fails_besides_the_cache_is_not_taken_for_it(machine, capsys):
     """As where what reads the progress of the command has ended."""
-    def broken(percent, what):
+    def broken(*arguments):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    machine.monkeypatch.setattr(engine_cli, "show_progress", broken)
+    machine.monkeypatch.setattr(engine_cli.ProgressLine, "__call__", broken)
     assert cli.main(["engine", "--cache", str(machine.folder), "build", "--model", str(machine.model)]) == 1
     assert "ENGINE_NOT_KEPT" not in capsys.readouterr().err
-    machine.monkeypatch.setattr(Path, "read_bytes", lambda path: broken(0, ""))
+    machine.monkeypatch.setattr(Path, "read_bytes", broken)
     with pytest.raises(Fault) as fault:
         Pipeline.from_config(PipelineConfig(str(machine.model), "tensorrt", build_only=True))
     assert fault.value.code is FaultCode.MODEL_INVALID
@@ -323,6 +323,13 @@ def test_the_command_that_builds_says_so_if_there_is_no_engine_to_use_later(mach
         with pytest.raises(Fault, match=said) as fault:
             Pipeline.from_config(PipelineConfig(str(machine.model), engine, build_only=True))
         assert fault.value.code is FaultCode.ENGINE_NOT_KEPT
+
+
+def test_progress_is_said_once(capsys):
+    show = engine_cli.ProgressLine()
+    for percent, what in ((0, "waiting"), (0, "waiting"), (0, "parsing"), (0, "waiting")):
+        show(percent, what)
+    assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["waiting", "parsing", "waiting"]
 
 
 def test_the_command_that_builds(machine, capsys):
@@ -623,7 +630,8 @@ def test_another_signature_is_refused(machine):
 
 def test_built_ahead_of_time_and_checked_on_the_device(machine):
     model, options = read_model(machine.model), BuildOptions(folder=machine.folder)
-    key = tensorrt_engine.build_ahead("tensorrt-rtx", model, STUDENT, "fp16", "8.6", options)
+    for _ in range(2):
+        key = tensorrt_engine.build_ahead("tensorrt-rtx", model, STUDENT, "fp16", "8.6", options)
     assert key.device == key.driver == key.cuda == "" and machine.rtx.builds == 1
     machine.load("tensorrt-rtx", allow_build=False).close()
     assert machine.rtx.builds == 1

@@ -249,7 +249,8 @@ def load_tensorrt(name: str, model: ModelFile, signature: Signature, precision: 
 
 def build_ahead(name: str, model: ModelFile, signature: Signature, precision: str, capability: str,
                 options: BuildOptions) -> EngineKey:
-    """Build an engine for any device of a compute capability, as "8.6", and keep it unchecked; TensorRT-RTX only.
+    """Build an engine for any device of a compute capability, as "8.6", and keep it unchecked, unless it is there;
+    TensorRT-RTX only.
 
     A device that loads it checks it first.  Raises EngineError as `load_tensorrt` does for one that must be kept.
     """
@@ -258,9 +259,10 @@ def build_ahead(name: str, model: ModelFile, signature: Signature, precision: st
         raise EngineError("ENGINE_UNAVAILABLE", f"{name} builds only on the GPU it is for: leave --capability out")
     cache, key = EngineCache(options.folder), engine_key(library, model, signature, precision, None, capability)
     with cache.locked(lambda: options.on_progress(0, "waiting for another build"), required=True):
-        started = time.monotonic()
-        plan = build_plan(library, model, signature, precision, capability, on_progress=options.on_progress)
-        cache.store(key, plan.data, _details(plan, started))
+        if cache.load(key) is None:
+            started = time.monotonic()
+            plan = build_plan(library, model, signature, precision, capability, on_progress=options.on_progress)
+            cache.store(key, plan.data, _details(plan, started))
     return key
 
 
