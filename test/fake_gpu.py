@@ -299,7 +299,7 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             self.logger = logger
 
         def create_runtime_config(self):
-            return RuntimeConfig()
+            return trt.RuntimeConfig()
 
         def create_execution_context(self, strategy):
             if trt.no_context:
@@ -384,6 +384,6 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             size = int(np.prod(shape))
             return np.frombuffer((ctypes.c_float * size).from_address(self.addresses[name]), np.float32).reshape(shape)
 
-    for item in (ILogger, IProgressMonitor, OnnxParser, Builder, Runtime):
+    for item in (ILogger, IProgressMonitor, OnnxParser, Builder, Runtime, RuntimeConfig):
         setattr(trt, item.__name__, item)
     return trt

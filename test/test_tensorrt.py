@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -205,6 +206,24 @@ def test_graphs_are_freed_before_their_contexts_and_contexts_before_memory(machi
     engine.close()
     assert contexts == {"cuGraphExecDestroy": (2, True), "cuMemFree_v2": (0, True), "cuStreamDestroy_v2": (0, True),
                         "cuDevicePrimaryCtxRelease_v2": (0, False)}
+
+
+def test_runs_that_fail_leave_nothing(machine):
+    """However many: a camera goes on sending images."""
+    engine, configs, make = machine.load("tensorrt-rtx"), weakref.WeakSet(), machine.rtx.RuntimeConfig
+
+    def made():
+        configs.add(config := make())
+        return config
+
+    machine.rtx.RuntimeConfig = made
+    for trouble in ("execute_error", "no_context"):
+        setattr(machine.rtx, trouble, "it broke")
+        for _ in range(3):
+            with pytest.raises(RuntimeError):
+                engine.infer(student_inputs(2))
+        setattr(machine.rtx, trouble, "")
+    assert not configs
 
 
 def test_memory_stays_the_same(machine):

@@ -39,10 +39,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Run:
-    """What runs one batch size: a context with its shapes set, and the graph of its work (None: not recordable)."""
+    """What runs one batch size: a context with its shapes set, and the graph of its work (None: not recordable).
+
+    config: of TensorRT-RTX's context, which does not keep it itself; freed after it
+    """
 
     context: Any
     graph: int | None
+    config: Any
 
 
 class TensorRtEngine:
@@ -68,7 +72,6 @@ class TensorRtEngine:
             raise library_error(library.name, f"the engine does not load: {self._logger.last_error}",
                                 "ENGINE_BUILD_FAILED")
         self._kernels = None                       # of TensorRT-RTX, shared by the contexts
-        self._configs: list[Any] = []              # of its contexts, for which the library keeps none
         self._kernels_kept, self._keep_kernels = kernels, keep_kernels
         device.at_close(self._release)
         self._runs: dict[tuple[int, int], _Run] = {}
@@ -106,7 +109,6 @@ class TensorRtEngine:
         kernels = bytes(self._kernels.serialize() or b"") if self._kernels else b""
         if kernels not in (b"", self._kernels_kept):
             self._keep_kernels(kernels)
-        self._configs.clear()
         self._kernels = self._engine = self._runtime = None
 
     def _infer_part(self, inputs: Mapping[str, np.ndarray], views: int) -> dict[str, np.ndarray]:
@@ -134,7 +136,7 @@ class TensorRtEngine:
 
         Each size has a context of its own, because a recorded graph is bound to its context's shapes.
         """
-        context = self._new_context()
+        context, config = self._new_context()
         for name, shape in self._signature.input_shapes(batch=bucket, views=views).items():
             if not context.set_input_shape(name, shape):
                 raise RuntimeError(f"{name} cannot be {shape_text(shape)}: {self._logger.last_error}")
@@ -148,7 +150,7 @@ class TensorRtEngine:
         except RuntimeError as error:
             _log.warning("%s runs without a CUDA graph for %d objects: %s", self.name, bucket, error)
             graph = None
-        return _Run(context, graph)
+        return _Run(context, graph, config)
 
     def _give_scratch(self, context: Any) -> None:
         """Give a context, whose shapes are set, the memory in which it computes; shared, since one runs at a time.
@@ -162,8 +164,9 @@ class TensorRtEngine:
             self._scratch, self._scratch_bytes = self._device.allocate(needed), needed
         context.set_device_memory(self._scratch, self._scratch_bytes)
 
-    def _new_context(self) -> Any:
-        trt = self._library.module
+    def _new_context(self) -> tuple[Any, Any]:
+        """Context and config of a _Run.  Raises RuntimeError."""
+        trt, config = self._library.module, None
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if self._library.rtx:
             config = self._engine.create_runtime_config()
@@ -172,13 +175,12 @@ class TensorRtEngine:
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
             config.set_runtime_cache(self._shared_kernels(config))
             context = self._engine.create_execution_context(config)
-            self._configs.append(config)
         else:
             context = self._engine.create_execution_context(strategy)
         if context is None:
             raise RuntimeError(f"no execution context: {self._logger.last_error}")
         context.nvtx_verbosity = trt.ProfilingVerbosity.NONE       # what it says of layers at each run takes time
-        return context
+        return context, config
 
     def _shared_kernels(self, config: Any) -> Any:
         """TensorRT-RTX's cache of kernels: without it, each context would compile all of them again, for seconds."""
