@@ -108,8 +108,37 @@ def other_support(proto):
     proto.graph.input[2].type.tensor_type.shape.dim[1].dim_value = 6
 
 
+def test_a_file_in_the_format_of_onnxruntime_is_refused(model):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(model.with_name("student.ort"))
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    with pytest.raises(EngineError, match="is not in the ONNX format") as error:
+        load_engine("onnxruntime", options.optimized_model_filepath, "fp32", signature=STUDENT)
+    assert error.value.reason == "MODEL_INVALID"
+
+
+def half_input(proto):
+    proto.graph.input[2].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    for node in proto.graph.node:
+        node.input[:] = ["support_32" if name == "support" else name for name in node.input]
+    proto.graph.node.insert(0, onnx.helper.make_node("Cast", ["support"], ["support_32"], to=onnx.TensorProto.FLOAT))
+
+
+def half_output(proto):
+    for node in proto.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["layout_32" if name == "layout" else name for name in names]
+    proto.graph.node.append(onnx.helper.make_node("Cast", ["layout_32"], ["layout"], to=onnx.TensorProto.FLOAT16))
+    next(value for value in proto.graph.output
+         if value.name == "layout").type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+
+
 @pytest.mark.parametrize("name", CPU_ENGINES)
 @pytest.mark.parametrize(("edit", "said"), [
+    (half_input, "support is FLOAT16 instead of FLOAT"),
+    (half_output, "layout is FLOAT16 instead of FLOAT"),
     (rename_output, "outputs colour, layout, log_std, log_std_2 instead of colour, distance, layout, log_std"),
     (fix_batch, "crops is 1 x ? x 6 x 96 x 96 instead of batch x views x 6 x 96 x 96")])
 def test_another_signature_is_refused(name, edit, said, model):

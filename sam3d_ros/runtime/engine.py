@@ -97,10 +97,25 @@ def read_model(path: str | Path) -> ModelFile:
 
 def check_signature(model: ModelFile, wanted: Signature, inputs: Mapping[str, Shape],
                     outputs: Mapping[str, Shape]) -> None:
-    """Raise EngineError MODEL_MISMATCH unless a network's inputs and outputs are the wanted ones."""
-    difference = wanted.difference(inputs, outputs)
+    """Raise EngineError MODEL_MISMATCH, MODEL_INVALID unless a network's inputs and outputs are the wanted ones."""
+    difference = wanted.difference(inputs, outputs) or _other_types(model, wanted)
     if difference:
         raise EngineError("MODEL_MISMATCH", f"{model.path}: {difference}")
+
+
+def _other_types(model: ModelFile, wanted: Signature) -> str:
+    """Which inputs and outputs are not float32, as after a conversion to float16; one line, empty if all are.
+
+    Raises EngineError MODEL_INVALID if the file is in another format, which some engines read as well.
+    """
+    import onnx  # here: whoever only chooses an engine need not load it
+    try:
+        graph = onnx.load_model_from_string(model.data).graph
+    except Exception as error:      # protobuf's own
+        raise EngineError("MODEL_INVALID", f"{model.path} is not in the ONNX format: {error}") from error
+    types = {value.name: onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+             for value in (*graph.input, *graph.output) if value.name in wanted.inputs | wanted.outputs}
+    return "; ".join(f"{name} is {kind} instead of FLOAT" for name, kind in types.items() if kind != "FLOAT")
 
 
 # Engines on the CPU and on an NVIDIA GPU: name -> module that must be importable.  GPU engines in the order in which
