@@ -125,7 +125,9 @@ def _verify(cache: EngineCache, args: argparse.Namespace) -> int:
 
 
 def _clear(cache: EngineCache, damaged: bool) -> int:
-    removed = cache.remove(lambda entry: bool(entry.problem) or not damaged)
+    progress = ProgressLine()
+    removed = cache.remove(lambda entry: bool(entry.problem) or not damaged,
+                           lambda: progress(0, "waiting for a build to end"))
     print(f"{len(removed)} engines deleted from {cache.folder}")
     return 0
 

@@ -689,6 +689,27 @@ def test_one_process_builds_while_another_waits(machine):
     assert engines[0].name == "tensorrt fp16" and machine.trt.builds == 1
 
 
+def test_who_deletes_engines_while_one_is_built_is_told_why_it_takes_long(machine, capsys):
+    cache, statuses = EngineCache(machine.folder), []
+    command = ["engine", "--cache", str(machine.folder), "clear"]
+    thread = threading.Thread(target=lambda: statuses.append(cli.main(command)))
+    with cache.locked():
+        thread.start()
+        thread.join(1.0)
+        assert not statuses
+    thread.join(30)
+    assert statuses == [0] and capsys.readouterr().err.count("waiting for a build to end") == 1
+
+
+def test_names_in_the_cache_are_safe_to_print(machine, capsys):
+    machine.load().close()
+    sidecar, = (machine.folder / "engines").glob("*.json")
+    details = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps(details | {"check": "\ud800\x1b[2J"}))
+    assert cli.main(["engine", "--cache", str(machine.folder), "list"]) == 0
+    assert "??[2J" in capsys.readouterr().out
+
+
 def test_timing_cache_grows(machine):
     machine.load().close()
     machine.load(precision="fp32").close()

@@ -204,9 +204,13 @@ class EngineCache:
             names = sorted({name[:64] for name in os.listdir(folder) if _ENGINE_FILE.fullmatch(name)})
             return [self._entry(folder, name) for name in names]
 
-    def remove(self, wanted: Callable[[Entry], bool] = lambda entry: True) -> list[Entry]:
-        """Delete engines; returns those deleted.  Raises EngineError ENGINE_CACHE_UNSAFE, OSError."""
-        with self.locked(), self._opened() as folder:
+    def remove(self, wanted: Callable[[Entry], bool] = lambda entry: True,
+               on_wait: Callable[[], None] = lambda: None) -> list[Entry]:
+        """Delete engines; returns those deleted.  on_wait: as `locked` has it.
+
+        Raises EngineError ENGINE_CACHE_UNSAFE, OSError.
+        """
+        with self.locked(on_wait), self._opened() as folder:
             removed = [entry for entry in self.entries() if wanted(entry)]
             for entry in removed:
                 for suffix in (".json", ".engine", ".kernels"):
