@@ -673,6 +673,11 @@ def test_an_engine_built_ahead_is_refused_if_it_is_inaccurate_here(machine):
         assert machine.refusal(name="tensorrt-rtx")[0] == "ENGINE_INACCURATE"
     ahead, here = sorted(EngineCache(machine.folder).entries(), key=lambda entry: entry.key.device)
     assert not ahead.problem and "vIoU" in here.problem and machine.rtx.builds == 1
+    machine.rtx.offset = 0.0
+    assert cli.main(["engine", "--cache", str(machine.folder), "build", "--model", str(machine.model),
+                     "--engine", "tensorrt-rtx"]) == 0
+    assert machine.rtx.builds == 2                                    # on this device
+    machine.load("tensorrt-rtx", allow_build=False).close()
 
 
 def test_one_process_builds_while_another_waits(machine):

@@ -322,7 +322,8 @@ class _Loader:
                 return engine
             wanted = golden.reference(self.model)       # first: without it, a build is for nothing
             started = time.monotonic()
-            ahead = self._built_ahead()
+            # One that was refused, and is asked for again, is built here.
+            ahead = None if self.cache.refusal(self.key) else self._built_ahead()
             if ahead:
                 engine, plan = ahead
             else:
