@@ -4,11 +4,10 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
-from sam3d_ros.perception.faults import Fault, FaultCode
+from sam3d_ros.perception.faults import engine_faults
 from sam3d_ros.runtime import golden
 from sam3d_ros.runtime.engine import DEFAULT_MODEL, MODEL_HELP, BuildOptions, EngineError, ModelFile, read_model
 from sam3d_ros.runtime.engine_cache import EngineCache, EngineKey, Entry
@@ -49,16 +48,23 @@ def run(args: argparse.Namespace) -> int:
     cache = EngineCache(args.cache)
     actions = {"build": lambda: _build(args), "list": lambda: _list(cache), "verify": lambda: _verify(cache, args),
                "clear": lambda: _clear(cache, args.damaged)}
-    try:
+    with engine_faults():
         return actions[args.action]()
-    except EngineError as error:
-        raise Fault(FaultCode[error.reason], error.detail) from error
 
 
-def show_progress(percent: int, what: str) -> None:
-    """One line on stderr, written over by the next where there is a terminal."""
-    end = "\r" if sys.stderr.isatty() and percent < 100 else "\n"
-    print(f"sam3d: engine {percent:3d} % {what:<40}", end=end, file=sys.stderr, flush=True)
+class ProgressLine:
+    """Called with percent done and what is being done: one line on stderr, written over by the next where there is a
+    terminal; none if nothing is new."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, percent: int, what: str) -> None:
+        line = f"sam3d: engine {percent:3d} % {what:<40}"
+        if line != self._last:
+            self._last = line
+            end = "\r" if sys.stderr.isatty() and percent < 100 else "\n"
+            print(line, end=end, file=sys.stderr, flush=True)
 
 
 def _capability(text: str) -> str:
@@ -86,34 +92,22 @@ def _check_capabilities(args: argparse.Namespace) -> None:
 def _build(args: argparse.Namespace) -> int:
     _check_capabilities(args)
     model = read_model(args.model)
-    options = BuildOptions(must_keep=True, folder=args.cache, on_progress=show_progress)
+    options = BuildOptions(must_keep=True, folder=args.cache, on_progress=ProgressLine())
     for capability in args.capability:
-        with _kept(args.cache):
-            key = build_ahead(args.engine, model, STUDENT, args.precision, capability, options)
+        key = build_ahead(args.engine, model, STUDENT, args.precision, capability, options)
         print(f"{key.digest[:12]}  {key.library}, {key.precision}, for compute capability {capability}")
     if not args.capability:
-        with _kept(args.cache):
-            engine = load_tensorrt(args.engine, model, STUDENT, args.precision, options)
+        engine = load_tensorrt(args.engine, model, STUDENT, args.precision, options)
         print(f"{engine.name} is ready")
         engine.close()
     return 0
-
-
-@contextmanager
-def _kept(folder: Path | None) -> Iterator[None]:
-    """What is built within has to be kept in the cache below `folder`.  Raises Fault(ENGINE_NOT_KEPT) for OSError."""
-    try:
-        yield
-    except OSError as error:
-        raise Fault(FaultCode.ENGINE_NOT_KEPT,
-                    f"{EngineCache(folder).folder}: {error.strerror or error}") from error
 
 
 def _list(cache: EngineCache) -> int:
     entries = cache.entries()
     for entry in entries:
         print(_line(entry))
-    print(f"{len(entries)} engines in {cache.folder}")
+    print(f"{len(entries)} engines in {cache.folder}, {sum(bool(entry.problem) for entry in entries)} of them unusable")
     return 0
 
 
@@ -131,7 +125,9 @@ def _verify(cache: EngineCache, args: argparse.Namespace) -> int:
 
 
 def _clear(cache: EngineCache, damaged: bool) -> int:
-    removed = cache.remove(lambda entry: bool(entry.problem) or not damaged)
+    progress = ProgressLine()
+    removed = cache.remove(lambda entry: bool(entry.problem) or not damaged,
+                           lambda: progress(0, "waiting for a build to end"))
     print(f"{len(removed)} engines deleted from {cache.folder}")
     return 0
 
@@ -141,9 +137,10 @@ def _line(entry: Entry) -> str:
         return f"{entry.name[:12]}  {printable(entry.problem)}"
     key = entry.key
     device = key.device or "any GPU"
-    return (f"{entry.name[:12]}  {key.library}, {key.precision}, {device} ({key.capability}), model {key.model[:12]}, "
-            f"{entry.bytes / 2**20:.1f} MiB, built {entry.details.get('built', '?')}, "
-            f"{entry.details.get('check', 'not checked on a GPU yet')}")
+    check = f"refused: {entry.problem}" if entry.problem else entry.details.get("check", "not checked on a GPU yet")
+    return printable(f"{entry.name[:12]}  {key.library}, {key.precision}, {device} ({key.capability}), model "
+                     f"{key.model[:12]}, {entry.bytes / 2**20:.1f} MiB, built {entry.details.get('built', '?')}, "
+                     f"{check}")
 
 
 def _keys_here(model: ModelFile) -> tuple[set[EngineKey], str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sam3d_ros.engine_cli import show_progress
+from sam3d_ros.engine_cli import ProgressLine
 from sam3d_ros.perception.config import DEFAULTS, RANGES, PipelineConfig
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import clear_objects, read_frame_folder, write_objects
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     """Reconstruct every folder; a bad one, or one that no object comes of, is named at once and does not stop the
     others, but makes the exit status 1."""
     outputs = output_folders(args.folders, args.out)
-    pipeline = Pipeline.from_config(pipeline_config(args), show_progress)
+    pipeline = Pipeline.from_config(pipeline_config(args), ProgressLine())
     failed = False
     try:
         pipeline.warm_up()          # so that the first frame's latency is not the compiler's

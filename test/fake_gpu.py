@@ -266,8 +266,9 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             going_on = _called_from_cpp(monitor.step_complete, "build", 0)
             _called_from_cpp(monitor.phase_start, "kernels", "build", 4)
             for step in range(4):
-                time.sleep(trt.step_seconds)
-                going_on = going_on and _called_from_cpp(monitor.step_complete, "kernels", step)
+                if going_on:
+                    time.sleep(trt.step_seconds)
+                    going_on = _called_from_cpp(monitor.step_complete, "kernels", step)
             _called_from_cpp(monitor.phase_finish, "kernels")
             if not going_on:
                 self.logger.log(ILogger.ERROR, "Build canceled by user")
@@ -298,7 +299,7 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             self.logger = logger
 
         def create_runtime_config(self):
-            return RuntimeConfig()
+            return trt.RuntimeConfig()
 
         def create_execution_context(self, strategy):
             if trt.no_context:
@@ -383,6 +384,6 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             size = int(np.prod(shape))
             return np.frombuffer((ctypes.c_float * size).from_address(self.addresses[name]), np.float32).reshape(shape)
 
-    for item in (ILogger, IProgressMonitor, OnnxParser, Builder, Runtime):
+    for item in (ILogger, IProgressMonitor, OnnxParser, Builder, Runtime, RuntimeConfig):
         setattr(trt, item.__name__, item)
     return trt

@@ -302,9 +302,10 @@ def test_a_frame_without_depth_has_no_baselines(data, tmp_path, capsys):
     assert "desk: oriented box: DEPTH_MISSING" in capsys.readouterr().err
 
 
-def test_an_engine_that_fails_ends_the_benchmark(data):
+@pytest.mark.parametrize("code", [FaultCode.ENGINE_FAILED, FaultCode.ENGINE_OUT_OF_MEMORY])
+def test_an_engine_that_fails_ends_the_benchmark(data, code):
     def fail(true):
-        raise Fault(FaultCode.ENGINE_FAILED, "openvino int8: it broke")
+        raise Fault(code, "openvino int8: it broke")
 
     with pytest.raises(Fault, match="it broke"):
         frames.judge([data / "frames" / "desk"], data, {"method": fail})

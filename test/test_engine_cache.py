@@ -1,11 +1,13 @@
 """The engine cache gives back what was stored, and nothing else."""
 import dataclasses
 import errno
+import functools
 import json
 import multiprocessing
 import os
 import stat
 import time
+import tracemalloc
 
 import pytest
 
@@ -32,12 +34,16 @@ def sidecar_file(cache):
     return cache.folder / f"{KEY.digest}.json"
 
 
-def unsafe(action, *words):
-    """The action is refused as unsafe, in these words."""
+def refused(reason, action, *words):
+    """The action is refused for this reason, in these words."""
     with pytest.raises(EngineError) as error:
         action()
-    assert error.value.reason == "ENGINE_CACHE_UNSAFE"
+    assert error.value.reason == reason
     assert all(word in error.value.detail for word in words), error.value.detail
+
+
+unsafe = functools.partial(refused, "ENGINE_CACHE_UNSAFE")
+not_kept = functools.partial(refused, "ENGINE_NOT_KEPT")
 
 
 def test_what_was_stored_comes_back(cache):
@@ -187,8 +193,7 @@ def test_a_write_that_fails_leaves_the_old_engine(cache, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(engine_cache.os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        cache.store(KEY, PLAN[::-1], {})
+    not_kept(lambda: cache.store(KEY, PLAN[::-1], {}), str(cache.folder), "disk full")
     monkeypatch.undo()
     assert cache.load(KEY) == PLAN and not [name for name in os.listdir(cache.folder) if name.endswith(".tmp")]
 
@@ -203,8 +208,7 @@ def test_a_temporary_file_is_never_one_that_was_there(cache, monkeypatch):
     monkeypatch.setattr(engine_cache.secrets, "token_hex", lambda count: "0" * 2 * count)
     there = cache.folder / f".x.timing.{'0' * 16}.tmp"
     there.write_bytes(b"another's")
-    with pytest.raises(FileExistsError):
-        cache.write_note("x.timing", b"abc")
+    not_kept(lambda: cache.write_note("x.timing", b"abc"), "File exists")
     assert there.read_bytes() == b"another's"
 
 
@@ -249,8 +253,10 @@ def test_a_cache_that_cannot_be_made_is_empty(tmp_path, read_only, place, caplog
     with cache.locked():
         assert cache.load(KEY) is None and cache.read_note("x.timing") == b""
     assert "is not held against other processes" in caplog.text and "is not loaded" in caplog.text
-    for action in (lambda: cache.store(KEY, PLAN, {}), lambda: cache.write_note("x.timing", b""), cache.entries,
-                   cache.remove):
+    for action in (lambda: cache.store(KEY, PLAN, {}), lambda: cache.write_note("x.timing", b""),
+                   cache.locked(required=True).__enter__):
+        not_kept(action, str(cache.folder))
+    for action in (cache.entries, cache.remove):
         with pytest.raises(OSError):
             action()
 
@@ -340,11 +346,16 @@ def test_one_process_at_a_time_and_none_keeps_the_lock_when_it_dies(cache, tmp_p
 
 
 def test_place(monkeypatch, tmp_path):
-    monkeypatch.setenv("SAM3D_CACHE", str(tmp_path))
-    assert default_folder() == tmp_path
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for given, found in ((str(tmp_path), tmp_path), ("~/engines", tmp_path / "home" / "engines")):
+        monkeypatch.setenv("SAM3D_CACHE", given)
+        assert default_folder() == found
     monkeypatch.delenv("SAM3D_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert default_folder() == tmp_path / "xdg" / "sam3d_ros"
+    for ignored in ("", "xdg"):
+        monkeypatch.setenv("XDG_CACHE_HOME", ignored)
+        assert default_folder() == tmp_path / "home" / ".cache" / "sam3d_ros"
 
 
 def test_a_user_without_a_home_has_no_cache(monkeypatch, tmp_path):
@@ -356,10 +367,47 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch, tmp_path):
     cache = EngineCache()
     assert cache.load(KEY) is None and cache.read_note("cpu.json") == b""
     with cache.locked():
-        for action in (lambda: cache.store(KEY, PLAN, {}), cache.entries, cache.locked(required=True).__enter__):
-            with pytest.raises(OSError, match="this user has no home folder: set SAM3D_CACHE"):
-                action()
+        for action in (lambda: cache.store(KEY, PLAN, {}), cache.locked(required=True).__enter__):
+            not_kept(action, "this user has no home folder: set SAM3D_CACHE")
+        with pytest.raises(OSError, match="this user has no home folder: set SAM3D_CACHE"):
+            cache.entries()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_refusal_takes_the_place_of_the_engine(cache, monkeypatch):
+    assert cache.refusal(KEY) == "" and cache.refusal(dataclasses.replace(KEY, device="Thor")) == ""
+    cache.refuse(KEY, "vIoU 0.9", {})
+    assert cache.refusal(KEY) == "vIoU 0.9" and cache.load(KEY) is None and not engine_file(cache).exists()
+    entry, = cache.entries()
+    assert (entry.key, entry.bytes, entry.problem) == (KEY, 0, "vIoU 0.9")
+    cache.refuse(KEY, "vIoU 0.8", {})
+    assert cache.refusal(KEY) == "vIoU 0.8"
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_cache, "__version__", "99.0")
+        assert cache.refusal(KEY) == "" and cache.load(KEY) is None        # another version builds it anew
+    cache.store(KEY, PLAN, {})
+    assert cache.refusal(KEY) == "" and cache.load(KEY) == PLAN
+    cache.refuse(KEY, "vIoU 0.7", {})
+    assert len(cache.remove()) == 1 and cache.refusal(KEY) == "" and not cache.entries()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"refused": "x"}', '{"key": 3, "refused": "x"}'])
+def test_a_broken_refusal_is_none(cache, text):
+    sidecar_file(cache).write_text(text)
+    assert cache.refusal(KEY) == ""
+
+
+def test_a_refusal_by_others_is_refused(cache):
+    cache.refuse(KEY, "vIoU 0.9", {})
+    sidecar_file(cache).chmod(0o622)
+    unsafe(lambda: cache.refusal(KEY), "can be written by others")
+
+
+def test_reading_takes_no_more_memory_than_there_is_to_read(cache):
+    tracemalloc.start()
+    cache.load(KEY)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 def test_the_sidecar_says_what_it_is(cache):

@@ -82,6 +82,10 @@ def test_bad_model_files_are_named(name, model):
         load_engine(name, model.with_name("none.onnx"))
     assert missing.value.reason == "MODEL_MISSING" and "none.onnx" in missing.value.detail
 
+    with pytest.raises(EngineError) as unreadable:
+        load_engine(name, model.with_name(300 * "x"))
+    assert unreadable.value.reason == "MODEL_INVALID" and "File name too long" in unreadable.value.detail
+
     good, bad = model.read_bytes(), model.with_name("bad.onnx")
     for content in (good[:len(good) // 2], b"", b"not a model at all", bytes(1000)):
         bad.write_bytes(content)
@@ -104,8 +108,37 @@ def other_support(proto):
     proto.graph.input[2].type.tensor_type.shape.dim[1].dim_value = 6
 
 
+def test_a_file_in_the_format_of_onnxruntime_is_refused(model):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(model.with_name("student.ort"))
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    with pytest.raises(EngineError, match="is not in the ONNX format") as error:
+        load_engine("onnxruntime", options.optimized_model_filepath, "fp32", signature=STUDENT)
+    assert error.value.reason == "MODEL_INVALID"
+
+
+def half_input(proto):
+    proto.graph.input[2].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    for node in proto.graph.node:
+        node.input[:] = ["support_32" if name == "support" else name for name in node.input]
+    proto.graph.node.insert(0, onnx.helper.make_node("Cast", ["support"], ["support_32"], to=onnx.TensorProto.FLOAT))
+
+
+def half_output(proto):
+    for node in proto.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["layout_32" if name == "layout" else name for name in names]
+    proto.graph.node.append(onnx.helper.make_node("Cast", ["layout_32"], ["layout"], to=onnx.TensorProto.FLOAT16))
+    next(value for value in proto.graph.output
+         if value.name == "layout").type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+
+
 @pytest.mark.parametrize("name", CPU_ENGINES)
 @pytest.mark.parametrize(("edit", "said"), [
+    (half_input, "support is FLOAT16 instead of FLOAT"),
+    (half_output, "layout is FLOAT16 instead of FLOAT"),
     (rename_output, "outputs colour, layout, log_std, log_std_2 instead of colour, distance, layout, log_std"),
     (fix_batch, "crops is 1 x ? x 6 x 96 x 96 instead of batch x views x 6 x 96 x 96")])
 def test_another_signature_is_refused(name, edit, said, model):
@@ -173,6 +206,20 @@ def test_a_library_that_does_not_import_is_named(error, model, monkeypatch):
     with pytest.raises(EngineError) as unavailable:
         load_named("onnxruntime", read_model(model), "fp32", 1, STUDENT, BuildOptions())
     assert unavailable.value.reason == "ENGINE_UNAVAILABLE" and "onnxruntime: libfoo.so.2" in unavailable.value.detail
+
+
+@pytest.mark.parametrize(("said", "reason"), [("no kernel", "ENGINE_BUILD_FAILED"),
+                                              ("Out of memory", "ENGINE_OUT_OF_MEMORY")])
+def test_a_network_that_openvino_does_not_compile_is_named(said, reason, model, monkeypatch):
+    openvino = pytest.importorskip("openvino")
+
+    def fail(*arguments):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", fail)
+    with pytest.raises(EngineError, match=said) as error:
+        load_engine("openvino", model, "fp32", signature=STUDENT)
+    assert error.value.reason == reason
 
 
 def test_torch_has_no_integers():

@@ -14,6 +14,8 @@ from sam3d_ros.evaluation import grasping
 from sam3d_ros.evaluation.grasp_trial import attempt
 from sam3d_ros.grasping.antipodal import Grasp, SceneMesh, plan_grasps
 from sam3d_ros.grasping.gripper import FRANKA
+from sam3d_ros.perception.faults import Fault, FaultCode
+from sam3d_ros.perception.pipeline import PipelineResult
 from sam3d_ros.synth.clutter import Model, Placed, packed_scene, pile_scene
 
 FLOOR = np.array([0.0, 0.0, 1.0, 0.0])
@@ -141,6 +143,24 @@ def test_the_view_shows_every_object_and_the_baseline_finds_them():
     for label, mesh in grasping.extruded(view).items():
         middle = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
         assert np.linalg.norm(middle - placed[label - 1].world_from_object[:3, 3]) < 0.03
+
+
+def test_an_engine_that_fails_ends_the_benchmark():
+    class Pipeline:
+        def run(self, frame):
+            raise Fault(FaultCode.ENGINE_FAILED, "openvino int8: it broke")
+
+    with pytest.raises(Fault, match="it broke"):
+        grasping.play(packed_scene(MODELS[:1], np.random.default_rng(2)), grasping.rebuilt(Pipeline()), 0)
+
+
+def test_a_view_in_which_nothing_is_rebuilt_gives_no_meshes():
+    class Pipeline:
+        def run(self, frame):
+            return PipelineResult([], (), {})
+
+    placed = packed_scene(MODELS[:1], np.random.default_rng(2))
+    assert grasping.rebuilt(Pipeline())(grasping.View(placed, 0)) == {}
 
 
 def test_report():

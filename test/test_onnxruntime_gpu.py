@@ -56,8 +56,8 @@ def machine(tmp_path, monkeypatch):
         def __getattr__(self, name):
             return getattr(self.session, name)
 
-    def load(name, precision="fp32", allow_build=True):
-        return load_engine(name, path, precision, 1, STUDENT, BuildOptions(allow_build, tmp_path))
+    def load(name, precision="fp32", **options):
+        return load_engine(name, path, precision, 1, STUDENT, BuildOptions(folder=tmp_path, **options))
 
     inputs = {name: array[:1] for name, array in golden.golden_inputs().items()}
     monkeypatch.setattr(golden, "golden_inputs", lambda: inputs)
@@ -101,10 +101,12 @@ def test_tensorrt_builds_once_for_all_shapes(machine):
 
 
 def test_tensorrt_is_not_built_where_nothing_may_be(machine):
-    with pytest.raises(EngineError) as error:
-        machine.load("onnxruntime-tensorrt", allow_build=False)
-    assert error.value.reason == "ENGINE_NOT_BUILT"
-    assert machine.load("auto", allow_build=False).name == "onnxruntime-cuda fp32"
+    """Nor for later use, as it would not be kept."""
+    for options in (dict(allow_build=False), dict(must_keep=True)):
+        with pytest.raises(EngineError) as error:
+            machine.load("onnxruntime-tensorrt", **options)
+        assert error.value.reason == "ENGINE_NOT_BUILT" and "keeps no engine" in error.value.detail
+        assert machine.load("auto", **options).name == "onnxruntime-cuda fp32"
 
 
 @pytest.mark.parametrize("name", NAMES)

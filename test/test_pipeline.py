@@ -245,8 +245,11 @@ def test_no_object_from_a_network_that_finds_none():
     assert not result.objects and result.rejections[0].fault.code is FaultCode.SHAPE_NOT_FOUND
 
 
-@pytest.mark.parametrize("error", [RuntimeError("device lost"), None])
-def test_engine_failures_are_named(error):
+@pytest.mark.parametrize(("error", "code"), [
+    (RuntimeError("device lost"), FaultCode.ENGINE_FAILED),
+    (RuntimeError("CUDA failure 2: out of memory"), FaultCode.ENGINE_OUT_OF_MEMORY),
+    (None, FaultCode.ENGINE_FAILED)])
+def test_engine_failures_are_named(error, code):
     class Broken(ShellEngine):
         def infer(self, inputs):
             if error:
@@ -256,7 +259,18 @@ def test_engine_failures_are_named(error):
 
     with pytest.raises(Fault) as fault:
         Pipeline(Broken(), PipelineConfig()).run(scene(BALLS[:1]))
-    assert fault.value.code is FaultCode.ENGINE_FAILED
+    assert fault.value.code is code
+
+
+def test_volumes_of_another_size_are_named():
+    class Coarse(ShellEngine):
+        def infer(self, inputs):
+            outputs = super().infer(inputs)
+            return outputs | {"distance": outputs["distance"][:, :, ::2, ::2, ::2]}
+
+    with pytest.raises(Fault, match="distance is 1 x 1 x 32 x 32 x 32 instead of 1 x 1 x 64 x 64 x 64") as fault:
+        Pipeline(Coarse(), PipelineConfig()).run(scene(BALLS[:1]))
+    assert fault.value.code is FaultCode.MODEL_MISMATCH
 
 
 def test_model_errors_become_faults(tmp_path):

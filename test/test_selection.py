@@ -1,6 +1,7 @@
 """Which CPU engine `auto` takes, and what it notes."""
 import importlib.metadata
 import json
+import sys
 import time
 
 import numpy as np
@@ -94,6 +95,9 @@ def test_a_library_whose_distribution_has_another_name(machine, monkeypatch, nam
     assert machine(name=name).name == "c" and len(machine.loaded) == 4       # another version is measured anew
     monkeypatch.delattr(onnxruntime, "__version__")
     assert machine(name=name).name == "c" and len(machine.loaded) == 4
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)                    # installed, and does not import
+    machine.engines["onnxruntime", "fp32"] = EngineError("ENGINE_UNAVAILABLE", "onnxruntime: libfoo.so")
+    assert machine(name=name).name == "b"
 
 
 def test_an_inaccurate_engine_is_not_taken_however_fast(machine, caplog):
@@ -115,6 +119,19 @@ def test_what_this_processor_cannot_do_is_left_out(machine):
     machine.engines["openvino", "fp32"] = EngineError("MODEL_INVALID", "broken")
     with pytest.raises(EngineError, match="MODEL_INVALID"):
         machine(threads=3)
+
+
+def test_what_does_not_load_any_more_is_measured_against(machine, caplog):
+    """As after a library that it needs was removed, whose version the note does not have."""
+    assert machine().name == "c"
+    machine.engines["onnxruntime", "fp32"] = EngineError("ENGINE_UNAVAILABLE", "onnxruntime: libfoo.so")
+    assert machine().name == "b"
+    machine.engines["openvino", "fp32"] = EngineError("ENGINE_BUILD_FAILED", "openvino: it broke")
+    assert machine().name == "a" and "openvino fp32 is passed over: ENGINE_BUILD_FAILED" in caplog.text
+    assert machine().name == "a" and machine.loaded == [("openvino", "bf16")]       # noted
+    machine.engines["openvino", "bf16"] = EngineError("ENGINE_BUILD_FAILED", "openvino: it broke, too")
+    with pytest.raises(EngineError, match="libfoo"):
+        machine()
 
 
 @pytest.mark.parametrize(("said", "reason"), [("it broke", "ENGINE_FAILED"), ("Out of memory", "ENGINE_OUT_OF_MEMORY")])

@@ -7,6 +7,8 @@ import signal
 import sys
 import threading
 import time
+import weakref
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,7 +17,7 @@ from fake_gpu import NOT_SUPPORTED, OUT_OF_MEMORY, SCRATCH, FakeCuda, fake_tenso
 from own_process import in_own_process
 from student_graphs import student_inputs, student_model
 
-from sam3d_ros import cli
+from sam3d_ros import cli, engine_cli
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig
 from sam3d_ros.runtime import cuda, golden, tensorrt_engine
@@ -206,6 +208,24 @@ def test_graphs_are_freed_before_their_contexts_and_contexts_before_memory(machi
                         "cuDevicePrimaryCtxRelease_v2": (0, False)}
 
 
+def test_runs_that_fail_leave_nothing(machine):
+    """However many: a camera goes on sending images."""
+    engine, configs, make = machine.load("tensorrt-rtx"), weakref.WeakSet(), machine.rtx.RuntimeConfig
+
+    def made():
+        configs.add(config := make())
+        return config
+
+    machine.rtx.RuntimeConfig = made
+    for trouble in ("execute_error", "no_context"):
+        setattr(machine.rtx, trouble, "it broke")
+        for _ in range(3):
+            with pytest.raises(RuntimeError):
+                engine.infer(student_inputs(2))
+        setattr(machine.rtx, trouble, "")
+    assert not configs
+
+
 def test_memory_stays_the_same(machine):
     engine = machine.load()
     sizes = []
@@ -287,9 +307,24 @@ def test_an_engine_that_cannot_be_kept_is_used(machine, name, trouble, caplog):
 
 def test_an_engine_for_other_devices_that_cannot_be_kept_is_an_error(machine):
     file_in_the_way(machine)
-    with pytest.raises(OSError):
+    with pytest.raises(EngineError, match="File exists") as error:
         tensorrt_engine.build_ahead("tensorrt-rtx", read_model(machine.model), STUDENT, "fp16", "8.6",
                                     BuildOptions(folder=machine.folder))
+    assert error.value.reason == "ENGINE_NOT_KEPT" and machine.rtx.builds == 0
+
+
+def test_what_fails_besides_the_cache_is_not_taken_for_it(machine, capsys):
+    """As where what reads the progress of the command has ended."""
+    def broken(*arguments):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    machine.monkeypatch.setattr(engine_cli.ProgressLine, "__call__", broken)
+    assert cli.main(["engine", "--cache", str(machine.folder), "build", "--model", str(machine.model)]) == 1
+    assert "ENGINE_NOT_KEPT" not in capsys.readouterr().err
+    machine.monkeypatch.setattr(Path, "read_bytes", broken)
+    with pytest.raises(Fault) as fault:
+        Pipeline.from_config(PipelineConfig(str(machine.model), "tensorrt", build_only=True))
+    assert fault.value.code is FaultCode.MODEL_INVALID
 
 
 @pytest.mark.parametrize(("trouble", "builds", "said"), [
@@ -307,6 +342,13 @@ def test_the_command_that_builds_says_so_if_there_is_no_engine_to_use_later(mach
         with pytest.raises(Fault, match=said) as fault:
             Pipeline.from_config(PipelineConfig(str(machine.model), engine, build_only=True))
         assert fault.value.code is FaultCode.ENGINE_NOT_KEPT
+
+
+def test_progress_is_said_once(capsys):
+    show = engine_cli.ProgressLine()
+    for percent, what in ((0, "waiting"), (0, "waiting"), (0, "parsing"), (0, "waiting")):
+        show(percent, what)
+    assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["waiting", "parsing", "waiting"]
 
 
 def test_the_command_that_builds(machine, capsys):
@@ -462,20 +504,24 @@ def test_what_the_listener_raises_ends_the_build(machine, capfd):
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("name", ["tensorrt", "auto"])
+@pytest.mark.parametrize(("name", "times"), [("tensorrt", 1), ("auto", 1), ("tensorrt", 5)])
 @in_own_process
-def test_ctrl_c_ends_the_build(machine, name, capfd):
+def test_ctrl_c_ends_the_build(machine, name, times, capfd, caplog):
+    """And the library has ended, too, however often it is pressed."""
     machine.trt.step_seconds = 1.0
     started = []
 
     def interrupt(percent, what):
         if not started:
             started.append(time.monotonic())
-            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.05)
 
     options = BuildOptions(folder=machine.folder, on_progress=interrupt)
     with pytest.raises(KeyboardInterrupt):
         load_engine(name, machine.model, signature=STUDENT, options=options)
+    assert "Build canceled by user" in caplog.text
     assert time.monotonic() - started[0] < 2.5                      # its present step, not all four
     assert machine.trt.builds == machine.rtx.builds == 0 and not machine.cuda.in_use
     assert "Exception caught" not in capfd.readouterr().err
@@ -499,9 +545,59 @@ def test_an_inaccurate_engine_is_refused_with_its_figures(machine):
     reason, detail = machine.refusal()
     assert reason == "ENGINE_INACCURATE" and "tensorrt fp16: vIoU 0.9" in detail and "at least 0.99" in detail
     machine.trt.offset, machine.trt.nan = 0.0, True
-    reason, detail = machine.refusal()
+    reason, detail = machine.refusal(precision="fp32")
     assert reason == "ENGINE_INACCURATE" and "distance, log_std, colour, layout not finite" in detail
     assert not list((machine.folder / "engines").glob("*.engine"))
+
+
+def test_an_inaccurate_engine_is_not_built_again(machine, capsys):
+    """Until it is asked for by name."""
+    def said(*action):
+        return cli.main(["engine", "--cache", str(machine.folder), *action]), capsys.readouterr()
+
+    machine.trt.offset = 0.4
+    refusal = machine.refusal()
+    for allow_build in (True, False):
+        assert machine.refusal(allow_build=allow_build) == refusal
+    machine.load("auto").close()
+    assert machine.trt.builds == machine.rtx.builds == 1
+    (status, output), verified = said("list"), said("verify", "--model", str(machine.model))
+    assert status == 0 and f", refused: {refusal[1]}\n" in output.out and "2 engines" in output.out
+    assert verified[0] == 1 and verified[1].out.count("BAD") == 1
+
+    status, output = said("build", "--model", str(machine.model))
+    assert status == 1 and f"ENGINE_INACCURATE: {refusal[1]}" in output.err and machine.trt.builds == 2
+    machine.trt.offset = 0.0
+    assert machine.refusal() == refusal
+    assert said("build", "--model", str(machine.model))[0] == 0
+    machine.load(allow_build=False).close()
+
+    machine.trt.offset = 0.4
+    machine.refusal(precision="fp32")
+    assert "1 engines deleted" in said("clear", "--damaged")[1].out
+    machine.trt.offset = 0.0
+    machine.load(precision="fp32").close()
+    assert machine.trt.builds == 5
+
+
+def test_who_waited_for_an_inaccurate_engine_does_not_build_it_again(machine):
+    machine.trt.offset, seen = 0.4, []
+    refusal = machine.refusal()[1]
+
+    def not_yet(cache, key, refusal=EngineCache.refusal):
+        seen.append(key)
+        return refusal(cache, key) if len(seen) > 1 else ""
+
+    machine.monkeypatch.setattr(EngineCache, "refusal", not_yet)
+    assert machine.refusal()[1] == refusal and machine.trt.builds == 1
+
+
+def test_a_refusal_that_cannot_be_kept_is_one_all_the_same(machine, caplog):
+    full_disk(machine)
+    machine.trt.offset = 0.4
+    for _ in range(2):
+        assert machine.refusal()[0] == "ENGINE_INACCURATE"
+    assert machine.trt.builds == 2 and "the check's result cannot be kept" in caplog.text
 
 
 def test_machines_without_gpu(machine):
@@ -539,13 +635,22 @@ def test_auto_takes_the_gpu_and_passes_over_what_fails(machine, caplog):
     assert machine.refusal(name="auto")[0] == "ENGINE_CACHE_UNSAFE"           # not passed over: an attack, maybe
 
 
+def test_without_anything_to_compare_with_nothing_is_built(machine):
+    machine.monkeypatch.setattr(golden, "reference", golden.compute)
+    machine.monkeypatch.setattr(golden, "available_engines", list)
+    reason, detail = machine.refusal()
+    assert reason == "ENGINE_UNAVAILABLE" and "student.golden.npz" in detail and "openvino, onnxruntime" in detail
+    assert machine.trt.builds == 0
+
+
 def test_another_signature_is_refused(machine):
     assert machine.refusal(signature=Signature({"evidence_v1": ("batch", 3)}, STUDENT.outputs))[0] == "MODEL_MISMATCH"
 
 
 def test_built_ahead_of_time_and_checked_on_the_device(machine):
     model, options = read_model(machine.model), BuildOptions(folder=machine.folder)
-    key = tensorrt_engine.build_ahead("tensorrt-rtx", model, STUDENT, "fp16", "8.6", options)
+    for _ in range(2):
+        key = tensorrt_engine.build_ahead("tensorrt-rtx", model, STUDENT, "fp16", "8.6", options)
     assert key.device == key.driver == key.cuda == "" and machine.rtx.builds == 1
     machine.load("tensorrt-rtx", allow_build=False).close()
     assert machine.rtx.builds == 1
@@ -564,8 +669,15 @@ def test_an_engine_built_ahead_is_refused_if_it_is_inaccurate_here(machine):
     model, options = read_model(machine.model), BuildOptions(folder=machine.folder)
     tensorrt_engine.build_ahead("tensorrt-rtx", model, STUDENT, "fp16", "8.6", options)
     machine.rtx.offset = 1.0
-    assert machine.refusal(name="tensorrt-rtx")[0] == "ENGINE_INACCURATE"
-    assert len(EngineCache(machine.folder).entries()) == 1
+    for _ in range(2):
+        assert machine.refusal(name="tensorrt-rtx")[0] == "ENGINE_INACCURATE"
+    ahead, here = sorted(EngineCache(machine.folder).entries(), key=lambda entry: entry.key.device)
+    assert not ahead.problem and "vIoU" in here.problem and machine.rtx.builds == 1
+    machine.rtx.offset = 0.0
+    assert cli.main(["engine", "--cache", str(machine.folder), "build", "--model", str(machine.model),
+                     "--engine", "tensorrt-rtx"]) == 0
+    assert machine.rtx.builds == 2                                    # on this device
+    machine.load("tensorrt-rtx", allow_build=False).close()
 
 
 def test_one_process_builds_while_another_waits(machine):
@@ -580,6 +692,27 @@ def test_one_process_builds_while_another_waits(machine):
         assert not engines and machine.trt.builds == 0
     thread.join(30)
     assert engines[0].name == "tensorrt fp16" and machine.trt.builds == 1
+
+
+def test_who_deletes_engines_while_one_is_built_is_told_why_it_takes_long(machine, capsys):
+    cache, statuses = EngineCache(machine.folder), []
+    command = ["engine", "--cache", str(machine.folder), "clear"]
+    thread = threading.Thread(target=lambda: statuses.append(cli.main(command)))
+    with cache.locked():
+        thread.start()
+        thread.join(1.0)
+        assert not statuses
+    thread.join(30)
+    assert statuses == [0] and capsys.readouterr().err.count("waiting for a build to end") == 1
+
+
+def test_names_in_the_cache_are_safe_to_print(machine, capsys):
+    machine.load().close()
+    sidecar, = (machine.folder / "engines").glob("*.json")
+    details = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps(details | {"check": "\ud800\x1b[2J"}))
+    assert cli.main(["engine", "--cache", str(machine.folder), "list"]) == 0
+    assert "??[2J" in capsys.readouterr().out
 
 
 def test_timing_cache_grows(machine):
@@ -602,6 +735,13 @@ def test_a_weight_too_large_for_half(machine):
     machine.model.write_bytes(proto.SerializeToString())
     reason, detail = machine.refusal()
     assert reason == "ENGINE_UNAVAILABLE" and "too large for float16: 1e+06" in detail
+
+
+@pytest.mark.parametrize(("text", "driver"), [("NVRM version: 540.4\nGCC\n", "NVRM version: 540.4"), ("", "")])
+def test_the_driver_is_what_its_file_says(machine, tmp_path, text, driver):
+    (tmp_path / "version").write_text(text)
+    machine.monkeypatch.setattr(cuda, "_VERSION_FILES", (tmp_path / "none", tmp_path / "version"))
+    assert machine.key().driver == driver
 
 
 def test_every_field_of_the_key_counts(machine):

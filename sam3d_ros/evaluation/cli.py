@@ -19,10 +19,10 @@ from sam3d_ros.evaluation import frames, latency, pictures, shape, shape_report,
 from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
 from sam3d_ros.evaluation.references import REFERENCES
 from sam3d_ros.evaluation.scenes import cache_root
-from sam3d_ros.perception.faults import Fault, FaultCode
+from sam3d_ros.perception.faults import engine_faults
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
-from sam3d_ros.runtime.engine import ENGINE_CHOICES, ENGINES, EngineError, read_model
+from sam3d_ros.runtime.engine import ENGINE_CHOICES, ENGINES, read_model
 from sam3d_ros.synth.tabletop import MAX_OBJECTS
 from sam3d_ros.terminal import in_range
 
@@ -104,10 +104,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark that was chosen.  Raises OSError, at once, where the report cannot go, and Fault."""
     check_report_path(args.out)
-    try:
+    with engine_faults():
         return args.measure(args)
-    except EngineError as error:
-        raise Fault(FaultCode[error.reason], error.detail) from error
 
 
 def run_track(args: argparse.Namespace) -> int:

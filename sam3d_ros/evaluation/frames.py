@@ -163,14 +163,14 @@ def judge(folders: Iterable[Path], mesh_root: Path, methods: Mapping[str, Method
 def judge_frame(true_frame: TrueFrame, methods: Mapping[str, Method]) -> list[Score]:
     """Scores of every method on every true object of one frame; a Fault is named on stderr, and nothing was found.
 
-    Raises Fault(ENGINE_FAILED), which says nothing about a method.
+    Raises Fault(ENGINE_FAILED, ENGINE_OUT_OF_MEMORY), which says nothing about a method.
     """
     scores = []
     for name, method in methods.items():
         try:
             meshes = method(true_frame)
         except Fault as fault:
-            if fault.code is FaultCode.ENGINE_FAILED:
+            if fault.code in (FaultCode.ENGINE_FAILED, FaultCode.ENGINE_OUT_OF_MEMORY):
                 raise
             print(f"{true_frame.name}: {name}: {fault}", file=sys.stderr)
             meshes = {}

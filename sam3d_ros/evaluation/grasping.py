@@ -72,13 +72,10 @@ class Round:
 
 
 def rebuilt(pipeline: Pipeline) -> Method:
-    """The product's meshes, at rest as scene/physics.py has it."""
+    """The product's meshes, at rest as scene/physics.py has it.  Raises Fault where the pipeline does."""
 
     def meshes(view: View) -> dict[int, SceneMesh]:
-        try:
-            seen = pipeline.run(view.frame).objects
-        except Fault:
-            return {}
+        seen = pipeline.run(view.frame).objects
         world_from_camera = view.frame.world_from_camera
         plane = np.append(PLANE[:3] @ world_from_camera[:3, :3], PLANE[:3] @ world_from_camera[:3, 3] + PLANE[3])
         objects = yielding(seen, plane)

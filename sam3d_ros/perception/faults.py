@@ -5,6 +5,8 @@ page is sorted by.
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 
 
@@ -94,7 +96,7 @@ class FaultCode(Enum):
     ENGINE_OUT_OF_MEMORY = "the GPU's memory does not suffice: end other programs that use it, or lower max_objects"
     ENGINE_INACCURATE = (
         "the engine's results differ too much from those of float32, and it is not used: set precision "
-        "to fp32, or take another engine")
+        "to fp32, take another engine, or build it again (sam3d engine build)")
     ENGINE_CACHE_UNSAFE = (
         "others could have put a program into the engine cache: see whom the named folder or file "
         "belongs to, and delete it, or point SAM3D_CACHE to a folder of your own")
@@ -132,3 +134,13 @@ class Fault(Exception):
     def __str__(self) -> str:
         name, advice = self.code.name, self.code.advice
         return f"{name}: {self.detail} ({advice})" if self.detail else f"{name}: {advice}"
+
+
+@contextmanager
+def engine_faults() -> Iterator[None]:
+    """An EngineError that is raised within becomes the Fault of its name."""
+    from ..runtime.engine import EngineError  # here: who only names a fault need not load NumPy
+    try:
+        yield
+    except EngineError as error:
+        raise Fault(FaultCode[error.reason], error.detail) from error

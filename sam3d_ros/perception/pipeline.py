@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from ..runtime.engine import BuildOptions, Engine, EngineError, load_engine
+from ..runtime.engine import BuildOptions, Engine, answers, load_engine
+from ..runtime.signature import STUDENT, shape_text
 from . import hollows
 from .appearance import seen_vertices, vertex_colours, vertex_normals
 from .candidates import Candidate, find_candidates, rejection
 from .config import DEFAULTS, PipelineConfig
 from .cube import IMAGE_UP
 from .evidence import Observation, filled, first_view, further_view, support_row
-from .faults import Fault, FaultCode
+from .faults import Fault, FaultCode, engine_faults
 from .frame import Frame, Instance, Intrinsics, check_frame
 from .object_frame import object_frame
 from .objects import Mesh, ReconstructedObject, Rejection, ScaleSource
@@ -65,15 +66,9 @@ class Pipeline:
         on_progress: called with percent done and what is being done while an engine is built
         """
         options = BuildOptions(config.allow_engine_build, on_progress=on_progress, must_keep=config.build_only)
-        try:
-            return cls(load_engine(config.engine, config.model, config.precision, config.threads, options=options),
-                       config)
-        except EngineError as error:
-            raise Fault(FaultCode[error.reason], error.detail) from error
-        except OSError as error:
-            if not config.build_only:
-                raise
-            raise Fault(FaultCode.ENGINE_NOT_KEPT, str(error)) from error
+        with engine_faults():
+            engine = load_engine(config.engine, config.model, config.precision, config.threads, options=options)
+        return cls(engine, config)
 
     @property
     def engine_name(self) -> str:
@@ -114,7 +109,8 @@ class Pipeline:
 
         A frame without depth is reconstructed from colour and masks; see `_sized`.
         Raises Fault if the whole frame cannot be used: DEPTH_SIZE_MISMATCH, DEPTH_EMPTY, DEPTH_UNIT_SUSPECT,
-        MASK_SIZE_MISMATCH, CAMERA_INFO_UNCALIBRATED, CAMERA_INFO_SIZE_MISMATCH, ENGINE_FAILED.
+        MASK_SIZE_MISMATCH, CAMERA_INFO_UNCALIBRATED, CAMERA_INFO_SIZE_MISMATCH, ENGINE_FAILED,
+        ENGINE_OUT_OF_MEMORY, MODEL_MISMATCH.
         """
         report = on_stage or (lambda stage: None)
         clock = _Clock()
@@ -166,15 +162,21 @@ class Pipeline:
         self._engine.close()
 
     def _infer(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs of the network for all objects, in parts that the engine can bear.  Raises Fault ENGINE_FAILED."""
+        """Outputs of the network for all objects, in parts that the engine can bear.
+
+        Raises Fault ENGINE_FAILED, ENGINE_OUT_OF_MEMORY, MODEL_MISMATCH.
+        """
         count, views = inputs["crops"].shape[:2]
         step = max(1, self._engine.most_crops // views)
-        try:
-            parts = [self._engine.infer({name: array[start:start + step] for name, array in inputs.items()})
+        with engine_faults():
+            parts = [answers(self._engine, {name: array[start:start + step] for name, array in inputs.items()})
                      for start in range(0, count, step)]
-        except RuntimeError as error:
-            raise Fault(FaultCode.ENGINE_FAILED, f"{self.engine_name}: {error}") from error
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        # Which a file need not tell of a network before it runs.
+        wrong = [f"{name} is {shape_text(outputs[name].shape)} instead of {shape_text(shape)}"
+                 for name, shape in STUDENT.output_shapes(batch=count).items() if outputs[name].shape != shape]
+        if wrong:
+            raise Fault(FaultCode.MODEL_MISMATCH, f"{self.engine_name}: {'; '.join(wrong)}")
         if not all(np.isfinite(array).all() for array in outputs.values()):
             raise Fault(FaultCode.ENGINE_FAILED, f"{self.engine_name} returned values that are not finite")
         return outputs

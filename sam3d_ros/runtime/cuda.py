@@ -57,7 +57,7 @@ class Device:
         self._call("cuDeviceTotalMem_v2", byref(memory), handle)
         self.name = text.value.decode()
         self.cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
-        self.driver = next((file.read_text().splitlines()[0] for file in _VERSION_FILES if file.is_file()), "")
+        self.driver = next((file.read_text().partition("\n")[0] for file in _VERSION_FILES if file.is_file()), "")
         self.capability = (self._attribute(_MAJOR, handle), self._attribute(_MINOR, handle))
         self.memory = memory.value
         self._call("cuDevicePrimaryCtxRetain", byref(context), handle)

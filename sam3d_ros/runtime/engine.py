@@ -85,19 +85,37 @@ class ModelFile:
 def read_model(path: str | Path) -> ModelFile:
     """Read an ONNX file, or a shipped model by its name.  Raises EngineError MODEL_MISSING or MODEL_INVALID."""
     path = SHIPPED_MODELS.get(str(path)) or Path(path)
-    if not path.is_file():
-        raise EngineError("MODEL_MISSING", str(path))
-    if path.stat().st_size > MAX_MODEL_BYTES:
-        raise EngineError("MODEL_INVALID", f"{path} is larger than {MAX_MODEL_BYTES >> 20} MiB")
-    return ModelFile(path, path.read_bytes())
+    try:
+        if not path.is_file():
+            raise EngineError("MODEL_MISSING", str(path))
+        if path.stat().st_size > MAX_MODEL_BYTES:
+            raise EngineError("MODEL_INVALID", f"{path} is larger than {MAX_MODEL_BYTES >> 20} MiB")
+        return ModelFile(path, path.read_bytes())
+    except OSError as error:        # not allowed to read it; a name that is too long; a broken disk
+        raise EngineError("MODEL_INVALID", f"{path}: {error.strerror or error}") from error
 
 
 def check_signature(model: ModelFile, wanted: Signature, inputs: Mapping[str, Shape],
                     outputs: Mapping[str, Shape]) -> None:
-    """Raise EngineError MODEL_MISMATCH unless a network's inputs and outputs are the wanted ones."""
-    difference = wanted.difference(inputs, outputs)
+    """Raise EngineError MODEL_MISMATCH, MODEL_INVALID unless a network's inputs and outputs are the wanted ones."""
+    difference = wanted.difference(inputs, outputs) or _other_types(model, wanted)
     if difference:
         raise EngineError("MODEL_MISMATCH", f"{model.path}: {difference}")
+
+
+def _other_types(model: ModelFile, wanted: Signature) -> str:
+    """Which inputs and outputs are not float32, as after a conversion to float16; one line, empty if all are.
+
+    Raises EngineError MODEL_INVALID if the file is in another format, which some engines read as well.
+    """
+    import onnx  # here: whoever only chooses an engine need not load it
+    try:
+        graph = onnx.load_model_from_string(model.data).graph
+    except Exception as error:      # protobuf's own
+        raise EngineError("MODEL_INVALID", f"{model.path} is not in the ONNX format: {error}") from error
+    types = {value.name: onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+             for value in (*graph.input, *graph.output) if value.name in wanted.inputs | wanted.outputs}
+    return "; ".join(f"{name} is {kind} instead of FLOAT" for name, kind in types.items() if kind != "FLOAT")
 
 
 # Engines on the CPU and on an NVIDIA GPU: name -> module that must be importable.  GPU engines in the order in which
@@ -116,7 +134,8 @@ class BuildOptions:
 
     allow_build: build one that is not in the cache, which takes minutes; folder: of the cache, None: the user's;
     on_progress: called with percent done and what is being done, by any thread; what it raises ends the build, and is
-    passed on; must_keep: an engine that cannot be kept for the next start is an error (OSError), not a warning
+    passed on; must_keep: it is built for later use: one that cannot be kept is an error (ENGINE_NOT_KEPT), not a
+    warning, and one that was refused as inaccurate is tried again
     """
 
     allow_build: bool = True
@@ -175,7 +194,8 @@ def load_named(name: str, file: ModelFile, precision: str, threads: int, signatu
         from .onnxruntime_engine import OnnxRuntimeEngine
 
         options.on_progress(0, f"{name} is made ready")
-        return _checked(OnnxRuntimeEngine(file, signature, precision, threads, name, options.allow_build), file)
+        may_build = options.allow_build and not options.must_keep       # it keeps nothing
+        return _checked(OnnxRuntimeEngine(file, signature, precision, threads, name, may_build), file)
     from .tensorrt_engine import load_tensorrt
 
     return load_tensorrt(name, file, signature, precision, options)

@@ -1,7 +1,7 @@
 """Built engines on disk.  An engine is a program: only what this user's sam3d_ros wrote, whole, is ever loaded.
 
     <key>.engine    magic, then the plan as the library serialised it
-    <key>.json      what it was built from and with, its size and SHA-256, what its check said
+    <key>.json      what it was built from and with, its size and SHA-256, what its check said; alone: it was refused
     <key>.kernels   what TensorRT-RTX has compiled for it on this machine
     <name>.timing   the library's timing cache for one device
     cpu.json        which CPU engine is the fastest here;  lock  held while engines are built
@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from .engine import EngineError
 
 MAGIC = b"SAM3D-ENGINE-1\n\0"
@@ -68,7 +69,10 @@ class EngineKey:
 
 @dataclass(frozen=True)
 class Entry:
-    """An engine in the cache: what it was made from, and what else its sidecar says; problem: why it is not loaded."""
+    """An engine in the cache: what it was made from, and what else its sidecar says; problem: why it is not loaded.
+
+    One with a key and a problem was refused by its check.
+    """
 
     name: str
     key: EngineKey | None
@@ -84,8 +88,10 @@ class _Damaged(Exception):
 def default_folder() -> Path:
     """SAM3D_CACHE, else sam3d_ros in the user's cache folder; below "~" if the user has no home."""
     if os.environ.get("SAM3D_CACHE"):
-        return Path(os.environ["SAM3D_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "sam3d_ros"
+        return Path(os.path.expanduser(os.environ["SAM3D_CACHE"]))      # not every launcher does as shells do
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification has paths ignored that depend on where the program was started.
+    return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "sam3d_ros"
 
 
 class EngineCache:
@@ -101,7 +107,8 @@ class EngineCache:
         """
         try:
             with self._opened() as folder:
-                return self._plan(folder, key.digest, key)[0]
+                _, sidecar = _sidecar(folder, key.digest)
+                return None if "refused" in sidecar else _plan(folder, key.digest, sidecar)
         except FileNotFoundError:
             return None
         except (_Damaged, OSError) as problem:
@@ -111,16 +118,39 @@ class EngineCache:
     def store(self, key: EngineKey, plan: bytes, details: dict[str, Any]) -> None:
         """Add an engine, or replace the one of the same key; call it while `locked`.
 
-        Raises EngineError ENGINE_CACHE_UNSAFE, ENGINE_BUILD_FAILED if it is too large; OSError if it cannot be written.
+        Raises EngineError ENGINE_CACHE_UNSAFE, ENGINE_NOT_KEPT, ENGINE_BUILD_FAILED if it is too large.
         """
         if len(plan) > MAX_PLAN_BYTES:
             raise EngineError("ENGINE_BUILD_FAILED", f"the engine is larger than {MAX_PLAN_BYTES >> 20} MiB")
-        sidecar = {"key": dataclasses.asdict(key), "bytes": len(plan), "sha256": hashlib.sha256(plan).hexdigest(),
-                   "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **details}
-        with self._opened() as folder:
+        sidecar = _described(key, details) | {"bytes": len(plan), "sha256": hashlib.sha256(plan).hexdigest()}
+        with self._kept(), self._opened() as folder:
             self._write(folder, key.digest + ".engine", MAGIC + plan)
             # The sidecar last: an engine without one does not exist.
             self._write(folder, key.digest + ".json", json.dumps(sidecar, indent=1).encode())
+
+    def refuse(self, key: EngineKey, why: str, details: dict[str, Any]) -> None:
+        """Remember, in place of an engine, why its check refused it; call it while `locked`.
+
+        Raises EngineError ENGINE_CACHE_UNSAFE, ENGINE_NOT_KEPT.
+        """
+        # Another version of sam3d_ros may build or check it in another way.
+        sidecar = _described(key, details) | {"refused": why, "sam3d_ros": __version__}
+        with self._kept(), self._opened() as folder:
+            self._write(folder, key.digest + ".json", json.dumps(sidecar, indent=1).encode())
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(key.digest + ".engine", dir_fd=folder)
+
+    def refusal(self, key: EngineKey) -> str:
+        """Why this version of sam3d_ros refused the engine of a key; empty if it did not.
+
+        Raises EngineError ENGINE_CACHE_UNSAFE.
+        """
+        try:
+            with self._opened() as folder:
+                _, sidecar = _sidecar(folder, key.digest)
+        except (_Damaged, OSError):
+            return ""
+        return str(sidecar.get("refused", "")) if sidecar.get("sam3d_ros") == __version__ else ""
 
     def read_note(self, name: str) -> bytes:
         """What was kept beside the engines under this name; empty if there is nothing that can be read.
@@ -136,9 +166,9 @@ class EngineCache:
     def write_note(self, name: str, data: bytes) -> None:
         """Keep something beside the engines: a timing cache, a measurement.
 
-        Raises EngineError ENGINE_CACHE_UNSAFE; OSError if it cannot be written.
+        Raises EngineError ENGINE_CACHE_UNSAFE, ENGINE_NOT_KEPT.
         """
-        with self._opened() as folder:
+        with self._kept(), self._opened() as folder:
             self._write(folder, name, data)
 
     @contextlib.contextmanager
@@ -146,17 +176,18 @@ class EngineCache:
         """Hold the cache against other processes; on_wait is called again and again while one of them has it.
 
         A cache that cannot be written is not held (said in the log), unless that is required.
-        Raises EngineError ENGINE_CACHE_UNSAFE; OSError if it cannot be written and is required.
+        Raises EngineError ENGINE_CACHE_UNSAFE; ENGINE_NOT_KEPT if it cannot be written and is required.
         """
         with contextlib.ExitStack() as held:
             try:
-                folder = held.enter_context(self._opened())
-                lock = _open_lock(folder)
-                held.callback(os.close, lock)
-            except OSError as error:
-                if required:
+                with self._kept():
+                    folder = held.enter_context(self._opened())
+                    lock = _open_lock(folder)
+                    held.callback(os.close, lock)
+            except EngineError as error:
+                if required or error.reason != "ENGINE_NOT_KEPT":
                     raise
-                _log.warning("%s is not held against other processes: %s", self.folder, error)
+                _log.warning("the engine cache is not held against other processes: %s", error.detail)
             else:
                 while not _try_lock(lock):
                     on_wait()
@@ -173,9 +204,13 @@ class EngineCache:
             names = sorted({name[:64] for name in os.listdir(folder) if _ENGINE_FILE.fullmatch(name)})
             return [self._entry(folder, name) for name in names]
 
-    def remove(self, wanted: Callable[[Entry], bool] = lambda entry: True) -> list[Entry]:
-        """Delete engines; returns those deleted.  Raises EngineError ENGINE_CACHE_UNSAFE, OSError."""
-        with self.locked(), self._opened() as folder:
+    def remove(self, wanted: Callable[[Entry], bool] = lambda entry: True,
+               on_wait: Callable[[], None] = lambda: None) -> list[Entry]:
+        """Delete engines; returns those deleted.  on_wait: as `locked` has it.
+
+        Raises EngineError ENGINE_CACHE_UNSAFE, OSError.
+        """
+        with self.locked(on_wait), self._opened() as folder:
             removed = [entry for entry in self.entries() if wanted(entry)]
             for entry in removed:
                 for suffix in (".json", ".engine", ".kernels"):
@@ -185,34 +220,16 @@ class EngineCache:
 
     def _entry(self, folder: int, name: str) -> Entry:
         try:
-            plan, sidecar = self._plan(folder, name, None)
-            return Entry(name, EngineKey(**sidecar.pop("key")), sidecar, len(plan), "")
+            key, sidecar = _sidecar(folder, name)
+            if "refused" in sidecar:
+                return Entry(name, key, sidecar, 0, str(sidecar["refused"]))
+            return Entry(name, key, sidecar, len(_plan(folder, name, sidecar)), "")
         except FileNotFoundError as error:
             return Entry(name, None, {}, 0, f"{error.filename} is missing")
         except _Damaged as damage:
             return Entry(name, None, {}, 0, str(damage))
         except EngineError as error:
             return Entry(name, None, {}, 0, error.detail)
-
-    def _plan(self, folder: int, name: str, key: EngineKey | None) -> tuple[bytes, dict[str, Any]]:
-        """The plan of this name and its sidecar.  Raises FileNotFoundError, _Damaged, EngineError."""
-        sidecar = _details(_read(folder, name + ".json", MAX_DETAILS_BYTES))
-        try:
-            found = EngineKey(**sidecar["key"])
-            built_for, size, digest = found.digest, int(sidecar["bytes"]), str(sidecar["sha256"])
-        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise _Damaged(f"its sidecar is not complete: {error!r}") from error
-        if built_for != name or (key is not None and found != key):
-            raise _Damaged("it was built for something else")
-        data = _read(folder, name + ".engine", MAX_PLAN_BYTES + len(MAGIC))
-        if not data.startswith(MAGIC):
-            raise _Damaged("it was not written by sam3d_ros")
-        plan = data[len(MAGIC):]
-        if len(plan) != size:
-            raise _Damaged(f"it has {len(plan)} bytes instead of {size}")
-        if hashlib.sha256(plan).hexdigest() != digest:
-            raise _Damaged("its SHA-256 is not that of the engine that was built")
-        return plan, sidecar
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
@@ -239,6 +256,14 @@ class EngineCache:
             yield folder
         finally:
             os.close(folder)
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        """What is written within is there at the next start.  Raises EngineError ENGINE_NOT_KEPT for OSError."""
+        try:
+            yield
+        except OSError as error:
+            raise EngineError("ENGINE_NOT_KEPT", f"{self.folder}: {error.strerror or error}") from error
 
     def _write(self, folder: int, name: str, data: bytes) -> None:
         # Not named after the process: in a container a killed one and its successor have the same number.
@@ -278,19 +303,52 @@ def _read(folder: int, name: str, limit: int) -> bytes:
         if state.st_size > limit:
             raise _Damaged(f"it has {state.st_size} bytes, more than the {limit} allowed")
         with os.fdopen(file, "rb", closefd=False) as stream:
-            return stream.read(limit)
+            return stream.read(state.st_size)       # not `limit`, which would ask for as much memory
     finally:
         os.close(file)
 
 
-def _details(data: bytes) -> dict[str, Any]:
+def _described(key: EngineKey, details: dict[str, Any]) -> dict[str, Any]:
+    """What the sidecar of any engine says."""
+    return {"key": dataclasses.asdict(key), "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **details}
+
+
+def _sidecar(folder: int, name: str) -> tuple[EngineKey, dict[str, Any]]:
+    """The key of the engine of this name, and what else its sidecar says.
+
+    Raises FileNotFoundError, _Damaged, EngineError.
+    """
     try:
-        sidecar = json.loads(data)
+        sidecar = json.loads(_read(folder, name + ".json", MAX_DETAILS_BYTES))
     except (ValueError, RecursionError) as error:
         raise _Damaged(f"its sidecar is not JSON: {error}") from error
     if not isinstance(sidecar, dict):
         raise _Damaged("its sidecar is not a JSON object")
-    return sidecar
+    try:
+        key = EngineKey(**sidecar.pop("key"))
+        built_for = key.digest
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _Damaged(f"its sidecar is not complete: {error!r}") from error
+    if built_for != name:
+        raise _Damaged("it was built for something else")
+    return key, sidecar
+
+
+def _plan(folder: int, name: str, sidecar: dict[str, Any]) -> bytes:
+    """The plan of this name, which is what its sidecar says.  Raises FileNotFoundError, _Damaged, EngineError."""
+    try:
+        size, digest = int(sidecar["bytes"]), str(sidecar["sha256"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise _Damaged(f"its sidecar is not complete: {error!r}") from error
+    data = _read(folder, name + ".engine", MAX_PLAN_BYTES + len(MAGIC))
+    if not data.startswith(MAGIC):
+        raise _Damaged("it was not written by sam3d_ros")
+    plan = data[len(MAGIC):]
+    if len(plan) != size:
+        raise _Damaged(f"it has {len(plan)} bytes instead of {size}")
+    if hashlib.sha256(plan).hexdigest() != digest:
+        raise _Damaged("its SHA-256 is not that of the engine that was built")
+    return plan
 
 
 def _reason(error: OSError) -> str:

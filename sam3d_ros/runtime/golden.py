@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from .engine import (
+    CPU_ENGINES,
     BuildOptions,
     Engine,
     EngineError,
@@ -125,8 +126,12 @@ def reference(model: ModelFile) -> Golden:
 
 
 def compute(model: ModelFile) -> Golden:
-    """The outputs of the first CPU engine, in float32.  Raises EngineError."""
-    engine = load_named(available_engines()[0], model, "fp32", 0, STUDENT, BuildOptions())
+    """The outputs of the first CPU engine, in float32.  Raises EngineError, ENGINE_UNAVAILABLE if there is none."""
+    name = next(iter(available_engines()), None)
+    if name is None:
+        raise EngineError("ENGINE_UNAVAILABLE", f"{model.path} has no {golden_path(model.path).name} beside it, and "
+                                                f"none of {', '.join(CPU_ENGINES)} is installed to compute it")
+    engine = load_named(name, model, "fp32", 0, STUDENT, BuildOptions())
     try:
         return golden_of(answers(engine, golden_inputs()))
     finally:

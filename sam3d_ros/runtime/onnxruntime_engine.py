@@ -44,7 +44,8 @@ class OnnxRuntimeEngine:
         if wanted not in onnxruntime.get_available_providers():
             raise EngineError("ENGINE_UNAVAILABLE", f"{name}: this onnxruntime has no {wanted}")
         if wanted == _TENSORRT[0] and not allow_build:
-            raise EngineError("ENGINE_NOT_BUILT", f"{name} keeps no engine, and builds one whenever it is loaded")
+            raise EngineError("ENGINE_NOT_BUILT", f"{name} keeps no engine, and builds one whenever it is loaded; "
+                                                  "tensorrt and tensorrt-rtx keep theirs")
         if wanted != _CPU[0]:
             _load_cuda()        # not of a build without CUDA, some versions of which warn of that each time
         graph = typed(model, precision)

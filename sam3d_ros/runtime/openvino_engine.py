@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import openvino
 
-from .engine import EngineError, ModelFile, check_signature
+from .engine import EngineError, ModelFile, check_signature, library_error
 from .precision import typed
 from .signature import Shape, Signature
 
@@ -33,7 +33,10 @@ class OpenVinoEngine:
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _PRECISIONS[precision][0]}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
-        self._request = core.compile_model(network, "CPU", settings).create_infer_request()
+        try:
+            self._request = core.compile_model(network, "CPU", settings).create_infer_request()
+        except RuntimeError as error:
+            raise library_error("openvino", str(error).strip(), "ENGINE_BUILD_FAILED") from error
         self._outputs = tuple(signature.outputs)
         self.name = f"openvino {precision}"
 

@@ -1,6 +1,7 @@
 """Which engine `auto` takes: a GPU engine if one works here, else the CPU engine that was fastest when measured."""
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.metadata
@@ -35,7 +36,7 @@ _ROUNDS = 7                  # runs of each engine that are timed
 _SECONDS = 6.0               # for all of them together, after which the present round is the last
 _NOTE = "cpu.json"
 _VERSION = 2                 # of the engines here: what was noted of others does not count
-# A GPU engine that fails so is passed over; any other fault is for the user to mend.  MODEL_INVALID: its parser may
+# An engine that fails so is passed over; any other fault is for the user to mend.  MODEL_INVALID: its parser may
 # lack what the model needs; if the model is broken, the CPU engine says so.
 _PASSED_OVER = frozenset({"ENGINE_UNAVAILABLE", "ENGINE_NOT_BUILT", "ENGINE_BUILD_FAILED", "ENGINE_OUT_OF_MEMORY",
                           "ENGINE_INACCURATE", "ENGINE_FAILED", "MODEL_INVALID"})
@@ -48,11 +49,16 @@ def best(file: ModelFile, precision: str, threads: int, signature: Signature, op
         try:
             return load_named(name, file, precision, threads, signature, options)
         except EngineError as error:
-            if error.reason not in _PASSED_OVER:
-                raise
-            level = logging.DEBUG if error.reason == "ENGINE_UNAVAILABLE" else logging.WARNING
-            _log.log(level, "engine %s is passed over: %s: %s", name, error.reason, error.detail)
+            _pass_over(name, error)
     return fastest_cpu(file, precision, threads, signature, options)
+
+
+def _pass_over(name: str, error: EngineError) -> None:
+    """Say in the log why an engine is not taken.  Raises the error if it is for the user to mend."""
+    if error.reason not in _PASSED_OVER:
+        raise error
+    level = logging.DEBUG if error.reason == "ENGINE_UNAVAILABLE" else logging.WARNING
+    _log.log(level, "engine %s is passed over: %s: %s", name, error.reason, error.detail)
 
 
 def fastest_cpu(file: ModelFile, precision: str, threads: int, signature: Signature,
@@ -75,7 +81,10 @@ def fastest_cpu(file: ModelFile, precision: str, threads: int, signature: Signat
     cache, key = EngineCache(options.folder), _situation(file, threads, wanted)
     choice = _noted(cache, key)
     if choice in wanted:
-        return load(*choice)
+        try:
+            return load(*choice)
+        except EngineError as error:            # it did when it was noted: the fastest is another one now
+            _pass_over(" ".join(choice), error)
     engines = _loaded(wanted, load)
     times = _times(file, engines, signature)
     fastest = min(times, key=times.__getitem__)
@@ -87,14 +96,15 @@ def fastest_cpu(file: ModelFile, precision: str, threads: int, signature: Signat
 
 
 def _loaded(wanted: list[tuple[str, str]], load: Any) -> dict[tuple[str, str], Engine]:
-    """Those of the wanted engines that this processor can run."""
+    """Those of the wanted engines that this processor can run.  Raises EngineError if none can."""
     engines, refusal = {}, None
     for candidate in wanted:
         try:
             engines[candidate] = load(*candidate)
         except EngineError as error:
-            if error.reason != "ENGINE_UNAVAILABLE":
+            if error.reason == "MODEL_INVALID":         # for all of them
                 raise
+            _pass_over(" ".join(candidate), error)
             refusal = error
     if not engines:
         raise refusal
@@ -151,7 +161,9 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)     # without importing it, which takes a while
     except importlib.metadata.PackageNotFoundError:
         # The distribution may have another name than the module, as onnxruntime-gpu has.
-        return str(getattr(importlib.import_module(CPU_ENGINES[name]), "__version__", ""))
+        with contextlib.suppress(ImportError, OSError):         # as `load_named` has it
+            return str(getattr(importlib.import_module(CPU_ENGINES[name]), "__version__", ""))
+        return ""
 
 
 def _noted(cache: EngineCache, key: str) -> tuple[str, str] | None:
@@ -180,5 +192,5 @@ def _note(cache: EngineCache, key: str, fastest: tuple[str, str], times: dict[tu
         text = json.dumps({key: entry}, indent=1)
     try:
         cache.write_note(_NOTE, text.encode())
-    except (OSError, EngineError) as error:     # a machine without a writable home measures every time
-        _log.warning("the measurement of CPU engines cannot be kept: %s", error)
+    except EngineError as error:                # a machine without a writable home measures every time
+        _log.warning("the measurement of CPU engines cannot be kept: %s", error.detail)

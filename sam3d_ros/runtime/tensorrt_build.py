@@ -6,13 +6,14 @@ be there, and picks kernels on it when it first runs.
 """
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -181,16 +182,28 @@ def _interruptible(build: Callable[[], Any], monitor: Any) -> Any:
 
     Raises what is raised here, once the monitor has stopped the build, and what on_progress raised.
     """
-    with ThreadPoolExecutor(1, "build") as thread:
-        try:
-            plan = thread.submit(build).result()
-        except BaseException:
-            monitor.stopped = True
-            thread.shutdown()   # here, too: a second Ctrl-C would end the process under the library, which then aborts
-            raise
+    outcome: Future[Any] = Future()
+
+    def work() -> None:
+        if outcome.set_running_or_notify_cancel():
+            try:
+                outcome.set_result(build())
+            except BaseException as error:
+                outcome.set_exception(error)
+
+    try:
+        threading.Thread(target=work, name="build").start()
+        wait([outcome])
+    except BaseException:
+        monitor.stopped = True
+        outcome.cancel()                # if it has not begun
+        while not outcome.done():       # however often Ctrl-C is pressed: a process that ends under the library aborts
+            with contextlib.suppress(KeyboardInterrupt):
+                wait([outcome])
+        raise
     if monitor.failure:
         raise monitor.failure
-    return plan
+    return outcome.result()
 
 
 def _monitor(trt: Any, on_progress: Progress) -> Any:

@@ -39,10 +39,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Run:
-    """What runs one batch size: a context with its shapes set, and the graph of its work (None: not recordable)."""
+    """What runs one batch size: a context with its shapes set, and the graph of its work (None: not recordable).
+
+    config: of TensorRT-RTX's context, which does not keep it itself; freed after it
+    """
 
     context: Any
     graph: int | None
+    config: Any
 
 
 class TensorRtEngine:
@@ -68,7 +72,6 @@ class TensorRtEngine:
             raise library_error(library.name, f"the engine does not load: {self._logger.last_error}",
                                 "ENGINE_BUILD_FAILED")
         self._kernels = None                       # of TensorRT-RTX, shared by the contexts
-        self._configs: list[Any] = []              # of its contexts, for which the library keeps none
         self._kernels_kept, self._keep_kernels = kernels, keep_kernels
         device.at_close(self._release)
         self._runs: dict[tuple[int, int], _Run] = {}
@@ -106,7 +109,6 @@ class TensorRtEngine:
         kernels = bytes(self._kernels.serialize() or b"") if self._kernels else b""
         if kernels not in (b"", self._kernels_kept):
             self._keep_kernels(kernels)
-        self._configs.clear()
         self._kernels = self._engine = self._runtime = None
 
     def _infer_part(self, inputs: Mapping[str, np.ndarray], views: int) -> dict[str, np.ndarray]:
@@ -134,7 +136,7 @@ class TensorRtEngine:
 
         Each size has a context of its own, because a recorded graph is bound to its context's shapes.
         """
-        context = self._new_context()
+        context, config = self._new_context()
         for name, shape in self._signature.input_shapes(batch=bucket, views=views).items():
             if not context.set_input_shape(name, shape):
                 raise RuntimeError(f"{name} cannot be {shape_text(shape)}: {self._logger.last_error}")
@@ -148,7 +150,7 @@ class TensorRtEngine:
         except RuntimeError as error:
             _log.warning("%s runs without a CUDA graph for %d objects: %s", self.name, bucket, error)
             graph = None
-        return _Run(context, graph)
+        return _Run(context, graph, config)
 
     def _give_scratch(self, context: Any) -> None:
         """Give a context, whose shapes are set, the memory in which it computes; shared, since one runs at a time.
@@ -162,8 +164,9 @@ class TensorRtEngine:
             self._scratch, self._scratch_bytes = self._device.allocate(needed), needed
         context.set_device_memory(self._scratch, self._scratch_bytes)
 
-    def _new_context(self) -> Any:
-        trt = self._library.module
+    def _new_context(self) -> tuple[Any, Any]:
+        """Context and config of a _Run.  Raises RuntimeError."""
+        trt, config = self._library.module, None
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if self._library.rtx:
             config = self._engine.create_runtime_config()
@@ -172,13 +175,12 @@ class TensorRtEngine:
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
             config.set_runtime_cache(self._shared_kernels(config))
             context = self._engine.create_execution_context(config)
-            self._configs.append(config)
         else:
             context = self._engine.create_execution_context(strategy)
         if context is None:
             raise RuntimeError(f"no execution context: {self._logger.last_error}")
         context.nvtx_verbosity = trt.ProfilingVerbosity.NONE       # what it says of layers at each run takes time
-        return context
+        return context, config
 
     def _shared_kernels(self, config: Any) -> Any:
         """TensorRT-RTX's cache of kernels: without it, each context would compile all of them again, for seconds."""
@@ -224,12 +226,13 @@ def engine_key(library: Library, model: ModelFile, signature: Signature, precisi
 
 def load_tensorrt(name: str, model: ModelFile, signature: Signature, precision: str,
                   options: BuildOptions) -> TensorRtEngine:
-    """The engine from the cache; built, checked against the golden outputs and kept there if it is not.
+    """The engine from the cache; built, checked against the golden outputs and kept there if it is not.  One that the
+    check refuses is not built again, unless options.must_keep.
 
     An engine that cannot be kept, because the disk is full or read-only, is returned all the same (said in the log),
     unless options.must_keep.
     Raises EngineError: MODEL_*, ENGINE_UNAVAILABLE, ENGINE_NOT_BUILT, ENGINE_BUILD_FAILED, ENGINE_OUT_OF_MEMORY,
-    ENGINE_INACCURATE, ENGINE_FAILED, ENGINE_CACHE_UNSAFE; OSError if it must be kept and cannot be.
+    ENGINE_INACCURATE, ENGINE_FAILED, ENGINE_CACHE_UNSAFE; ENGINE_NOT_KEPT if it must be kept and cannot be.
     """
     precision = "fp16" if precision == "auto" else precision
     if precision not in PRECISIONS:
@@ -248,18 +251,20 @@ def load_tensorrt(name: str, model: ModelFile, signature: Signature, precision: 
 
 def build_ahead(name: str, model: ModelFile, signature: Signature, precision: str, capability: str,
                 options: BuildOptions) -> EngineKey:
-    """Build an engine for any device of a compute capability, as "8.6", and keep it unchecked; TensorRT-RTX only.
+    """Build an engine for any device of a compute capability, as "8.6", and keep it unchecked, unless it is there;
+    TensorRT-RTX only.
 
-    A device that loads it checks it first.  Raises EngineError as `load_tensorrt`; OSError if it cannot be kept.
+    A device that loads it checks it first.  Raises EngineError as `load_tensorrt` does for one that must be kept.
     """
     library = load_library(name)
     if not library.rtx:
         raise EngineError("ENGINE_UNAVAILABLE", f"{name} builds only on the GPU it is for: leave --capability out")
     cache, key = EngineCache(options.folder), engine_key(library, model, signature, precision, None, capability)
     with cache.locked(lambda: options.on_progress(0, "waiting for another build"), required=True):
-        started = time.monotonic()
-        plan = build_plan(library, model, signature, precision, capability, on_progress=options.on_progress)
-        cache.store(key, plan.data, _details(plan, started))
+        if cache.load(key) is None:
+            started = time.monotonic()
+            plan = build_plan(library, model, signature, precision, capability, on_progress=options.on_progress)
+            cache.store(key, plan.data, _details(plan, started))
     return key
 
 
@@ -279,6 +284,10 @@ class _Loader:
         return engine or self._obtained()
 
     def _cached(self) -> TensorRtEngine | None:
+        """Raises EngineError ENGINE_INACCURATE if it was built and refused, and is not asked for again by must_keep."""
+        refusal = self.cache.refusal(self.key)
+        if refusal and not self.options.must_keep:
+            raise EngineError("ENGINE_INACCURATE", refusal)
         plan = self.cache.load(self.key)
         return self._opened(plan) if plan else None
 
@@ -298,8 +307,8 @@ class _Loader:
         def keep(data: bytes) -> None:
             try:
                 self.cache.write_note(kernels, data)
-            except (OSError, EngineError) as error:         # nothing that could end the program, which closes an engine
-                _log.warning("kernels of %s cannot be kept for the next start: %s", self.library.name, error)
+            except EngineError as error:            # nothing that could end the program, which closes an engine
+                _log.warning("kernels of %s cannot be kept for the next start: %s", self.library.name, error.detail)
 
         return TensorRtEngine(self.library, plan, self.signature, self.precision, self.device,
                               self.cache.read_note(kernels) if self.library.rtx else b"", keep)
@@ -311,16 +320,24 @@ class _Loader:
             engine = self._cached()                # built while this process waited
             if engine:
                 return engine
+            wanted = golden.reference(self.model)       # first: without it, a build is for nothing
             started = time.monotonic()
-            ahead = self._built_ahead()
+            # One that was refused, and is asked for again, is built here.
+            ahead = None if self.cache.refusal(self.key) else self._built_ahead()
             if ahead:
                 engine, plan = ahead
             else:
                 plan = self._built()
                 engine = self._engine(plan.data)
             self.options.on_progress(100, "comparing with the reference")
-            found = golden.check(engine, golden.reference(self.model))
-            with contextlib.nullcontext() if self.options.must_keep else _kept_if_possible(engine.name):
+            try:
+                found = golden.check(engine, wanted)
+            except EngineError as error:
+                if error.reason == "ENGINE_INACCURATE":
+                    with _kept_if_possible("the check's result"):
+                        self.cache.refuse(self.key, error.detail, _details(plan, started))
+                raise
+            with _kept_if_possible(engine.name, self.options.must_keep):
                 self.cache.store(self.key, plan.data, _details(plan, started) | {"check": str(found)})
             return engine
 
@@ -351,12 +368,14 @@ class _Loader:
 
 
 @contextlib.contextmanager
-def _kept_if_possible(what: str) -> Iterator[None]:
-    """A disk that is full or read-only costs time at the next start, no more: it is said in the log."""
+def _kept_if_possible(what: str, must_keep: bool = False) -> Iterator[None]:
+    """A disk that is full or read-only costs time at the next start, no more, unless `must_keep`: the log says so."""
     try:
         yield
-    except OSError as error:
-        _log.warning("%s cannot be kept for the next start: %s", what, error)
+    except EngineError as error:
+        if must_keep or error.reason != "ENGINE_NOT_KEPT":
+            raise
+        _log.warning("%s cannot be kept for the next start: %s", what, error.detail)
 
 
 def _details(plan: Plan, started: float) -> dict[str, Any]:
