@@ -541,3 +541,18 @@ def test_what_could_not_be_put_at_rest_is_named_as_long_as_it_is_there():
     assert len(world.tracker.not_put_at_rest) == 3
     resting.update([], 0, np.eye(4), None)
     assert world.tracker.not_put_at_rest == [] == Tracker().not_put_at_rest
+
+
+def test_a_hidden_object_stays_where_it_was_put_at_rest():
+    """While others are put at rest anew."""
+    def lower(bodies, plane):
+        return Settled(np.stack([pose(0, 0, -0.004) @ item.world_from_object for item in bodies]),
+                       settle(bodies, plane).report)
+    world = World(resting=Resting(lower))
+    before = world.look(5.0, camera_at(0.3), board=True)[world.ids[3]]
+    assert before.presence is Presence.HIDDEN
+    world.tracker.tracks[world.ids[1]].misfit = 0.005           # a reason to reconstruct it
+    world.build()
+    assert world.tracker.tracks[world.ids[1]].revision == 2
+    after = world.look(5.1, camera_at(0.3), board=True)[world.ids[3]]
+    np.testing.assert_allclose(after.object.camera_from_object, before.object.camera_from_object, atol=1e-9)
