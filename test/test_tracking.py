@@ -556,3 +556,17 @@ def test_a_hidden_object_stays_where_it_was_put_at_rest():
     assert world.tracker.tracks[world.ids[1]].revision == 2
     after = world.look(5.1, camera_at(0.3), board=True)[world.ids[3]]
     np.testing.assert_allclose(after.object.camera_from_object, before.object.camera_from_object, atol=1e-9)
+
+
+def test_the_class_is_what_the_detector_calls_it_mostly():
+    """It is not known yet when the object is made, and wavers later."""
+    world = World()
+    names = ["", "mug", "mug", "mug", "bowl", "mug", "", *["bowl"] * 12]
+    found = []
+    for step, name in enumerate(names):
+        frame = picture([*zip(world.toys, world.places, strict=True)], camera_at(0.3), (1, 2, 3), 0.1 + step / 30,
+                        rng=world.rng)
+        frame = replace(frame, instances=tuple(replace(i, class_id=name) for i in frame.instances))
+        found.append({item.id: item.object.class_id for item in world.tracker.update(frame)}[world.ids[1]])
+    assert found[:7] == ["", *["mug"] * 6]
+    assert found[-1] == "bowl"

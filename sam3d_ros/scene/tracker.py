@@ -173,6 +173,7 @@ class Tracker:
             track.used_area, track.misfit = item.area, 0.0
             track.views = with_view(track.views, item.view)
             track.visible_fraction = item.mesh.visible_fraction
+            track.note_class(item.mesh.class_id)
             ids[item.label] = track.id
         self._note_failures(request, ids)
         self.unknown = ()  # until the next image
@@ -319,6 +320,7 @@ class Tracker:
             return
         instance = readings.instances[index]
         track.label, track.score, track.detector_id = instance.label, instance.score, instance.detector_id
+        track.note_class(instance.class_id)
         track.masked_ns = frame.stamp_ns
         camera_from_object = self._camera_from(track, frame)
         area = readings.area(index)
@@ -468,7 +470,7 @@ def _tracked(track: Track, camera_from_scene: np.ndarray, scene_from_object: np.
     own = motion.rotated(track.mesh.pose_covariance, turned_since)
     followed = motion.rotated(track.belief.covariance, camera_from_scene)
     mesh: ReconstructedObject = replace(
-        track.mesh, label=track.label, score=track.score, detector_id=track.detector_id,
+        track.mesh, label=track.label, class_id=track.class_id, score=track.score, detector_id=track.detector_id,
         camera_from_object=camera_from_object, pose_covariance=own + followed,
         visible_fraction=track.visible_fraction if seen else 0.0,
         status=track.mesh.status if seen else Status.HIDDEN)
