@@ -570,3 +570,20 @@ def test_the_class_is_what_the_detector_calls_it_mostly():
         found.append({item.id: item.object.class_id for item in world.tracker.update(frame)}[world.ids[1]])
     assert found[:7] == ["", *["mug"] * 6]
     assert found[-1] == "bowl"
+
+
+def test_what_one_of_two_cameras_shows_is_seen():
+    """Something stands before half of each; then one toy is taken away."""
+    world = World()
+    found = []
+    for step in range(8):
+        places = PLACES if step < 4 else [PLACES[0], pose(0, 0, -1.0), PLACES[2]]
+        camera, side = [("left", slice(130, None)), ("right", slice(None, 130))][step % 2]
+        frame = picture([*zip(TOYS, places, strict=True)], camera_at(0.3), (1, 2, 3), 0.1 + step / 60, rng=world.rng)
+        depth, labels = frame.depth.copy(), frame.labels.copy()
+        depth[:, side], labels[:, side] = 0.2, 0
+        instances = tuple(i for i in frame.instances if (labels == i.label).any())
+        frame = replace(frame, depth=depth, labels=labels, instances=instances, frame_id=camera)
+        found.append({item.id: item.presence for item in world.tracker.update(frame)})
+    assert all(presence is Presence.SEEN for items in found for presence in items.values())
+    assert [len(items) for items in found] == [3, 3, 3, 3, 3, 2, 2, 2]

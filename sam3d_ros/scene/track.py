@@ -20,8 +20,8 @@ _DOUBTFUL_MISFIT = 0.0025  # metres, rms: a mesh from which the depth is farther
 
 
 class Presence(Enum):
-    """SEEN: measured in the newest image; HIDDEN: covered, or out of view; GONE: the camera looks through where it was,
-    and it has not turned up elsewhere yet."""
+    """SEEN: measured in the newest image, or in the newest one of another camera; HIDDEN: covered, or out of view; GONE:
+    the camera looks through where it was, and it has not turned up elsewhere yet."""
 
     SEEN = "seen"
     HIDDEN = "hidden"
@@ -41,6 +41,7 @@ class Track:
     score, detector_id: what the detector last said of it
     visible_fraction: share of its surface that the last image showed, 0 to 1
     seen_ns, masked_ns, updated_ns: stamps of the image that last showed it, of its last mask, and of the last update
+    seen_by: frame_id of the camera that last showed it
     velocity: (3,) m/s in the scene; restless_until_ns: until then it counts as moving, with that velocity
     misfit: metres, root mean square distance of the depth from the mesh, over the last images
     views: kept for the next reconstruction
@@ -66,6 +67,7 @@ class Track:
     label: int = 0
     score: float = 1.0
     detector_id: str = ""
+    seen_by: str = ""
     visible_fraction: float = 0.0
     misfit: float = 0.0
     restless_until_ns: int = 0

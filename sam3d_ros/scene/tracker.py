@@ -41,6 +41,7 @@ _LOST_SECONDS = 10.0      # of motion that nobody saw: after that the new place 
 _SURPRISE = 22.5          # chi-squared of 6 degrees of freedom exceeds it once in a thousand times
 _WORSE = 2.0              # times the root mean square distance with free motion: so badly does it fit where it was
 _RESTLESS_NS = 400_000_000    # so long after it moved, or was last seen, an object may be moving
+_VOUCHED_NS = 1_000_000_000    # so long what a camera's newest image shows counts as seen in those of others
 _LEAST_SECONDS = 0.01     # between two images of an object, for its velocity
 _LONGEST_FREE = 1.0       # seconds of free motion: a prior that is wider than after that holds nothing
 _SMOOTHING = 0.5          # weight of the newest velocity and misfit
@@ -79,6 +80,7 @@ class Tracker:
         self.frame: Frame | None = None
         self.areas: dict[int, float] = {}
         self._count = 0
+        self._newest_ns: dict[str, int] = {}       # camera -> stamp of its newest image
         self._scene_from_camera: dict[str, np.ndarray] = {}
         self._camera_speed: dict[str, tuple[np.ndarray, int]] = {}
         self._in_world = False
@@ -92,6 +94,7 @@ class Tracker:
         self.unknown = self.waiting = ()
         self.frame = None
         self.areas = {}
+        self._newest_ns.clear()
         self._scene_from_camera.clear()
         self._camera_speed.clear()
         self.generation += 1
@@ -110,6 +113,7 @@ class Tracker:
             self.clear()  # poses of another scene frame
             self._in_world = in_world
         self.frame = frame
+        self._newest_ns[frame.frame_id] = frame.stamp_ns
         for track in self.tracks.values():
             self._predict(track, frame.stamp_ns)
         if frame.depth is None:
@@ -164,6 +168,7 @@ class Tracker:
                 track.frame_number += 1
                 track.presence, track.label, track.views = Presence.SEEN, item.label, ()
                 track.seen_ns = track.masked_ns = max(track.seen_ns, request.frame.stamp_ns)
+                track.seen_by = request.frame.frame_id
             if track.mesh is not item.mesh:
                 track.mesh, track.shape, track.solid = item.mesh, item.shape, item.solid
                 track.revision += 1
@@ -200,8 +205,9 @@ class Tracker:
             else:
                 pairs.pop(identity, None)
                 track.label = 0
-                gone = sighting.missing >= _GONE and not self._may_be_near(track, frame.stamp_ns)
-                track.presence = Presence.GONE if gone else Presence.HIDDEN
+                if not self._is_vouched_for(track, frame):
+                    gone = sighting.missing >= _GONE and not self._may_be_near(track, frame.stamp_ns)
+                    track.presence = Presence.GONE if gone else Presence.HIDDEN
         taken = {*pairs.values()}
         taken |= self._find_again(taken, readings)
         self.areas = {instance.label: readings.area(index) for index, instance in enumerate(readings.instances)}
@@ -211,6 +217,11 @@ class Tracker:
         waiting = [index for index in unknown if self._waits(index, readings)]
         self.waiting = tuple(readings.instances[index] for index in waiting)
         self.unknown = tuple(readings.instances[index] for index in unknown if index not in waiting)
+
+    def _is_vouched_for(self, track: Track, frame: Frame) -> bool:
+        """Whether the newest image of another camera than that of `frame` shows it."""
+        return track.presence is Presence.SEEN and track.seen_by != frame.frame_id \
+            and track.seen_ns == self._newest_ns.get(track.seen_by) and frame.stamp_ns - track.seen_ns < _VOUCHED_NS
 
     def _may_be_near(self, track: Track, now_ns: int) -> bool:
         """Whether what is not where it should be was seen a moment ago, and it or the camera may have moved."""
@@ -315,6 +326,7 @@ class Tracker:
         """Note that the image shows the track, as instance number `index` or without a mask."""
         frame = readings.frame
         track.presence, track.seen_ns, track.label = Presence.SEEN, frame.stamp_ns, 0
+        track.seen_by = frame.frame_id
         track.visible_fraction = look_for(track.shape, self._camera_from(track, frame), readings, own=index).seen
         if index is None:
             return
