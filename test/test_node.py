@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -104,41 +105,64 @@ def test_a_mesh_is_sent_once_and_to_every_new_listener():
                        timeout=3.0)
 
 
-def test_two_cameras_look_at_one_scene(monkeypatch: pytest.MonkeyPatch):
-    """Side by side: the object is 0.1 m to the left in the right one's image."""
+SIDES = {"left": 0, "right": round(0.1 * FOCAL / OBJECT)}     # camera -> columns by which all appear farther to the left
+
+
+@contextmanager
+def two_cameras(monkeypatch: pytest.MonkeyPatch, **parameters: Any) -> Iterator[Rig]:
+    """Side by side, 0.1 m apart; TF knows them in the frame "base"."""
     provide_tf2_ros(monkeypatch)
-    types = {f"{side}/{name}": kind for side in ("left", "right")
+    types = {f"{side}/{name}": kind for side in SIDES
              for name, kind in (("image", Image), ("camera_info", CameraInfo), ("depth_image", Image),
                                 ("segmentation", Image))}
-    shift = round(0.1 * FOCAL / OBJECT)
-    with Rig(types=types, cameras="left, right", target_frame="base", activate=False) as rig:
+    with Rig(types=types, cameras="left, right", activate=False, **parameters) as rig:
         for name in [n for n in rig.publishers if "/" not in n]:
             rig.outside.destroy_publisher(rig.publishers.pop(name))
         assert rig.node.trigger_configure() == SUCCESS
         assert rig.node.trigger_activate() == SUCCESS
         rig.wait(lambda: all(p.get_subscription_count() for p in rig.publishers.values()))
-        for side, x in (("left", 0.0), ("right", shift * OBJECT / FOCAL)):
+        for side, columns in SIDES.items():
             for seconds in (-10, 10):
                 matrix = np.eye(4)
-                matrix[0, 3] = x
+                matrix[0, 3] = columns * OBJECT / FOCAL
                 rig.set_transform(matrix, seconds, camera=side)
+        yield rig
 
-        def send() -> None:
-            for side, columns in (("left", 0), ("right", shift)):
-                messages = scene()
-                for name in ("image", "depth_image", "segmentation"):
-                    header, encoding = messages[name].header, messages[name].encoding
-                    pixels = np.roll(decode_pixels(messages[name]), -columns, axis=1)
-                    messages[name] = encode_image(pixels, encoding, header)
-                for message in messages.values():
-                    message.header.frame_id = side
-                rig.send({f"{side}/{name}": message for name, message in messages.items()})
+
+def send_side(rig: Rig, side: str, messages: dict[str, Any]) -> None:
+    """What one of the two cameras sees."""
+    for name in ("image", "depth_image", "segmentation"):
+        header, encoding = messages[name].header, messages[name].encoding
+        messages[name] = encode_image(np.roll(decode_pixels(messages[name]), -SIDES[side], axis=1), encoding, header)
+    for message in messages.values():
+        message.header.frame_id = side
+    rig.send({f"{side}/{name}": message for name, message in messages.items()})
+
+
+def test_two_cameras_look_at_one_scene(monkeypatch: pytest.MonkeyPatch):
+    def send() -> None:
+        for side in SIDES:
+            send_side(rig, side, scene())
+    with two_cameras(monkeypatch, target_frame="base") as rig:
         rig.send_until(send, lambda: len(rig.objects) > 10)
         ids = {item.id for array in rig.objects for item in array.objects}
         assert ids == {"object_1"}
         for array in rig.objects:
             pose = matrix_from_pose(array.objects[0].pose.pose)
             np.testing.assert_allclose(pose[:3, 3], POSITION, atol=2e-3)
+
+
+def test_what_one_of_two_cameras_shows_is_reconstructed_whatever_the_other_shows(monkeypatch: pytest.MonkeyPatch):
+    def send_right() -> None:
+        """Nothing of the left half."""
+        messages = scene()
+        depth = decode_pixels(messages["depth_image"]).copy()
+        depth[:, :WIDTH // 2] = 0
+        send_side(rig, "right", messages | {"depth_image": encode_image(depth, "32FC1", messages["image"].header)})
+    with two_cameras(monkeypatch, target_frame="base") as rig:
+        rig.send_until(lambda: send_side(rig, "left", scene()), lambda: rig.objects and rig.objects[-1].objects)
+        send_side(rig, "left", scene(two=True))       # once, within the time for which reconstructions wait
+        rig.send_until(send_right, lambda: len(rig.objects[-1].objects) == 2, timeout=3.0)
 
 
 def test_several_cameras_need_a_common_frame():

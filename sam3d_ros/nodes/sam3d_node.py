@@ -63,13 +63,14 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 
 @dataclass(frozen=True)
 class _Job:
-    """A complete set of a camera, the generation that it belongs to, the goal that it serves, if any, and what that
-    asks for, once that is known."""
+    """A complete set of a camera, the generation that it belongs to, the goal that it serves, if any, what is to be
+    reconstructed, once that is known, and the number of reconstructions before that."""
 
     match: Match
     generation: int
     goal: ServerGoalHandle | None = None
     asked: rebuild.Request | None = None
+    reconstructions: int = 0
 
 
 @dataclass(frozen=True)
@@ -330,15 +331,16 @@ class Sam3dNode(LifecycleNode):
                     return
                 objects = self._tracker.update(view.frame)
                 self._latest = view
-                due = rebuild.request(self._tracker) is not None
+                asked = rebuild.request(self._tracker)
                 # Silence while the first objects are made: an empty array would say that there are none.
-                if objects or not due or self._rebuilt_once:
+                if objects or asked is None or self._rebuilt_once:
                     self._publish(objects, view)
                 self._diagnostics.report("frame", warnings[0] if warnings else None)
-                if not due and not self._tracker.waiting:
+                if asked is None and not self._tracker.waiting:
                     self._diagnostics.report("reconstruction", None)
-            if due:
-                self._builder.put(job)
+                if asked is not None:
+                    self._builder.put(replace(job, asked=asked, reconstructions=self._reconstructions),
+                                      view.frame.frame_id)
         except _Superseded:
             pass
         except Exception as error:
@@ -378,14 +380,17 @@ class Sam3dNode(LifecycleNode):
     # Reconstruction, in the builder's thread
 
     def _rebuild(self, job: _Job) -> None:
-        """Reconstruct what the newest image gives cause for, or what a goal asks for."""
+        """Reconstruct what a camera's newest image gives cause for, or what a goal asks for."""
         if job.goal:
             self._serve(job)
             return
         try:
             with self._lock:
                 self._check(job)
-                asked = rebuild.request(self._tracker)
+                if self._latest.frame.frame_id == job.asked.frame.frame_id:
+                    asked = rebuild.request(self._tracker)
+                else:       # of another camera, that may not see what is asked for, unless that was made meanwhile
+                    asked = job.asked if job.reconstructions == self._reconstructions else None
             if asked is not None:
                 self._reconstruct(asked, job, lambda stage: None)
                 with self._lock:
@@ -412,10 +417,10 @@ class Sam3dNode(LifecycleNode):
             self._check(job)
             ids = self._tracker.absorb(asked, rebuilt, result.plane)
             self._rebuilt_once = True
+            self._reconstructions += 1
             faults = [rejection.fault for rejection in result.rejections]
             if faults or not self._tracker.waiting:      # else there are masks of which none was made before
                 self._diagnostics.report("reconstruction", faults[0] if faults else None)
-        self._reconstructions += 1
         self._figures |= {f"{stage}_ms": f"{value:.1f}" for stage, value in result.stage_ms.items()}
         self._figures["reconstructions"] = str(self._reconstructions)
         return set(ids.values()), faults
