@@ -105,7 +105,7 @@ def test_a_mesh_is_sent_once_and_to_every_new_listener():
                        timeout=3.0)
 
 
-SIDES = {"left": 0, "right": round(0.1 * FOCAL / OBJECT)}     # camera -> columns by which all appear farther to the left
+SIDES = {"left": 0, "right": round(0.1 * FOCAL / OBJECT)}    # camera -> columns by which all is farther to the left
 
 
 @contextmanager
@@ -169,6 +169,17 @@ def test_several_cameras_need_a_common_frame():
     with Rig(cameras="left,right", activate=False) as rig:
         assert rig.node.trigger_configure() == FAILURE
         rig.wait(lambda: "PARAMETER_INVALID" in rig.codes())
+
+
+def test_several_cameras_keep_a_common_frame(monkeypatch: pytest.MonkeyPatch):
+    with two_cameras(monkeypatch, target_frame="base") as rig:
+        [result] = rig.node.set_parameters([Parameter("target_frame", value="")])
+        assert not result.successful and "several cameras" in result.reason
+
+
+def test_the_frame_of_one_of_several_cameras_is_refused_by_name(monkeypatch: pytest.MonkeyPatch):
+    with two_cameras(monkeypatch, target_frame="left") as rig:
+        rig.send_until(lambda: send_side(rig, "left", scene()), lambda: "PARAMETER_INVALID" in rig.codes())
 
 
 def test_a_camera_with_an_absolute_name_is_outside_the_node_s_namespace():

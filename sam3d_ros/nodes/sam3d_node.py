@@ -202,8 +202,6 @@ class Sam3dNode(LifecycleNode):
 
     def _configure(self, settings: Settings) -> None:
         self._declared.check()
-        if len(settings.camera_namespaces) > 1 and not settings.target_frame:
-            raise Fault(FaultCode.PARAMETER_INVALID, "parameter cameras: several cameras need a target_frame")
         self._input_types = input_types(settings, with_detections=optional("vision_msgs.msg") is not None)
         self._diagnostics.set_period(settings.diagnostics_period)
         self._while_configured.callback(self._stop_transforms)
@@ -432,7 +430,10 @@ class Sam3dNode(LifecycleNode):
         return self._publish(follow(view.frame), view, whole)
 
     def _target_from_camera(self, frame: Frame, settings: Settings) -> np.ndarray:
-        """(4, 4) at the image's stamp; the identity without a target_frame.  Raises Fault TF_*."""
+        """(4, 4) at the image's stamp; the identity without a target_frame.  Raises Fault TF_*, PARAMETER_INVALID."""
+        if len(settings.camera_namespaces) > 1 and settings.target_frame == frame.frame_id:
+            raise Fault(FaultCode.PARAMETER_INVALID, f"parameter target_frame: '{frame.frame_id}' is the frame of a "
+                                                     "camera, and several need one whose +Z points up")
         if settings.target_frame in ("", frame.frame_id):
             return np.eye(4)
         if self._transforms is None:

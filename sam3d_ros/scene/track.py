@@ -20,8 +20,8 @@ _DOUBTFUL_MISFIT = 0.0025  # metres, rms: a mesh from which the depth is farther
 
 
 class Presence(Enum):
-    """SEEN: measured in the newest image, or in the newest one of another camera; HIDDEN: covered, or out of view; GONE:
-    the camera looks through where it was, and it has not turned up elsewhere yet."""
+    """SEEN: measured in the newest image, or in another camera's newest; HIDDEN: covered, or out of view; GONE: the
+    camera looks through where it was, and it has not turned up elsewhere yet."""
 
     SEEN = "seen"
     HIDDEN = "hidden"
