@@ -587,3 +587,21 @@ def test_what_one_of_two_cameras_shows_is_seen():
         found.append({item.id: item.presence for item in world.tracker.update(frame)})
     assert all(presence is Presence.SEEN for items in found for presence in items.values())
     assert [len(items) for items in found] == [3, 3, 3, 3, 3, 2, 2, 2]
+
+
+def test_of_two_alike_each_in_another_camera_s_view_one_is_not_found_at_the_other_s_place():
+    tracker, rng = Tracker(), np.random.default_rng(0)
+    places = [pose(-0.12, 0, 0.055), pose(0.12, 0, 0.055)]
+    for step in range(6):
+        frame = picture([(CAN, place) for place in places], camera_at(0.3), (1, 2), step / 60, rng=rng)
+        label = 1 + step % 2
+        labels = np.where(frame.labels == label, label, 0).astype(np.int32)
+        depth = np.where(frame.labels == 3 - label, np.float32(0.2), frame.depth)        # something stands before it
+        tracker.update(replace(frame, depth=depth, labels=labels, instances=(frame.instances[label - 1],),
+                               frame_id=("left", "right")[label - 1]))
+        asked = rebuild.request(tracker)
+        if step < 2:
+            made = reconstruction(CAN, np.linalg.inv(camera_at(0.3)) @ places[label - 1], label)
+            tracker.absorb(asked, rebuild.prepare(asked, [made]))
+    found = {track.id: track.belief.scene_from_object[0, 3] for track in tracker.tracks.values()}
+    assert found == {"object_1": pytest.approx(-0.12, abs=0.003), "object_2": pytest.approx(0.12, abs=0.003)}

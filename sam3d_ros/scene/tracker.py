@@ -340,7 +340,8 @@ class Tracker:
             track.views = with_view(track.views, make_view(frame, instance.label, camera_from_object, area))
 
     def _find_again(self, taken: set[int], readings: Readings) -> set[int]:
-        """Look for objects that are not where they were among the masks that no object claims; the masks found."""
+        """Look for objects that are not where they were among the masks that no object claims; the masks found.  One
+        that another camera shows is not elsewhere, but what the cameras' poses differ by may hide it here."""
         missing = [t for t in self.tracks.values() if t.seen_ns < readings.frame.stamp_ns]
         missing.sort(key=lambda track: -track.seen_ns)
         scene_from_camera = self.scene_from_camera(readings.frame)
@@ -350,6 +351,7 @@ class Tracker:
         for track in missing:
             for index, points in enumerate(readings.points):
                 if index in taken or index in found or len(points) < _LEAST_READINGS or searches >= _SEARCHES \
+                        or track.presence is Presence.SEEN and not self._is_near(track, points, readings.frame) \
                         or not may_be(track, readings, index) or self._is_fragment(index, readings, besides=track):
                     continue
                 searches += 1
@@ -372,15 +374,18 @@ class Tracker:
             near_share(track.shape, points, self._camera_from(track, readings.frame), _ON_SURFACE) > _FRAGMENT
             for track in self.tracks.values() if track.presence is Presence.SEEN and track is not besides)
 
+    def _is_near(self, track: Track, points: np.ndarray, frame: Frame) -> bool:
+        """Whether depth readings, (N, 3) metres, camera frame, lie about the place of a track."""
+        place = self._camera_from(track, frame)[:3, 3]
+        return bool(np.linalg.norm(points.mean(axis=0) - place) < track.shape.diagonal / 2)
+
     def _was_refused(self, index: int, readings: Readings) -> bool:
         """Whether a mask lies where, a moment ago, as little was rebuilt of an object that is known better."""
         points = readings.points[index]
         return len(points) > 0 and any(
             track.presence is Presence.HIDDEN and track.class_id == readings.instances[index].class_id
             and readings.frame.stamp_ns < track.parts_refused_until_ns
-            and readings.area(index) < _LESS_IN_VIEW * track.used_area
-            and np.linalg.norm(points.mean(axis=0) - self._camera_from(track, readings.frame)[:3, 3])
-            < track.shape.diagonal / 2
+            and readings.area(index) < _LESS_IN_VIEW * track.used_area and self._is_near(track, points, readings.frame)
             for track in self.tracks.values())
 
     def _waits(self, index: int, readings: Readings) -> bool:
