@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -263,6 +264,31 @@ def test_a_change_of_target_frame_leaves_nothing_at_its_old_coordinates(monkeypa
         for array in [array for array in rig.objects if array.header.frame_id == "odom"]:
             for item in array.objects:
                 assert item.pose.pose.position.x == pytest.approx(before.pose.pose.position.x + 5.0, abs=3e-3)
+
+
+def test_an_image_that_waited_while_the_target_frame_changed_is_not_given_in_the_new_one(
+        monkeypatch: pytest.MonkeyPatch):
+    provide_tf2_ros(monkeypatch)
+    with Rig(target_frame="base", max_rate=5.0) as rig:
+        for name, x in (("base", 0.0), ("odom", 5.0)):
+            for seconds in (-2, 20):
+                matrix = BASE_FROM_CAMERA.copy()
+                matrix[0, 3] += x
+                rig.set_transform(matrix, seconds, target=name)
+        before = rig.good().objects[0]
+        rig.send(scene())
+        rig.spin(0.05)
+        forget = rig.node._supersede
+
+        def slowly() -> None:
+            time.sleep(0.5)
+            forget()
+        monkeypatch.setattr(rig.node, "_supersede", slowly)
+        rig.node.set_parameters([Parameter("target_frame", value="odom")])
+        rig.send_until(lambda: rig.send(scene()), lambda: rig.objects[-1].header.frame_id == "odom")
+        for array in rig.objects:
+            x = before.pose.pose.position.x + 5.0 * (array.header.frame_id == "odom")
+            assert [item.pose.pose.position.x for item in array.objects] == pytest.approx([x], abs=3e-3)
 
 
 def test_objects_as_tf_frames(monkeypatch: pytest.MonkeyPatch):

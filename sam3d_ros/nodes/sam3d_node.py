@@ -63,11 +63,12 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 
 @dataclass(frozen=True)
 class _Job:
-    """A complete set of a camera, the generation that it belongs to, the goal that it serves, if any, what is to be
-    reconstructed, once that is known, and the number of reconstructions before that."""
+    """A complete set of a camera, the generation and the settings that it belongs to, the goal that it serves, if any,
+    what is to be reconstructed, once that is known, and the number of reconstructions before that."""
 
     match: Match
     generation: int
+    settings: Settings
     goal: ServerGoalHandle | None = None
     asked: rebuild.Request | None = None
     reconstructions: int = 0
@@ -291,7 +292,7 @@ class Sam3dNode(LifecycleNode):
         for source in ("input", "stamps"):
             self._diagnostics.report(f"{source} {camera.namespace}", None)
         if self.settings.enabled:
-            self._follower.put(_Job(match, self._generation), camera.namespace)
+            self._follower.put(_Job(match, self._generation, self.settings), camera.namespace)
 
     def _on_fault(self, camera: CameraInput, fault: Fault) -> None:
         self._diagnostics.report(f"stamps {camera.namespace}", fault)
@@ -347,7 +348,7 @@ class Sam3dNode(LifecycleNode):
     def _view(self, job: _Job,
               find_masks: Callable[[Match, Settings], Segmentation]) -> tuple[_View, tuple[Fault, ...]]:
         """The image of a job with its masks, and what is to be warned of.  Raises Fault."""
-        started, settings = time.monotonic(), self.settings
+        started, settings = time.monotonic(), job.settings
         frame = decode_frame(job.match, settings)
         target_from_camera = self._target_from_camera(frame, settings)
         gravity_known = settings.target_frame not in ("", frame.frame_id)
@@ -464,7 +465,7 @@ class Sam3dNode(LifecycleNode):
         def start(goal: ServerGoalHandle) -> bool:
             match = self._fresh_match(goal.request, now - timeout)
             if match:
-                self._follower.request(_Job(match, self._generation, goal))
+                self._follower.request(_Job(match, self._generation, self.settings, goal))
             return match is not None
 
         def lack() -> Fault:
