@@ -183,6 +183,14 @@ def test_the_frame_of_one_of_several_cameras_is_refused_by_name(monkeypatch: pyt
         rig.send_until(lambda: send_side(rig, "left", scene()), lambda: "PARAMETER_INVALID" in rig.codes())
 
 
+def test_cameras_that_share_a_frame_are_named(monkeypatch: pytest.MonkeyPatch):
+    with two_cameras(monkeypatch, target_frame="base") as rig:
+        def send() -> None:
+            for side in SIDES:
+                rig.send({f"{side}/{name}": message for name, message in scene().items()})
+        rig.send_until(send, lambda: "PARAMETER_INVALID" in rig.codes())
+
+
 def test_a_camera_with_an_absolute_name_is_outside_the_node_s_namespace():
     with Rig(cameras="/outside_cam", types={"/outside_cam/image": Image}, activate=False) as rig:
         assert rig.node.trigger_configure() == SUCCESS

@@ -291,7 +291,12 @@ class Sam3dNode(LifecycleNode):
             return
         for source in ("input", "stamps"):
             self._diagnostics.report(f"{source} {camera.namespace}", None)
-        if self.settings.enabled:
+        twins = [other.namespace for other in self._cameras if other.frame_id == camera.frame_id]
+        if len(twins) > 1:
+            self._diagnostics.report(f"input {camera.namespace}", Fault(
+                FaultCode.PARAMETER_INVALID, f"parameter cameras: {' and '.join(twins)} share the frame "
+                                             f"'{camera.frame_id}', so that nothing tells where each is"))
+        elif self.settings.enabled:
             self._follower.put(_Job(match, self._generation, self.settings), camera.namespace)
 
     def _on_fault(self, camera: CameraInput, fault: Fault) -> None:
