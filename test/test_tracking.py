@@ -231,9 +231,12 @@ def test_an_object_that_comes_back_without_its_mask_is_not_forgotten():
     assert set(world.look(2.0, camera_at(0.3), (0, 0, 0))) == set(world.ids.values())
 
 
-def test_an_object_put_elsewhere_while_nobody_looked_is_found_again():
+@pytest.mark.parametrize("class_id", ["", "box"])
+def test_an_object_put_elsewhere_while_nobody_looked_is_found_again(class_id: str):
+    """By a mask without a class, whether one is known or not."""
     world = World()
     world.look(0.1, camera_at(0.3))
+    world.tracker.tracks[world.ids[1]].class_id = class_id
     far = pose(-0.05, -0.16, 0.03, 0.4 + np.pi / 2)
     seen = world.look(1.0, camera_at(0.3), (5, 6, 7), [far, *world.places[1:]])
     assert not world.tracker.unknown                  # it is no new object

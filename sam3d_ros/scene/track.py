@@ -85,6 +85,10 @@ class Track:
         """Whether its mesh may be a wrong one."""
         return self.misfit > _DOUBTFUL_MISFIT
 
+    def may_be_called(self, class_id: str) -> bool:
+        """Whether a class does not speak against being this object; "": it is not known."""
+        return "" in (self.class_id, class_id) or self.class_id == class_id
+
     def note_class(self, class_id: str) -> None:
         """Take in what a detector calls it: they waver from image to image, and some masks come without a class."""
         if class_id:

@@ -383,7 +383,7 @@ class Tracker:
         """Whether a mask lies where, a moment ago, as little was rebuilt of an object that is known better."""
         points = readings.points[index]
         return len(points) > 0 and any(
-            track.presence is Presence.HIDDEN and track.class_id == readings.instances[index].class_id
+            track.presence is Presence.HIDDEN and track.may_be_called(readings.instances[index].class_id)
             and readings.frame.stamp_ns < track.parts_refused_until_ns
             and readings.area(index) < _LESS_IN_VIEW * track.used_area and self._is_near(track, points, readings.frame)
             for track in self.tracks.values())
@@ -434,8 +434,7 @@ class Tracker:
         for track in (track for track in self._present() if track.id not in others):
             distance = float(np.linalg.norm(track.belief.scene_from_object[:3, 3] - place))
             smaller = min(track.shape.diagonal, item.shape.diagonal)
-            of_others = "" not in (track.class_id, item.mesh.class_id) and track.class_id != item.mesh.class_id
-            if of_others or distance > max(_LEAST_PLACE, _SAME_PLACE * smaller):
+            if not track.may_be_called(item.mesh.class_id) or distance > max(_LEAST_PLACE, _SAME_PLACE * smaller):
                 continue
             pose = camera_from_scene @ track.belief.scene_from_object
             if not len(points) or near_share(track.shape, points, pose, _NEAR) > _LEAST_NEAR:
