@@ -60,7 +60,8 @@ class Settings:
     min_points: int = _of_pipeline("min_points", "depth readings that an object's mask must hold")
     # Input
     cameras: str = _parameter("", "namespaces of the cameras that see the scene, separated by commas, each with its "
-                                  "input topics; several need target_frame; empty: one, without a namespace")
+                                  "input topics; several need target_frame, and a frame_id of each one's own; empty: "
+                                  "one, without a namespace")
     mask_format: str = _parameter("labels", "what is published on `segmentation`; boxes: only `detections` are used",
                                   choices=MASK_FORMATS)
     classes: str = _parameter("", "class ids to reconstruct, separated by commas; empty: all", live=True)
