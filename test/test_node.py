@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -104,35 +106,45 @@ def test_a_mesh_is_sent_once_and_to_every_new_listener():
                        timeout=3.0)
 
 
-def test_two_cameras_look_at_one_scene(monkeypatch: pytest.MonkeyPatch):
-    """Side by side: the object is 0.1 m to the left in the right one's image."""
+SIDES = {"left": 0, "right": round(0.1 * FOCAL / OBJECT)}    # camera -> columns by which all is farther to the left
+
+
+@contextmanager
+def two_cameras(monkeypatch: pytest.MonkeyPatch, **parameters: Any) -> Iterator[Rig]:
+    """Side by side, 0.1 m apart; TF knows them in the frame "base"."""
     provide_tf2_ros(monkeypatch)
-    types = {f"{side}/{name}": kind for side in ("left", "right")
+    types = {f"{side}/{name}": kind for side in SIDES
              for name, kind in (("image", Image), ("camera_info", CameraInfo), ("depth_image", Image),
                                 ("segmentation", Image))}
-    shift = round(0.1 * FOCAL / OBJECT)
-    with Rig(types=types, cameras="left, right", target_frame="base", activate=False) as rig:
+    with Rig(types=types, cameras="left, right", activate=False, **parameters) as rig:
         for name in [n for n in rig.publishers if "/" not in n]:
             rig.outside.destroy_publisher(rig.publishers.pop(name))
         assert rig.node.trigger_configure() == SUCCESS
         assert rig.node.trigger_activate() == SUCCESS
         rig.wait(lambda: all(p.get_subscription_count() for p in rig.publishers.values()))
-        for side, x in (("left", 0.0), ("right", shift * OBJECT / FOCAL)):
+        for side, columns in SIDES.items():
             for seconds in (-10, 10):
                 matrix = np.eye(4)
-                matrix[0, 3] = x
+                matrix[0, 3] = columns * OBJECT / FOCAL
                 rig.set_transform(matrix, seconds, camera=side)
+        yield rig
 
-        def send() -> None:
-            for side, columns in (("left", 0), ("right", shift)):
-                messages = scene()
-                for name in ("image", "depth_image", "segmentation"):
-                    header, encoding = messages[name].header, messages[name].encoding
-                    pixels = np.roll(decode_pixels(messages[name]), -columns, axis=1)
-                    messages[name] = encode_image(pixels, encoding, header)
-                for message in messages.values():
-                    message.header.frame_id = side
-                rig.send({f"{side}/{name}": message for name, message in messages.items()})
+
+def send_side(rig: Rig, side: str, messages: dict[str, Any]) -> None:
+    """What one of the two cameras sees."""
+    for name in ("image", "depth_image", "segmentation"):
+        header, encoding = messages[name].header, messages[name].encoding
+        messages[name] = encode_image(np.roll(decode_pixels(messages[name]), -SIDES[side], axis=1), encoding, header)
+    for message in messages.values():
+        message.header.frame_id = side
+    rig.send({f"{side}/{name}": message for name, message in messages.items()})
+
+
+def test_two_cameras_look_at_one_scene(monkeypatch: pytest.MonkeyPatch):
+    def send() -> None:
+        for side in SIDES:
+            send_side(rig, side, scene())
+    with two_cameras(monkeypatch, target_frame="base") as rig:
         rig.send_until(send, lambda: len(rig.objects) > 10)
         ids = {item.id for array in rig.objects for item in array.objects}
         assert ids == {"object_1"}
@@ -141,10 +153,42 @@ def test_two_cameras_look_at_one_scene(monkeypatch: pytest.MonkeyPatch):
             np.testing.assert_allclose(pose[:3, 3], POSITION, atol=2e-3)
 
 
+def test_what_one_of_two_cameras_shows_is_reconstructed_whatever_the_other_shows(monkeypatch: pytest.MonkeyPatch):
+    def send_right() -> None:
+        """Nothing of the left half."""
+        messages = scene()
+        depth = decode_pixels(messages["depth_image"]).copy()
+        depth[:, :WIDTH // 2] = 0
+        send_side(rig, "right", messages | {"depth_image": encode_image(depth, "32FC1", messages["image"].header)})
+    with two_cameras(monkeypatch, target_frame="base") as rig:
+        rig.send_until(lambda: send_side(rig, "left", scene()), lambda: rig.objects and rig.objects[-1].objects)
+        send_side(rig, "left", scene(two=True))       # once, within the time for which reconstructions wait
+        rig.send_until(send_right, lambda: len(rig.objects[-1].objects) == 2, timeout=3.0)
+
+
 def test_several_cameras_need_a_common_frame():
     with Rig(cameras="left,right", activate=False) as rig:
         assert rig.node.trigger_configure() == FAILURE
         rig.wait(lambda: "PARAMETER_INVALID" in rig.codes())
+
+
+def test_several_cameras_keep_a_common_frame(monkeypatch: pytest.MonkeyPatch):
+    with two_cameras(monkeypatch, target_frame="base") as rig:
+        [result] = rig.node.set_parameters([Parameter("target_frame", value="")])
+        assert not result.successful and "several cameras" in result.reason
+
+
+def test_the_frame_of_one_of_several_cameras_is_refused_by_name(monkeypatch: pytest.MonkeyPatch):
+    with two_cameras(monkeypatch, target_frame="left") as rig:
+        rig.send_until(lambda: send_side(rig, "left", scene()), lambda: "PARAMETER_INVALID" in rig.codes())
+
+
+def test_cameras_that_share_a_frame_are_named(monkeypatch: pytest.MonkeyPatch):
+    with two_cameras(monkeypatch, target_frame="base") as rig:
+        def send() -> None:
+            for side in SIDES:
+                rig.send({f"{side}/{name}": message for name, message in scene().items()})
+        rig.send_until(send, lambda: "PARAMETER_INVALID" in rig.codes())
 
 
 def test_a_camera_with_an_absolute_name_is_outside_the_node_s_namespace():
@@ -228,6 +272,31 @@ def test_a_change_of_target_frame_leaves_nothing_at_its_old_coordinates(monkeypa
         for array in [array for array in rig.objects if array.header.frame_id == "odom"]:
             for item in array.objects:
                 assert item.pose.pose.position.x == pytest.approx(before.pose.pose.position.x + 5.0, abs=3e-3)
+
+
+def test_an_image_that_waited_while_the_target_frame_changed_is_not_given_in_the_new_one(
+        monkeypatch: pytest.MonkeyPatch):
+    provide_tf2_ros(monkeypatch)
+    with Rig(target_frame="base", max_rate=5.0) as rig:
+        for name, x in (("base", 0.0), ("odom", 5.0)):
+            for seconds in (-2, 20):
+                matrix = BASE_FROM_CAMERA.copy()
+                matrix[0, 3] += x
+                rig.set_transform(matrix, seconds, target=name)
+        before = rig.good().objects[0]
+        rig.send(scene())
+        rig.spin(0.05)
+        forget = rig.node._supersede
+
+        def slowly() -> None:
+            time.sleep(0.5)
+            forget()
+        monkeypatch.setattr(rig.node, "_supersede", slowly)
+        rig.node.set_parameters([Parameter("target_frame", value="odom")])
+        rig.send_until(lambda: rig.send(scene()), lambda: rig.objects[-1].header.frame_id == "odom")
+        for array in rig.objects:
+            x = before.pose.pose.position.x + 5.0 * (array.header.frame_id == "odom")
+            assert [item.pose.pose.position.x for item in array.objects] == pytest.approx([x], abs=3e-3)
 
 
 def test_objects_as_tf_frames(monkeypatch: pytest.MonkeyPatch):

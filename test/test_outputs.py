@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ pytest.importorskip("rclpy")
 from std_msgs.msg import Header  # noqa: E402
 from test_messages import HEADER, moveit_stand_in, placed, stand_in  # noqa: E402
 from test_messages import hidden as hidden_object  # noqa: E402
+from visualization_msgs.msg import Marker  # noqa: E402
 
 from sam3d_ros.perception.frame import Frame, Intrinsics  # noqa: E402
 from sam3d_ros.ros import outputs as module  # noqa: E402
@@ -189,6 +191,15 @@ def test_header_and_pose_of_a_hidden_object_agree(stage: Stage):
     assert (shown.header.stamp, still.header.stamp) == (HEADER.stamp, stamp_message(4_000_000_001))
     in_camera = Header(stamp=HEADER.stamp, frame_id="camera")
     assert [o.header for o in stage.publish("a", "b", hidden="b", header=in_camera).objects] == [in_camera] * 2
+
+
+def test_markers_that_are_switched_off_go(stage: Stage):
+    received = stage.topics["markers"].listen()
+    stage.publish("a", "b")
+    stage.settings = replace(stage.settings, publish_markers=False)
+    stage.until("ab", 2.0)
+    [shown, gone] = received
+    assert {m.id for m in shown.markers} == {m.id for m in gone.markers if m.action == Marker.DELETE}
 
 
 def test_clear_empties_every_topic(stage: Stage):

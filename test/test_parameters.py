@@ -63,7 +63,8 @@ def test_camera_namespaces():
     ("/left,left,~/left", ""),
 ])
 def test_names_of_cameras_are_checked(cameras: str, words: str):
-    node = Node("sam3d_node", namespace="robot", parameter_overrides=[Parameter("cameras", value=cameras)])
+    node = Node("sam3d_node", namespace="robot", parameter_overrides=[Parameter("cameras", value=cameras),
+                                                                      Parameter("target_frame", value="base")])
     try:
         parameters = Parameters(node, lambda: True, lambda before, after: None)
         if not words:

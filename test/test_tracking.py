@@ -231,9 +231,12 @@ def test_an_object_that_comes_back_without_its_mask_is_not_forgotten():
     assert set(world.look(2.0, camera_at(0.3), (0, 0, 0))) == set(world.ids.values())
 
 
-def test_an_object_put_elsewhere_while_nobody_looked_is_found_again():
+@pytest.mark.parametrize("class_id", ["", "box"])
+def test_an_object_put_elsewhere_while_nobody_looked_is_found_again(class_id: str):
+    """By a mask without a class, whether one is known or not."""
     world = World()
     world.look(0.1, camera_at(0.3))
+    world.tracker.tracks[world.ids[1]].class_id = class_id
     far = pose(-0.05, -0.16, 0.03, 0.4 + np.pi / 2)
     seen = world.look(1.0, camera_at(0.3), (5, 6, 7), [far, *world.places[1:]])
     assert not world.tracker.unknown                  # it is no new object
@@ -541,3 +544,67 @@ def test_what_could_not_be_put_at_rest_is_named_as_long_as_it_is_there():
     assert len(world.tracker.not_put_at_rest) == 3
     resting.update([], 0, np.eye(4), None)
     assert world.tracker.not_put_at_rest == [] == Tracker().not_put_at_rest
+
+
+def test_a_hidden_object_stays_where_it_was_put_at_rest():
+    """While others are put at rest anew."""
+    def lower(bodies, plane):
+        return Settled(np.stack([pose(0, 0, -0.004) @ item.world_from_object for item in bodies]),
+                       settle(bodies, plane).report)
+    world = World(resting=Resting(lower))
+    before = world.look(5.0, camera_at(0.3), board=True)[world.ids[3]]
+    assert before.presence is Presence.HIDDEN
+    world.tracker.tracks[world.ids[1]].misfit = 0.005           # a reason to reconstruct it
+    world.build()
+    assert world.tracker.tracks[world.ids[1]].revision == 2
+    after = world.look(5.1, camera_at(0.3), board=True)[world.ids[3]]
+    np.testing.assert_allclose(after.object.camera_from_object, before.object.camera_from_object, atol=1e-9)
+
+
+def test_the_class_is_what_the_detector_calls_it_mostly():
+    """It is not known yet when the object is made, and wavers later."""
+    world = World()
+    names = ["", "mug", "mug", "mug", "bowl", "mug", "", *["bowl"] * 12]
+    found = []
+    for step, name in enumerate(names):
+        frame = picture([*zip(world.toys, world.places, strict=True)], camera_at(0.3), (1, 2, 3), 0.1 + step / 30,
+                        rng=world.rng)
+        frame = replace(frame, instances=tuple(replace(i, class_id=name) for i in frame.instances))
+        found.append({item.id: item.object.class_id for item in world.tracker.update(frame)}[world.ids[1]])
+    assert found[:7] == ["", *["mug"] * 6]
+    assert found[-1] == "bowl"
+
+
+def test_what_one_of_two_cameras_shows_is_seen():
+    """Something stands before half of each; then one toy is taken away."""
+    world = World()
+    found = []
+    for step in range(8):
+        places = PLACES if step < 4 else [PLACES[0], pose(0, 0, -1.0), PLACES[2]]
+        camera, side = [("left", slice(130, None)), ("right", slice(None, 130))][step % 2]
+        frame = picture([*zip(TOYS, places, strict=True)], camera_at(0.3), (1, 2, 3), 0.1 + step / 60, rng=world.rng)
+        depth, labels = frame.depth.copy(), frame.labels.copy()
+        depth[:, side], labels[:, side] = 0.2, 0
+        instances = tuple(i for i in frame.instances if (labels == i.label).any())
+        frame = replace(frame, depth=depth, labels=labels, instances=instances, frame_id=camera)
+        found.append({item.id: item.presence for item in world.tracker.update(frame)})
+    assert all(presence is Presence.SEEN for items in found for presence in items.values())
+    assert [len(items) for items in found] == [3, 3, 3, 3, 3, 2, 2, 2]
+
+
+def test_of_two_alike_each_in_another_camera_s_view_one_is_not_found_at_the_other_s_place():
+    tracker, rng = Tracker(), np.random.default_rng(0)
+    places = [pose(-0.12, 0, 0.055), pose(0.12, 0, 0.055)]
+    for step in range(6):
+        frame = picture([(CAN, place) for place in places], camera_at(0.3), (1, 2), step / 60, rng=rng)
+        label = 1 + step % 2
+        labels = np.where(frame.labels == label, label, 0).astype(np.int32)
+        depth = np.where(frame.labels == 3 - label, np.float32(0.2), frame.depth)        # something stands before it
+        tracker.update(replace(frame, depth=depth, labels=labels, instances=(frame.instances[label - 1],),
+                               frame_id=("left", "right")[label - 1]))
+        asked = rebuild.request(tracker)
+        if step < 2:
+            made = reconstruction(CAN, np.linalg.inv(camera_at(0.3)) @ places[label - 1], label)
+            tracker.absorb(asked, rebuild.prepare(asked, [made]))
+    found = {track.id: track.belief.scene_from_object[0, 3] for track in tracker.tracks.values()}
+    assert found == {"object_1": pytest.approx(-0.12, abs=0.003), "object_2": pytest.approx(0.12, abs=0.003)}

@@ -63,13 +63,15 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 
 @dataclass(frozen=True)
 class _Job:
-    """A complete set of a camera, the generation that it belongs to, the goal that it serves, if any, and what that
-    asks for, once that is known."""
+    """A complete set of a camera, the generation and the settings that it belongs to, the goal that it serves, if any,
+    what is to be reconstructed, once that is known, and the number of reconstructions before that."""
 
     match: Match
     generation: int
+    settings: Settings
     goal: ServerGoalHandle | None = None
     asked: rebuild.Request | None = None
+    reconstructions: int = 0
 
 
 @dataclass(frozen=True)
@@ -201,8 +203,6 @@ class Sam3dNode(LifecycleNode):
 
     def _configure(self, settings: Settings) -> None:
         self._declared.check()
-        if len(settings.camera_namespaces) > 1 and not settings.target_frame:
-            raise Fault(FaultCode.PARAMETER_INVALID, "parameter cameras: several cameras need a target_frame")
         self._input_types = input_types(settings, with_detections=optional("vision_msgs.msg") is not None)
         self._diagnostics.set_period(settings.diagnostics_period)
         self._while_configured.callback(self._stop_transforms)
@@ -291,8 +291,13 @@ class Sam3dNode(LifecycleNode):
             return
         for source in ("input", "stamps"):
             self._diagnostics.report(f"{source} {camera.namespace}", None)
-        if self.settings.enabled:
-            self._follower.put(_Job(match, self._generation), camera.namespace)
+        twins = [other.namespace for other in self._cameras if other.frame_id == camera.frame_id]
+        if len(twins) > 1:
+            self._diagnostics.report(f"input {camera.namespace}", Fault(
+                FaultCode.PARAMETER_INVALID, f"parameter cameras: {' and '.join(twins)} share the frame "
+                                             f"'{camera.frame_id}', so that nothing tells where each is"))
+        elif self.settings.enabled:
+            self._follower.put(_Job(match, self._generation, self.settings), camera.namespace)
 
     def _on_fault(self, camera: CameraInput, fault: Fault) -> None:
         self._diagnostics.report(f"stamps {camera.namespace}", fault)
@@ -330,15 +335,16 @@ class Sam3dNode(LifecycleNode):
                     return
                 objects = self._tracker.update(view.frame)
                 self._latest = view
-                due = rebuild.request(self._tracker) is not None
+                asked = rebuild.request(self._tracker)
                 # Silence while the first objects are made: an empty array would say that there are none.
-                if objects or not due or self._rebuilt_once:
+                if objects or asked is None or self._rebuilt_once:
                     self._publish(objects, view)
                 self._diagnostics.report("frame", warnings[0] if warnings else None)
-                if not due and not self._tracker.waiting:
+                if asked is None and not self._tracker.waiting:
                     self._diagnostics.report("reconstruction", None)
-            if due:
-                self._builder.put(job)
+                if asked is not None:
+                    self._builder.put(replace(job, asked=asked, reconstructions=self._reconstructions),
+                                      view.frame.frame_id)
         except _Superseded:
             pass
         except Exception as error:
@@ -347,7 +353,7 @@ class Sam3dNode(LifecycleNode):
     def _view(self, job: _Job,
               find_masks: Callable[[Match, Settings], Segmentation]) -> tuple[_View, tuple[Fault, ...]]:
         """The image of a job with its masks, and what is to be warned of.  Raises Fault."""
-        started, settings = time.monotonic(), self.settings
+        started, settings = time.monotonic(), job.settings
         frame = decode_frame(job.match, settings)
         target_from_camera = self._target_from_camera(frame, settings)
         gravity_known = settings.target_frame not in ("", frame.frame_id)
@@ -378,14 +384,17 @@ class Sam3dNode(LifecycleNode):
     # Reconstruction, in the builder's thread
 
     def _rebuild(self, job: _Job) -> None:
-        """Reconstruct what the newest image gives cause for, or what a goal asks for."""
+        """Reconstruct what a camera's newest image gives cause for, or what a goal asks for."""
         if job.goal:
             self._serve(job)
             return
         try:
             with self._lock:
                 self._check(job)
-                asked = rebuild.request(self._tracker)
+                if self._latest.frame.frame_id == job.asked.frame.frame_id:
+                    asked = rebuild.request(self._tracker)
+                else:       # of another camera, that may not see what is asked for, unless that was made meanwhile
+                    asked = job.asked if job.reconstructions == self._reconstructions else None
             if asked is not None:
                 self._reconstruct(asked, job, lambda stage: None)
                 with self._lock:
@@ -412,10 +421,10 @@ class Sam3dNode(LifecycleNode):
             self._check(job)
             ids = self._tracker.absorb(asked, rebuilt, result.plane)
             self._rebuilt_once = True
+            self._reconstructions += 1
             faults = [rejection.fault for rejection in result.rejections]
             if faults or not self._tracker.waiting:      # else there are masks of which none was made before
                 self._diagnostics.report("reconstruction", faults[0] if faults else None)
-        self._reconstructions += 1
         self._figures |= {f"{stage}_ms": f"{value:.1f}" for stage, value in result.stage_ms.items()}
         self._figures["reconstructions"] = str(self._reconstructions)
         return set(ids.values()), faults
@@ -427,7 +436,10 @@ class Sam3dNode(LifecycleNode):
         return self._publish(follow(view.frame), view, whole)
 
     def _target_from_camera(self, frame: Frame, settings: Settings) -> np.ndarray:
-        """(4, 4) at the image's stamp; the identity without a target_frame.  Raises Fault TF_*."""
+        """(4, 4) at the image's stamp; the identity without a target_frame.  Raises Fault TF_*, PARAMETER_INVALID."""
+        if len(settings.camera_namespaces) > 1 and settings.target_frame == frame.frame_id:
+            raise Fault(FaultCode.PARAMETER_INVALID, f"parameter target_frame: '{frame.frame_id}' is the frame of a "
+                                                     "camera, and several need one whose +Z points up")
         if settings.target_frame in ("", frame.frame_id):
             return np.eye(4)
         if self._transforms is None:
@@ -458,7 +470,7 @@ class Sam3dNode(LifecycleNode):
         def start(goal: ServerGoalHandle) -> bool:
             match = self._fresh_match(goal.request, now - timeout)
             if match:
-                self._follower.request(_Job(match, self._generation, goal))
+                self._follower.request(_Job(match, self._generation, self.settings, goal))
             return match is not None
 
         def lack() -> Fault:

@@ -13,7 +13,7 @@ from .frames import message_bytes
 from .images import stamp_ns
 from .parameters import Settings
 from .qos import adapted_subscription
-from .synchroniser import Match, Synchroniser
+from .synchroniser import IMAGE, Match, Synchroniser
 
 
 class CameraInput:
@@ -38,6 +38,12 @@ class CameraInput:
         self._subscriptions: dict[str, Subscription] = {}
         self.synchroniser.start()
         self.subscribe()
+
+    @property
+    def frame_id(self) -> str | None:
+        """Of its newest complete set; None before there is one."""
+        latest = self.synchroniser.latest
+        return latest.messages[IMAGE].header.frame_id if latest else None
 
     def subscribe(self) -> None:
         """Subscribe to all streams, or subscribe anew where the publishers' QoS asks for it."""

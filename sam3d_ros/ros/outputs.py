@@ -104,8 +104,9 @@ class Outputs:
             transforms.broadcast({f"sam3d/{p.id}": p.target_from_object for p in seen}, header)
         if self._scene:
             self._publish_scene(placed, header, now)
-        if settings.publish_markers and self._markers.get_subscription_count() and self._is_marker_time(placed, now):
-            self._markers.publish(self._marker_tracker.update(placed, header))
+        marked = placed if settings.publish_markers else []       # switched off, those that are shown go
+        if self._markers.get_subscription_count() and self._is_marker_time(marked, now):
+            self._markers.publish(self._marker_tracker.update(marked, header))
         if settings.publish_object_points and self._points.get_subscription_count():
             self._points.publish(object_points([_with_points(p, frame) for p in seen], header))
         if settings.publish_debug_image and self._image.get_subscription_count():
@@ -144,7 +145,7 @@ class Outputs:
 
     def _is_marker_time(self, placed: Sequence[PlacedObject], now: float) -> bool:
         revisions = {p.id: p.revision for p in placed}
-        if now - self._marked < _MARKER_PERIOD and revisions == self._marked_revisions:
+        if revisions == self._marked_revisions and (not revisions or now - self._marked < _MARKER_PERIOD):
             return False
         self._marked, self._marked_revisions = now, revisions
         return True

@@ -20,6 +20,7 @@ from ..runtime.engine import ENGINE_CHOICES, MODEL_HELP, PRECISIONS
 
 RCLError = rclpy_implementation.RCLError
 MASK_FORMATS = ("binary", "labels", "gz_semantic", "gz_panoptic", "yolo_msgs", "isaac_tensor", "boxes")
+_NO_COMMON_FRAME = "parameter target_frame: is empty, and several cameras need one"
 
 
 def _parameter(default: bool | int | float | str, description: str, *, unit: str = "", choices: tuple[str, ...] = (),
@@ -59,7 +60,8 @@ class Settings:
     min_points: int = _of_pipeline("min_points", "depth readings that an object's mask must hold")
     # Input
     cameras: str = _parameter("", "namespaces of the cameras that see the scene, separated by commas, each with its "
-                                  "input topics; several need target_frame; empty: one, without a namespace")
+                                  "input topics; several need target_frame, and a frame_id of each one's own; empty: "
+                                  "one, without a namespace")
     mask_format: str = _parameter("labels", "what is published on `segmentation`; boxes: only `detections` are used",
                                   choices=MASK_FORMATS)
     classes: str = _parameter("", "class ids to reconstruct, separated by commas; empty: all", live=True)
@@ -179,11 +181,14 @@ class Parameters:
         node.add_post_set_parameters_callback(self._changed)
 
     def check(self) -> None:
-        """Raise Fault PARAMETER_INVALID if a value given at start was refused, or cameras are named wrongly."""
+        """Raise Fault PARAMETER_INVALID if a value given at start was refused, or cameras are named wrongly or lack a
+        common frame."""
         if self._refused:
             raise Fault(FaultCode.PARAMETER_INVALID, "; ".join(self._refused.values()))
         if self.settings.cameras:
             self._check_cameras()
+        if len(self.settings.camera_namespaces) > 1 and not self.settings.target_frame:
+            raise Fault(FaultCode.PARAMETER_INVALID, _NO_COMMON_FRAME)
 
     def _check_cameras(self) -> None:
         places = set()
@@ -214,9 +219,13 @@ class Parameters:
             if choices and parameter.value not in choices:
                 return SetParametersResult(reason=f"parameter {field.name}: '{parameter.value}' is not one of "
                                                   + ", ".join(choices))
-            if not field.metadata["live"] and not self._is_unconfigured():
+            if self._is_unconfigured():
+                continue
+            if not field.metadata["live"]:
                 return SetParametersResult(reason=f"parameter {field.name}: can be set only while the node is "
                                                   "unconfigured (clean it up first)")
+            if field.name == "target_frame" and not parameter.value and len(self.settings.camera_namespaces) > 1:
+                return SetParametersResult(reason=_NO_COMMON_FRAME)
         return SetParametersResult(successful=True)
 
     def _changed(self, parameters: list[Parameter]) -> None:

@@ -21,7 +21,8 @@ _LOOSE = (0.1, 1.0)       # metres, radians: 1 sigma of the pose that a registra
 def may_be(track: Track, readings: Readings, index: int) -> bool:
     """Whether an instance of an image may show a missing object, by class, size and colour."""
     instance, points = readings.instances[index], readings.points[index]
-    if track.class_id != instance.class_id or np.linalg.norm(np.ptp(points, axis=0)) > _LARGER * track.shape.diagonal:
+    spread = np.linalg.norm(np.ptp(points, axis=0))
+    if not track.may_be_called(instance.class_id) or spread > _LARGER * track.shape.diagonal:
         return False
     own, shown = _tint(track.mesh.vertex_rgba[:, :3]), _tint(readings.colours(index))
     return bool(np.abs(own - shown).max() < _MOST_COLOUR)

@@ -39,7 +39,8 @@ class Resting:
 
     def update(self, tracks: Sequence[Track], stamp_ns: int, scene_from_camera: np.ndarray,
                plane: np.ndarray | None) -> None:
-        """Settle the objects that an image shows anew; takes milliseconds, to be called after a reconstruction.
+        """Settle the objects that an image shows anew; takes milliseconds, to be called after a reconstruction.  Those
+        that are hidden stay where they were put.
 
         stamp_ns, scene_from_camera (4, 4): of the image; plane: (4,) that they stand on, unit normal against gravity
         and offset in metres, camera frame; None: as before
@@ -48,7 +49,8 @@ class Resting:
             normal = scene_from_camera[:3, :3] @ plane[:3]
             self._plane = np.append(normal, plane[3] - normal @ scene_from_camera[:3, 3])
         present = [t for t in tracks if t.presence is Presence.SEEN and t.restless_until_ns <= stamp_ns]
-        self._corrected, self.refused = {}, ()
+        hidden = [t.id for t in tracks if t.presence is Presence.HIDDEN and t.id in self._corrected]
+        self._corrected, self.refused = {identity: self._corrected[identity] for identity in hidden}, ()
         if self._plane is None or not present:
             return
         settled = self._solve([Body(t.solid, t.belief.scene_from_object, t.belief.covariance) for t in present],

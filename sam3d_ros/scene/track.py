@@ -14,12 +14,14 @@ from .motion import Belief
 from .shape import Shape
 from .solid import Solid
 
+# A vote for a class counts less by so much with each one after it: some ten images decide.
+_VOTE_DECAY = 0.9
 _DOUBTFUL_MISFIT = 0.0025  # metres, rms: a mesh from which the depth is farther may be a wrong one
 
 
 class Presence(Enum):
-    """SEEN: measured in the newest image; HIDDEN: covered, or out of view; GONE: the camera looks through where it was,
-    and it has not turned up elsewhere yet."""
+    """SEEN: measured in the newest image, or in another camera's newest; HIDDEN: covered, or out of view; GONE: the
+    camera looks through where it was, and it has not turned up elsewhere yet."""
 
     SEEN = "seen"
     HIDDEN = "hidden"
@@ -35,9 +37,11 @@ class Track:
     revision: rises with every new mesh
     frame_number: rises with every new object frame, which a mesh brings that was made without knowing the object
     presence, label: in the newest image, and the label of its mask there (0: none)
-    class_id, score, detector_id: what the detector last said of it
+    class_id: what the detector mostly called it of late; votes: class id -> how much speaks for it
+    score, detector_id: what the detector last said of it
     visible_fraction: share of its surface that the last image showed, 0 to 1
     seen_ns, masked_ns, updated_ns: stamps of the image that last showed it, of its last mask, and of the last update
+    seen_by: frame_id of the camera that last showed it
     velocity: (3,) m/s in the scene; restless_until_ns: until then it counts as moving, with that velocity
     misfit: metres, root mean square distance of the depth from the mesh, over the last images
     views: kept for the next reconstruction
@@ -63,6 +67,7 @@ class Track:
     label: int = 0
     score: float = 1.0
     detector_id: str = ""
+    seen_by: str = ""
     visible_fraction: float = 0.0
     misfit: float = 0.0
     restless_until_ns: int = 0
@@ -72,12 +77,24 @@ class Track:
     used_area: float = 0.0
     attempted_ns: int = 0
     failures: int = 0
+    votes: dict[str, float] = field(default_factory=dict)
     parts_refused_until_ns: int = 0
 
     @property
     def fits_badly(self) -> bool:
         """Whether its mesh may be a wrong one."""
         return self.misfit > _DOUBTFUL_MISFIT
+
+    def may_be_called(self, class_id: str) -> bool:
+        """Whether a class does not speak against being this object; "": it is not known."""
+        return "" in (self.class_id, class_id) or self.class_id == class_id
+
+    def note_class(self, class_id: str) -> None:
+        """Take in what a detector calls it: they waver from image to image, and some masks come without a class."""
+        if class_id:
+            self.votes = {known: weight * _VOTE_DECAY for known, weight in self.votes.items()}
+            self.votes[class_id] = self.votes.get(class_id, 0.0) + 1
+            self.class_id = max(self.votes, key=self.votes.__getitem__)
 
 
 @dataclass(frozen=True)

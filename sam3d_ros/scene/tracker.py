@@ -41,6 +41,7 @@ _LOST_SECONDS = 10.0      # of motion that nobody saw: after that the new place 
 _SURPRISE = 22.5          # chi-squared of 6 degrees of freedom exceeds it once in a thousand times
 _WORSE = 2.0              # times the root mean square distance with free motion: so badly does it fit where it was
 _RESTLESS_NS = 400_000_000    # so long after it moved, or was last seen, an object may be moving
+_VOUCHED_NS = 1_000_000_000    # so long what a camera's newest image shows counts as seen in those of others
 _LEAST_SECONDS = 0.01     # between two images of an object, for its velocity
 _LONGEST_FREE = 1.0       # seconds of free motion: a prior that is wider than after that holds nothing
 _SMOOTHING = 0.5          # weight of the newest velocity and misfit
@@ -79,6 +80,7 @@ class Tracker:
         self.frame: Frame | None = None
         self.areas: dict[int, float] = {}
         self._count = 0
+        self._newest_ns: dict[str, int] = {}       # camera -> stamp of its newest image
         self._scene_from_camera: dict[str, np.ndarray] = {}
         self._camera_speed: dict[str, tuple[np.ndarray, int]] = {}
         self._in_world = False
@@ -92,6 +94,7 @@ class Tracker:
         self.unknown = self.waiting = ()
         self.frame = None
         self.areas = {}
+        self._newest_ns.clear()
         self._scene_from_camera.clear()
         self._camera_speed.clear()
         self.generation += 1
@@ -110,6 +113,7 @@ class Tracker:
             self.clear()  # poses of another scene frame
             self._in_world = in_world
         self.frame = frame
+        self._newest_ns[frame.frame_id] = frame.stamp_ns
         for track in self.tracks.values():
             self._predict(track, frame.stamp_ns)
         if frame.depth is None:
@@ -164,6 +168,7 @@ class Tracker:
                 track.frame_number += 1
                 track.presence, track.label, track.views = Presence.SEEN, item.label, ()
                 track.seen_ns = track.masked_ns = max(track.seen_ns, request.frame.stamp_ns)
+                track.seen_by = request.frame.frame_id
             if track.mesh is not item.mesh:
                 track.mesh, track.shape, track.solid = item.mesh, item.shape, item.solid
                 track.revision += 1
@@ -173,6 +178,7 @@ class Tracker:
             track.used_area, track.misfit = item.area, 0.0
             track.views = with_view(track.views, item.view)
             track.visible_fraction = item.mesh.visible_fraction
+            track.note_class(item.mesh.class_id)
             ids[item.label] = track.id
         self._note_failures(request, ids)
         self.unknown = ()  # until the next image
@@ -199,8 +205,9 @@ class Tracker:
             else:
                 pairs.pop(identity, None)
                 track.label = 0
-                gone = sighting.missing >= _GONE and not self._may_be_near(track, frame.stamp_ns)
-                track.presence = Presence.GONE if gone else Presence.HIDDEN
+                if not self._is_vouched_for(track, frame):
+                    gone = sighting.missing >= _GONE and not self._may_be_near(track, frame.stamp_ns)
+                    track.presence = Presence.GONE if gone else Presence.HIDDEN
         taken = {*pairs.values()}
         taken |= self._find_again(taken, readings)
         self.areas = {instance.label: readings.area(index) for index, instance in enumerate(readings.instances)}
@@ -210,6 +217,11 @@ class Tracker:
         waiting = [index for index in unknown if self._waits(index, readings)]
         self.waiting = tuple(readings.instances[index] for index in waiting)
         self.unknown = tuple(readings.instances[index] for index in unknown if index not in waiting)
+
+    def _is_vouched_for(self, track: Track, frame: Frame) -> bool:
+        """Whether the newest image of another camera than that of `frame` shows it."""
+        return track.presence is Presence.SEEN and track.seen_by != frame.frame_id \
+            and track.seen_ns == self._newest_ns.get(track.seen_by) and frame.stamp_ns - track.seen_ns < _VOUCHED_NS
 
     def _may_be_near(self, track: Track, now_ns: int) -> bool:
         """Whether what is not where it should be was seen a moment ago, and it or the camera may have moved."""
@@ -314,11 +326,13 @@ class Tracker:
         """Note that the image shows the track, as instance number `index` or without a mask."""
         frame = readings.frame
         track.presence, track.seen_ns, track.label = Presence.SEEN, frame.stamp_ns, 0
+        track.seen_by = frame.frame_id
         track.visible_fraction = look_for(track.shape, self._camera_from(track, frame), readings, own=index).seen
         if index is None:
             return
         instance = readings.instances[index]
         track.label, track.score, track.detector_id = instance.label, instance.score, instance.detector_id
+        track.note_class(instance.class_id)
         track.masked_ns = frame.stamp_ns
         camera_from_object = self._camera_from(track, frame)
         area = readings.area(index)
@@ -326,7 +340,8 @@ class Tracker:
             track.views = with_view(track.views, make_view(frame, instance.label, camera_from_object, area))
 
     def _find_again(self, taken: set[int], readings: Readings) -> set[int]:
-        """Look for objects that are not where they were among the masks that no object claims; the masks found."""
+        """Look for objects that are not where they were among the masks that no object claims; the masks found.  One
+        that another camera shows is not elsewhere, but what the cameras' poses differ by may hide it here."""
         missing = [t for t in self.tracks.values() if t.seen_ns < readings.frame.stamp_ns]
         missing.sort(key=lambda track: -track.seen_ns)
         scene_from_camera = self.scene_from_camera(readings.frame)
@@ -336,6 +351,7 @@ class Tracker:
         for track in missing:
             for index, points in enumerate(readings.points):
                 if index in taken or index in found or len(points) < _LEAST_READINGS or searches >= _SEARCHES \
+                        or track.presence is Presence.SEEN and not self._is_near(track, points, readings.frame) \
                         or not may_be(track, readings, index) or self._is_fragment(index, readings, besides=track):
                     continue
                 searches += 1
@@ -358,15 +374,18 @@ class Tracker:
             near_share(track.shape, points, self._camera_from(track, readings.frame), _ON_SURFACE) > _FRAGMENT
             for track in self.tracks.values() if track.presence is Presence.SEEN and track is not besides)
 
+    def _is_near(self, track: Track, points: np.ndarray, frame: Frame) -> bool:
+        """Whether depth readings, (N, 3) metres, camera frame, lie about the place of a track."""
+        place = self._camera_from(track, frame)[:3, 3]
+        return bool(np.linalg.norm(points.mean(axis=0) - place) < track.shape.diagonal / 2)
+
     def _was_refused(self, index: int, readings: Readings) -> bool:
         """Whether a mask lies where, a moment ago, as little was rebuilt of an object that is known better."""
         points = readings.points[index]
         return len(points) > 0 and any(
-            track.presence is Presence.HIDDEN and track.class_id == readings.instances[index].class_id
+            track.presence is Presence.HIDDEN and track.may_be_called(readings.instances[index].class_id)
             and readings.frame.stamp_ns < track.parts_refused_until_ns
-            and readings.area(index) < _LESS_IN_VIEW * track.used_area
-            and np.linalg.norm(points.mean(axis=0) - self._camera_from(track, readings.frame)[:3, 3])
-            < track.shape.diagonal / 2
+            and readings.area(index) < _LESS_IN_VIEW * track.used_area and self._is_near(track, points, readings.frame)
             for track in self.tracks.values())
 
     def _waits(self, index: int, readings: Readings) -> bool:
@@ -415,8 +434,7 @@ class Tracker:
         for track in (track for track in self._present() if track.id not in others):
             distance = float(np.linalg.norm(track.belief.scene_from_object[:3, 3] - place))
             smaller = min(track.shape.diagonal, item.shape.diagonal)
-            of_others = "" not in (track.class_id, item.mesh.class_id) and track.class_id != item.mesh.class_id
-            if of_others or distance > max(_LEAST_PLACE, _SAME_PLACE * smaller):
+            if not track.may_be_called(item.mesh.class_id) or distance > max(_LEAST_PLACE, _SAME_PLACE * smaller):
                 continue
             pose = camera_from_scene @ track.belief.scene_from_object
             if not len(points) or near_share(track.shape, points, pose, _NEAR) > _LEAST_NEAR:
@@ -468,7 +486,7 @@ def _tracked(track: Track, camera_from_scene: np.ndarray, scene_from_object: np.
     own = motion.rotated(track.mesh.pose_covariance, turned_since)
     followed = motion.rotated(track.belief.covariance, camera_from_scene)
     mesh: ReconstructedObject = replace(
-        track.mesh, label=track.label, score=track.score, detector_id=track.detector_id,
+        track.mesh, label=track.label, class_id=track.class_id, score=track.score, detector_id=track.detector_id,
         camera_from_object=camera_from_object, pose_covariance=own + followed,
         visible_fraction=track.visible_fraction if seen else 0.0,
         status=track.mesh.status if seen else Status.HIDDEN)
