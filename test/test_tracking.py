@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tabletop_toys
 import trimesh
 from tabletop_toys import BOX, CAN, EGG, Toy, camera_at, picture, pose, reconstruction
 
@@ -206,6 +207,43 @@ def test_an_object_that_is_carried_is_followed():
     for label in (2, 3):
         assert np.linalg.norm(world.error(seen[world.ids[label]], label)[:3]) < 0.003
     assert item.revision == 1
+
+
+@pytest.mark.parametrize("labels", [(1, 2, 1), (3, 2, 3), (1, 1, 1)])
+def test_a_mask_that_shows_two_known_objects_spoils_neither_and_is_no_third(labels: tuple[int, ...]):
+    """The detector takes two for one in some images, after the meshes are old enough to be made anew."""
+    world = World()
+    for step in range(40):
+        world.look(0.1 * step, camera_at(0.3))
+    areas = {label: [view.area for view in world.tracker.tracks[identity].views] for label, identity in
+             world.ids.items()}
+    for step in range(3):
+        world.look(4.0 + 0.1 * step, camera_at(0.3 + 0.5 * step), labels)
+        asked = rebuild.request(world.tracker)
+        assert asked is None or labels[0] not in [instance.label for instance in asked.frame.instances]
+        assert len(rebuild.request(world.tracker, {labels[0]}).frame.instances) == 1      # but for who wants it
+    seen = world.look(4.3, camera_at(0.3))
+    assert {item.presence for item in seen.values()} == {Presence.SEEN} and set(seen) == set(world.ids.values())
+    for label in labels[::2]:
+        assert [view.area for view in world.tracker.tracks[world.ids[label]].views] == areas[label]
+
+
+def test_objects_are_back_after_an_image_with_a_wrong_pose_of_the_camera(monkeypatch):
+    """With noise of a stereo camera farther away: 7 mm."""
+    monkeypatch.setattr(tabletop_toys, "NOISE", 0.003)
+    world = World.__new__(World)
+    world.tracker, world.places, world.toys, world.in_world = Tracker(), [*PLACES], [*TOYS], True
+    world.rng = np.random.default_rng(0)
+    camera = camera_at(0.3, distance=1.5)
+    world.look(0.0, camera)
+    world.build()
+    identities = set(world.tracker.tracks)
+    for step in range(1, 12):
+        told = camera @ pose(0.1 * (step == 6), 0, 0)
+        frame = picture([*zip(TOYS, PLACES, strict=True)], camera, (1, 2, 3), step / 30, True, world.rng)
+        seen = {item.id: item for item in world.tracker.update(replace(frame, world_from_camera=told))}
+        assert step != 6 or not seen                             # it looks through where they are told to be
+    assert set(seen) == identities and {item.presence for item in seen.values()} == {Presence.SEEN}
 
 
 def test_a_hidden_object_is_told_apart_and_keeps_its_id():
