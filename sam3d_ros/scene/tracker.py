@@ -340,7 +340,9 @@ class Tracker:
         if index is None:
             return
         instance = readings.instances[index]
-        track.label, track.score, track.detector_id = instance.label, instance.score, instance.detector_id
+        track.label = instance.label
+        if instance.class_id or not track.class_id:      # a mask that no detection fits says nothing of an object
+            track.class_id, track.score, track.detector_id = instance.class_id, instance.score, instance.detector_id
         track.masked_ns = frame.stamp_ns
         camera_from_object = self._camera_from(track, frame)
         area = readings.area(index)
@@ -508,7 +510,7 @@ def _tracked(track: Track, camera_from_scene: np.ndarray, scene_from_object: np.
     own = motion.rotated(track.mesh.pose_covariance, turned_since)
     followed = motion.rotated(track.belief.covariance, camera_from_scene)
     mesh: ReconstructedObject = replace(
-        track.mesh, label=track.label, score=track.score, detector_id=track.detector_id,
+        track.mesh, label=track.label, class_id=track.class_id, score=track.score, detector_id=track.detector_id,
         camera_from_object=camera_from_object, pose_covariance=own + followed,
         visible_fraction=track.visible_fraction if seen else 0.0,
         status=track.mesh.status if seen else Status.HIDDEN)
