@@ -9,7 +9,7 @@ import tabletop_toys
 import trimesh
 from tabletop_toys import BOX, CAN, EGG, Toy, camera_at, picture, pose, reconstruction
 
-from sam3d_ros.perception.frame import back_project
+from sam3d_ros.perception.frame import Intrinsics, back_project
 from sam3d_ros.perception.objects import Status
 from sam3d_ros.perception.support import support_plane
 from sam3d_ros.scene import rebuild
@@ -226,6 +226,21 @@ def test_a_mask_that_shows_two_known_objects_spoils_neither_and_is_no_third(labe
     assert {item.presence for item in seen.values()} == {Presence.SEEN} and set(seen) == set(world.ids.values())
     for label in labels[::2]:
         assert [view.area for view in world.tracker.tracks[world.ids[label]].views] == areas[label]
+
+
+def test_an_object_put_elsewhere_far_from_the_camera_is_found_again(monkeypatch):
+    """At 2.2 m depth errs by 6 mm."""
+    monkeypatch.setattr(tabletop_toys, "CAMERA", Intrinsics(480, 360, 700.0, 700.0, 239.5, 179.5))
+    world = World.__new__(World)
+    world.tracker, world.places, world.toys, world.in_world = Tracker(), [*PLACES], [*TOYS], True
+    world.rng = np.random.default_rng(0)
+    camera, far = camera_at(0.3, distance=2.2), pose(-0.05, -0.16, 0.03, 0.4 + np.pi / 2)
+    world.look(0.0, camera)
+    world.build()
+    identities = {track.label: track.id for track in world.tracker.tracks.values()}
+    seen = world.look(1.0, camera, (5, 6, 7), [far, *world.places[1:]])
+    assert set(seen) == set(identities.values()) and not world.tracker.unknown
+    assert np.linalg.norm(world.error(seen[identities[1]], 1, far)[:3]) < 0.005
 
 
 def test_objects_are_back_after_an_image_with_a_wrong_pose_of_the_camera(monkeypatch):
