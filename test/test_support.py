@@ -3,9 +3,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tabletop_toys
 from tabletop_toys import CAMERA, CAN, camera_at, picture, pose
 
-from sam3d_ros.perception.frame import Frame, back_project
+from sam3d_ros.perception.frame import Frame, Intrinsics, back_project
 from sam3d_ros.perception.support import support_plane
 
 SHELF = 0.2               # metres from its edge to the wall
@@ -40,6 +41,16 @@ def test_a_shelf_is_the_support_before_a_larger_wall(elevation, normals):
     assert plane[:3] @ world_from_camera[2, :3] > np.cos(np.deg2rad(2))
     foot = np.linalg.inv(world_from_camera)[:3, 3]            # of the can, camera frame
     assert plane[:3] @ foot + plane[3] == pytest.approx(0, abs=0.003)
+
+
+def test_depth_in_every_second_row_shows_the_support(monkeypatch):
+    """As registered to an image of twice the size, which is so large that not all of it is looked at."""
+    monkeypatch.setattr(tabletop_toys, "CAMERA", Intrinsics(480, 360, 460.0, 460.0, 239.5, 179.5))
+    frame = picture([(CAN, pose(0, 0, 0.055))], camera_at(0.0), [1], rng=np.random.default_rng(0))
+    depth = np.zeros_like(frame.depth)
+    depth[1::2] = frame.depth[1::2]
+    plane = support_plane(replace(frame, depth=depth))
+    np.testing.assert_allclose(plane, [*frame.world_from_camera[2, :3], frame.world_from_camera[2, 3]], atol=0.004)
 
 
 def test_a_wall_alone_is_no_support():

@@ -23,7 +23,7 @@ def support_plane(frame: Frame) -> np.ndarray | None:
     if frame.depth is None or not frame.instances:
         return None
     given = given_plane(frame)
-    step = max(1, int(np.sqrt(frame.depth.size / 30_000)))
+    step = int(np.sqrt(frame.depth.size / 30_000)) | 1    # odd: registered depth may fill every second row only
     depth, labels = frame.depth[::step, ::step], frame.labels[::step, ::step]
     own = np.isin(labels, [i.label for i in frame.instances]) & (depth > 0)
     rows, columns = np.nonzero((labels == 0) & (depth > 0))
