@@ -243,7 +243,7 @@ def test_an_object_put_elsewhere_far_from_the_camera_is_found_again(monkeypatch)
     assert np.linalg.norm(world.error(seen[identities[1]], 1, far)[:3]) < 0.005
 
 
-def test_objects_are_back_after_an_image_with_a_wrong_pose_of_the_camera(monkeypatch):
+def test_objects_keep_their_ids_over_an_image_with_a_wrong_pose_of_the_camera(monkeypatch):
     """With noise of a stereo camera farther away: 7 mm."""
     monkeypatch.setattr(tabletop_toys, "NOISE", 0.003)
     world = World.__new__(World)
@@ -257,7 +257,6 @@ def test_objects_are_back_after_an_image_with_a_wrong_pose_of_the_camera(monkeyp
         told = camera @ pose(0.1 * (step == 6), 0, 0)
         frame = picture([*zip(TOYS, PLACES, strict=True)], camera, (1, 2, 3), step / 30, True, world.rng)
         seen = {item.id: item for item in world.tracker.update(replace(frame, world_from_camera=told))}
-        assert step != 6 or not seen                             # it looks through where they are told to be
     assert set(seen) == identities and {item.presence for item in seen.values()} == {Presence.SEEN}
 
 

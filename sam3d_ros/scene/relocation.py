@@ -5,7 +5,7 @@ import numpy as np
 
 from ..perception.plane import range_factor
 from .motion import diagonal
-from .readings import Readings, Sighting, look_for
+from .readings import Readings, look_for
 from .registration import Registration, near_share, register, turned
 from .track import Track
 
@@ -26,11 +26,6 @@ def may_be(track: Track, readings: Readings, index: int) -> bool:
         return False
     own, shown = _tint(track.mesh.vertex_rgba[:, :3]), _tint(readings.colours(index))
     return bool(np.abs(own - shown).max() < _MOST_COLOUR)
-
-
-def is_there(sighting: Sighting) -> bool:
-    """Whether an object that was missing shows where its surface was looked for."""
-    return sighting.confirmed >= _LEAST_CONFIRMED and sighting.missing <= _MOST_MISSING
 
 
 def relocated(track: Track, readings: Readings, index: int, camera_from_object: np.ndarray,
@@ -54,7 +49,7 @@ def relocated(track: Track, readings: Readings, index: int, camera_from_object: 
             continue
         sighting = look_for(track.shape, registration.camera_from_object, readings, own=index)
         score = sighting.confirmed - sighting.missing
-        if is_there(sighting) and score > best_score:
+        if sighting.confirmed >= _LEAST_CONFIRMED and sighting.missing <= _MOST_MISSING and score > best_score:
             best, best_score = registration, score
             if yaw == 0:      # as it was last seen
                 break

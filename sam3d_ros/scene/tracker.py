@@ -20,7 +20,7 @@ from .camera import camera_motion
 from .fusion import make_view, needs_view, with_view
 from .readings import CONFIRM, Readings, Sighting, look_for, read
 from .registration import Registration, are_near, near_share, register
-from .relocation import is_there, may_be, relocated
+from .relocation import may_be, relocated
 from .resting import Resting
 from .shape import make_shape
 from .track import Presence, Rebuilt, Request, Track, TrackedObject
@@ -207,7 +207,6 @@ class Tracker:
                 gone = sighting.missing >= _GONE and not self._may_be_near(track, frame.stamp_ns)
                 track.presence = Presence.GONE if gone else Presence.HIDDEN
         taken = {*pairs.values()}
-        taken |= self._back_in_place(taken, readings)
         taken |= self._find_again(taken, readings)
         self.areas = {instance.label: readings.area(index) for index, instance in enumerate(readings.instances)}
         unknown = [index for index in range(len(readings.instances))
@@ -291,8 +290,10 @@ class Tracker:
                 if gain[row, column] > 0}
 
     def _shared(self, sightings: Mapping[str, Sighting], pairs: Mapping[str, int], readings: Readings) -> set[int]:
-        """Indices of the masks in which a known object shows beside the one that is taken to be theirs, or the most of
-        which they show; not one that lies where that one does."""
+        """Indices of the masks that show more than one known object.
+
+        Beside the object that the mask was matched with, or else that which shows the most in it, another one without a
+        mask of its own shows there, in readings that do not lie on the first: no second track of the same thing."""
         shared = set()
         for index, points in enumerate(readings.points):
             shown = [self.tracks[identity] for identity, sighting in sightings.items()
@@ -348,24 +349,6 @@ class Tracker:
         area = readings.area(index)
         if instance.label not in self.shared and needs_view(track.views, camera_from_object, area):
             track.views = with_view(track.views, make_view(frame, instance.label, camera_from_object, area))
-
-    def _back_in_place(self, taken: Collection[int], readings: Readings) -> set[int]:
-        """Look for objects that were gone where they were, among the masks that no object claims; the masks found.
-
-        The camera's pose may have been wrong for a moment, or the object was taken up and put back."""
-        if len(taken) == len(readings.points):
-            return set()
-        sightings = {track.id: self._look(track, readings) for track in self.tracks.values()
-                     if track.presence is Presence.GONE}
-        there = {identity: sighting for identity, sighting in sightings.items() if is_there(sighting)}
-        found = set()
-        for identity, index in self._match(there, readings).items():
-            track = self.tracks[identity]
-            if index not in taken and may_be(track, readings, index) and self._measure(
-                    track, readings.points[index], self.scene_from_camera(readings.frame), readings.frame.stamp_ns):
-                self._seen(track, index, readings)
-                found.add(index)
-        return found
 
     def _find_again(self, taken: set[int], readings: Readings) -> set[int]:
         """Look for objects that are not where they were among the masks that no object claims; the masks found."""
