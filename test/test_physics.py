@@ -140,6 +140,15 @@ def test_what_is_held_high_over_the_support_stays_as_it_is():
     np.testing.assert_allclose(found.size, held.size, atol=1e-6)
 
 
+@pytest.mark.parametrize("bottom", [-0.05, -0.3])
+def test_what_stands_on_a_lower_level_than_the_support_keeps_its_shape(bottom):
+    """The camera saw its front down to where it ends; its back is a guess."""
+    item = rebuilt(BLOCK, [0, 0, bottom + 0.05], 0.0)
+    std = np.where(item.vertices[:, 0] > 0, 0.001, 0.015).astype(np.float32)
+    found, = yielding([dataclasses.replace(item, vertex_std=std)], FLOOR)
+    np.testing.assert_allclose(found.vertices, item.vertices, atol=1e-6)
+
+
 def test_what_is_raised_to_the_support_keeps_an_inside():
     flat = trimesh.creation.box([0.08, 0.05, 0.015]).subdivide_to_size(0.01)
     found, = yielding([rebuilt(flat, [0, 0, -0.0125], 0.01)], FLOOR)

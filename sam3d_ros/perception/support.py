@@ -5,24 +5,25 @@ import numpy as np
 
 from .faults import Fault
 from .frame import Frame, back_project
-from .plane import fit_support_plane
+from .plane import fit_support_plane, range_factor
 
 _PLANE_POINTS = 6000
 _PLANE_REACH = 0.35             # metres around the objects: their support, not the room
 _PLANE_TOLERANCE = 0.006        # metres at 1 m
 _LEVEL = np.cos(np.deg2rad(25))  # cosine between up and the normal of what can be a support
+_MOST_PLANES = 3                # that are looked at: a corner's two walls may be larger than what stands before them
 
 
 def support_plane(frame: Frame) -> np.ndarray | None:
     """Plane under the objects, (4,): unit normal, up, and offset in metres, camera frame; None if unknown.
 
-    It is fitted to the depth around the objects, and is what the frame says of it where none is seen.  Without depth
-    nothing has a size yet, and the plane serves to find it.
+    It is fitted to the depth around the objects, without walls where gravity is known, and is what the frame says of it
+    where none is seen.  Without depth nothing has a size yet, and the plane serves to find it.
     """
     if frame.depth is None or not frame.instances:
         return None
     given = given_plane(frame)
-    step = max(1, int(np.sqrt(frame.depth.size / 30_000)))
+    step = int(np.sqrt(frame.depth.size / 30_000)) | 1    # odd: registered depth may fill every second row only
     depth, labels = frame.depth[::step, ::step], frame.labels[::step, ::step]
     own = np.isin(labels, [i.label for i in frame.instances]) & (depth > 0)
     rows, columns = np.nonzero((labels == 0) & (depth > 0))
@@ -33,12 +34,15 @@ def support_plane(frame: Frame) -> np.ndarray | None:
     objects = back_project(frame.depth, frame.intrinsics, own_rows * step, own_columns * step)
     low, high = np.percentile(objects, [1, 99], axis=0)
     near = points[_within(points, low - _PLANE_REACH, high + _PLANE_REACH)]
-    try:
-        plane = fit_support_plane(near[::max(1, len(near) // _PLANE_POINTS)], _PLANE_TOLERANCE)
-    except Fault:
-        return given
-    is_wall = frame.world_from_camera is not None and plane[:3] @ frame.world_from_camera[2, :3] < _LEVEL
-    return given if is_wall else plane
+    for _ in range(_MOST_PLANES):
+        try:
+            plane = fit_support_plane(near[::max(1, len(near) // _PLANE_POINTS)], _PLANE_TOLERANCE)
+        except Fault:
+            break
+        if frame.world_from_camera is None or plane[:3] @ frame.world_from_camera[2, :3] >= _LEVEL:
+            return plane
+        near = near[np.abs(near @ plane[:3] + plane[3]) > _PLANE_TOLERANCE * range_factor(near[:, 2])]
+    return given
 
 
 def _within(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -86,6 +86,11 @@ class Sighting:
     votes: np.ndarray
     points: np.ndarray
 
+    @property
+    def shares(self) -> np.ndarray:
+        """(L,) of the visible samples, that each instance confirms."""
+        return self.votes[:-1] / max(self.facing * (1 - self.covered), 1.0)
+
 
 def look_for(shape: Shape, camera_from_object: np.ndarray, readings: Readings, own: int | None = None,
              tolerance: float = CONFIRM) -> Sighting:

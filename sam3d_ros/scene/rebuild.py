@@ -49,7 +49,8 @@ def request(tracker: Tracker, wanted: Collection[int] | None = None) -> Request 
             continue
         shown[track.id], frames[track.id] = track.label, track.frame_number
         pose = camera_from_scene @ track.belief.scene_from_object
-        if wanted is None and _pays(track, pose, tracker.areas.get(track.label, 0.0), frame.stamp_ns):
+        if wanted is None and track.label not in tracker.shared \
+                and _pays(track, pose, tracker.areas.get(track.label, 0.0), frame.stamp_ns):
             labels.add(track.label)
         if track.label in labels:
             tracks[track.label], poses[track.label] = track.id, pose

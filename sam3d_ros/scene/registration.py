@@ -67,10 +67,13 @@ def register(shape: Shape, points: np.ndarray, camera_from_object: np.ndarray, p
 
 def near_share(shape: Shape, points: np.ndarray, camera_from_object: np.ndarray, within: float) -> float:
     """Share of the points (N, 3), metres, camera frame, that lie within that distance (m) of a shape's surface."""
-    if not len(points):
-        return 0.0
+    return float(are_near(shape, points, camera_from_object, within).mean()) if len(points) else 0.0
+
+
+def are_near(shape: Shape, points: np.ndarray, camera_from_object: np.ndarray, within: float) -> np.ndarray:
+    """(N,) bool: which of the points (N, 3), metres, camera frame, lie within that distance (m) of a surface."""
     pose = np.ascontiguousarray(camera_from_object)
-    return _count_near(shape.distance, shape.origin, shape.cell, points, pose, within) / len(points)
+    return _are_near(shape.distance, shape.origin, shape.cell, points, pose, within)
 
 
 def _seen_area(points: np.ndarray) -> float:
@@ -187,15 +190,14 @@ def _fit(grid, origin, cell, points, pose, prior, start, data, figures):  # prag
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _count_near(grid, origin, cell, points, pose, within):  # pragma: no cover (compiled)
-    """How many of the points (N, 3), camera frame, are nearer than `within` metres to the surface at `pose` (4, 4)."""
-    count = 0
+def _are_near(grid, origin, cell, points, pose, within):  # pragma: no cover (compiled)
+    """(N,) bool: which of the points (N, 3), camera frame, are nearer than `within` metres to the surface at `pose`."""
+    near = np.zeros(len(points), np.bool_)
     for index in range(len(points)):
         px, py, pz = points[index, 0] - pose[0, 3], points[index, 1] - pose[1, 3], points[index, 2] - pose[2, 3]
         x = (pose[0, 0] * px + pose[1, 0] * py + pose[2, 0] * pz - origin[0]) / cell
         y = (pose[0, 1] * px + pose[1, 1] * py + pose[2, 1] * pz - origin[1]) / cell
         z = (pose[0, 2] * px + pose[1, 2] * py + pose[2, 2] * pz - origin[2]) / cell
         inside, distance, _, _, _ = _look_up(grid, x, y, z)
-        if inside and abs(distance) < within:
-            count += 1
-    return count
+        near[index] = inside and abs(distance) < within
+    return near

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..perception.plane import range_factor
 from .motion import diagonal
 from .readings import Readings, look_for
 from .registration import Registration, near_share, register, turned
@@ -10,7 +11,7 @@ from .track import Track
 
 # An object found at another place must fit well, and have about the colour (share of red, green and blue): it may be
 # another one of about that size.
-_NEAR, _LEAST_NEAR = 0.004, 0.85            # metres from its surface, share of the readings that must be
+_NEAR, _LEAST_NEAR = 0.004, 0.85            # metres at 1 m from its surface, share of the readings that must be
 _LEAST_CONFIRMED, _MOST_MISSING = 0.6, 0.2  # of the visible samples
 _MOST_COLOUR = 0.08
 _LARGER = 1.3             # times the diagonal of the mesh: readings that spread farther are of something else
@@ -36,6 +37,7 @@ def relocated(track: Track, readings: Readings, index: int, camera_from_object: 
     up: (3,) unit vector, camera frame
     """
     points = readings.points[index]
+    near = _NEAR * float(range_factor(points[:, 2].mean()))
     best, best_score = None, 0.0
     for yaw in _YAWS:
         start = np.eye(4)
@@ -44,7 +46,7 @@ def relocated(track: Track, readings: Readings, index: int, camera_from_object: 
         visible = track.shape.samples[track.shape.normals @ towards > 0]
         start[:3, 3] = points.mean(axis=0) - start[:3, :3] @ visible.mean(axis=0)
         registration = register(track.shape, points, start, np.linalg.inv(diagonal(_LOOSE)))
-        if near_share(track.shape, points, registration.camera_from_object, _NEAR) < _LEAST_NEAR:
+        if near_share(track.shape, points, registration.camera_from_object, near) < _LEAST_NEAR:
             continue
         sighting = look_for(track.shape, registration.camera_from_object, readings, own=index)
         score = sighting.confirmed - sighting.missing

@@ -19,7 +19,7 @@ from .attempts import FailedAttempts
 from .camera import camera_motion
 from .fusion import make_view, needs_view, with_view
 from .readings import CONFIRM, Readings, Sighting, look_for, read
-from .registration import Registration, near_share, register
+from .registration import Registration, are_near, near_share, register
 from .relocation import may_be, relocated
 from .resting import Resting
 from .shape import make_shape
@@ -66,6 +66,7 @@ class Tracker:
     resting: puts the objects at rest after each reconstruction; None: they are where the depth says
     tracks: id -> track; frame: the newest image; unknown: its instances that are no known object; waiting: those that
     are none either, and of which none could be made a moment ago
+    shared: labels of its masks that show more than one known object, of which nothing is made
     areas: label -> m^2 that the newest image shows of that instance; generation: counts the calls of `clear`
     """
 
@@ -75,6 +76,7 @@ class Tracker:
         self.tracks: dict[str, Track] = {}
         self.unknown: tuple[Instance, ...] = ()
         self.waiting: tuple[Instance, ...] = ()
+        self.shared: frozenset[int] = frozenset()
         self._failed = FailedAttempts()
         self.generation = 0
         self.frame: Frame | None = None
@@ -92,6 +94,7 @@ class Tracker:
         if self._resting:
             self._resting.clear()
         self.unknown = self.waiting = ()
+        self.shared = frozenset()
         self.frame = None
         self.areas = {}
         self._newest_ns.clear()
@@ -120,7 +123,7 @@ class Tracker:
             self._scene_from_camera[frame.frame_id] = frame.world_from_camera if in_world else np.eye(4)
             for track in self.tracks.values():
                 track.presence, track.label = Presence.HIDDEN, 0
-            self.unknown, self.waiting, self.areas = frame.instances, (), {}
+            self.unknown, self.waiting, self.shared, self.areas = frame.instances, (), frozenset(), {}
         else:
             self._follow(read(frame))
         self._forget(frame.stamp_ns)
@@ -196,6 +199,8 @@ class Tracker:
         pose = self.scene_from_camera(frame)
         sightings = {track.id: self._look(track, readings) for track in self._present()}
         pairs = self._match(sightings, readings)
+        shared = self._shared(sightings, pairs, readings)
+        self.shared = frozenset(readings.instances[index].label for index in shared)
         for identity, sighting in sightings.items():
             track, index = self.tracks[identity], pairs.get(identity)
             points = sighting.points if index is None else readings.points[index]
@@ -212,7 +217,7 @@ class Tracker:
         taken |= self._find_again(taken, readings)
         self.areas = {instance.label: readings.area(index) for index, instance in enumerate(readings.instances)}
         unknown = [index for index in range(len(readings.instances))
-                   if index not in taken and not self._is_fragment(index, readings)
+                   if index not in taken and index not in shared and not self._is_fragment(index, readings)
                    and not self._was_refused(index, readings)]
         waiting = [index for index in unknown if self._waits(index, readings)]
         self.waiting = tuple(readings.instances[index] for index in waiting)
@@ -286,8 +291,7 @@ class Tracker:
             return {}
         gain = np.zeros((len(sightings), len(readings.points)))
         for row, (identity, sighting) in enumerate(sightings.items()):
-            uncovered = sighting.facing * (1 - sighting.covered)
-            votes = sighting.votes[:-1] / max(uncovered, 1.0)
+            votes = sighting.shares
             for column in np.flatnonzero(votes >= _LEAST_VOTES):
                 track = self.tracks[identity]
                 pose = self._camera_from(track, readings.frame)
@@ -296,6 +300,25 @@ class Tracker:
         identities = [*sightings]
         return {identities[row]: int(column) for row, column in zip(*linear_sum_assignment(-gain), strict=True)
                 if gain[row, column] > 0}
+
+    def _shared(self, sightings: Mapping[str, Sighting], pairs: Mapping[str, int], readings: Readings) -> set[int]:
+        """Indices of the masks that show more than one known object.
+
+        Beside the object that the mask was matched with, or else that which shows the most in it, another one without a
+        mask of its own shows there, in readings that do not lie on the first: no second track of the same thing."""
+        shared = set()
+        for index, points in enumerate(readings.points):
+            shown = [self.tracks[identity] for identity, sighting in sightings.items()
+                     if sighting.shares[index] >= _LEAST_VOTES and pairs.get(identity, index) == index]
+            if len(shown) < 2:
+                continue
+            near = np.stack([are_near(track.shape, points, self._camera_from(track, readings.frame), _ON_SURFACE)
+                             for track in shown])
+            own = [track.id in pairs for track in shown]
+            main = near[own.index(True) if any(own) else int(near.sum(axis=1).argmax())]
+            if ((near & ~main).sum(axis=1) > near.sum(axis=1) / 2).any():
+                shared.add(index)
+        return shared
 
     def _measure(self, track: Track, points: np.ndarray, scene_from_camera: np.ndarray, now_ns: int) -> bool:
         """Register a track to its readings and update its belief; False if they do not fit."""
@@ -331,12 +354,14 @@ class Tracker:
         if index is None:
             return
         instance = readings.instances[index]
-        track.label, track.score, track.detector_id = instance.label, instance.score, instance.detector_id
+        track.label = instance.label
+        if instance.class_id or not track.class_id:      # a mask that no detection fits says nothing of an object
+            track.score, track.detector_id = instance.score, instance.detector_id
         track.note_class(instance.class_id)
         track.masked_ns = frame.stamp_ns
         camera_from_object = self._camera_from(track, frame)
         area = readings.area(index)
-        if needs_view(track.views, camera_from_object, area):
+        if instance.label not in self.shared and needs_view(track.views, camera_from_object, area):
             track.views = with_view(track.views, make_view(frame, instance.label, camera_from_object, area))
 
     def _find_again(self, taken: set[int], readings: Readings) -> set[int]:

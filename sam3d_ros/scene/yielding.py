@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 
 from ..perception.appearance import vertex_normals
 from ..perception.objects import ReconstructedObject
+from ..perception.plane import range_factor
 from .contacts import depths, ways
 from .parallel import in_parallel
 from .physics import MAX_SIGMAS, REACH, TOUCH, gaps_below
@@ -26,6 +27,8 @@ _ROUNDABOUT = 6              # times the shortest way out of a neighbour: a long
 _THROUGH = 0.8               # of the object's thickness there: a longer way back leaves nothing of it
 _DEEPEST = 64                # vertices of a neighbour that make a dent, at most twice as many
 _SQUEEZED = 0.05             # of its height is left of what was below the support
+_LOWER = 0.01                # metres below the support, at 1 m: what is surely as far below stands on another level
+_LEAST_LOWER = 0.05          # share of its vertices that are
 _FOOT = 0.5                  # of the height: how far up the lower end is stretched
 _JUST_ABOVE = 2 * MAX_SIGMAS  # of the foot: what is farther above what carries it is held, or hangs
 _FAR = 0.005                 # metres: a shift by more asks for a second round
@@ -41,9 +44,9 @@ def yielding(objects: Sequence[ReconstructedObject], plane: np.ndarray) -> list[
     that would spoil the side that was seen. So first the surfaces give way: a vertex inside another object recedes into
     its own, or is shifted out of the other where that would leave nothing, by its share of the way, the share being
     that of its variance in both; and a face that another has come through is dented. Then what is below the support is
-    raised to it, and a foot just above what carries it is drawn down. Where objects were far inside each other, all of
-    that once more. No vertex moves by more than MAX_SIGMAS of its standard deviation. An object's origin moves to the
-    middle of its new mesh.
+    raised to it, unless it was seen to reach far down, and a foot just above what carries it is drawn down. Where
+    objects were far inside each other, all of that once more. No vertex moves by more than MAX_SIGMAS of its standard
+    deviation. An object's origin moves to the middle of its new mesh.
     """
     if not objects:
         return []
@@ -171,6 +174,9 @@ def _reshaped(item: ReconstructedObject, shifts: np.ndarray, gap: float, plane: 
     bend = -lowest * _SQUEEZED / (1 - _SQUEEZED)
     squeezed = np.where(heights < bend, _SQUEEZED * (heights - lowest), heights)
     raised = np.clip(squeezed - heights, 0, MAX_SIGMAS * item.vertex_std)
+    lower = heights + MAX_SIGMAS * item.vertex_std < -_LOWER * range_factor(item.camera_from_object[2, 3])
+    if lower.mean() > _LEAST_LOWER:     # seen down there, it stands on another level: a lower shelf, the floor
+        raised = np.zeros_like(raised)
     foot = (heights.max() - heights.min()) * _FOOT
     share = np.clip(1 - (heights - heights.min()) / foot, 0, 1)
     is_held = gap > _JUST_ABOVE * item.vertex_std[share > 0].max()
