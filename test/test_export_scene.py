@@ -282,4 +282,4 @@ def test_a_piece_is_not_named_like_another_object(result):
 
 def test_no_result_is_named(tmp_path, capsys):
     assert cli.main(["export-scene", str(tmp_path)]) == 1
-    assert "RESULT_INVALID" in capsys.readouterr().err
+    assert f"RESULT_INVALID: {tmp_path}/objects.json: is no file" in capsys.readouterr().err

@@ -83,7 +83,7 @@ class FaultCode(Enum):
         "the model file does not exist: check the path, or use one that is shipped, base or small")
     MODEL_INVALID = "the model file cannot be read: it is truncated or not an ONNX model"
     MODEL_MISMATCH = "the model file is not a sam3d_ros student of this version: its inputs, outputs or metadata differ"
-    ENGINE_UNAVAILABLE = "the wanted engine is not installed: install it, or set engine to auto"
+    ENGINE_UNAVAILABLE = "the wanted engine or precision cannot be had here: install what it needs, or set it to auto"
     ENGINE_FAILED = "the engine failed during inference"
     ENGINE_NOT_BUILT = (
         "no engine has been built for this GPU and these versions: run `sam3d engine build`, or set "
@@ -104,7 +104,8 @@ class FaultCode(Enum):
     # set-up of the node
     PARAMETER_INVALID = "a parameter's value is refused: correct it, then configure the node again"
     # files
-    FRAME_FOLDER_INVALID = "the frame folder is incomplete or inconsistent"
+    FRAME_FOLDER_INVALID = (
+        "the frame folder is incomplete or inconsistent: docs/conventions.md, Frame folder, says what it holds")
     RESULT_INVALID = "objects.json or a mesh beside it is missing or broken: run `sam3d reconstruct` again"
     BAG_UNREADABLE = "the bag is absent, truncated, or not a recording of rosbag2 (sqlite3 or MCAP)"
     BAG_TOPICS_UNCLEAR = "say which topics to use: --image, --depth, --camera-info, --segmentation"
