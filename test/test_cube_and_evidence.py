@@ -71,6 +71,8 @@ def test_virtual_camera_has_up_above():
     assert seen[0] == pytest.approx(0, abs=1e-12) and seen[1] < -0.9 and np.linalg.det(rotation) == pytest.approx(1)
     along = rotation_towards(np.array([-1.0, 0.05, 0.1]), up)      # up is the optical axis: the rows decide
     np.testing.assert_allclose(along @ along.T, np.eye(3), atol=1e-12)
+    down = rotation_towards(np.array([0.0, 0, 1.0]), np.array([0.1, 0, -np.sqrt(0.99)]))       # nearly so
+    np.testing.assert_allclose(down, np.eye(3), atol=1e-12)
 
 
 def test_cube_of_an_off_centre_box_contains_it():

@@ -189,4 +189,6 @@ def test_an_uncertain_side_makes_the_pose_uncertain_along_it():
     pose[:3, :3] = [[0, 0, 1], [1, 0, 0], [0, 1, 0]]   # the object's z axis along the camera's x
     turned, _ = pose_uncertainty(box.vertices, std, np.array([0.1, 0.1, 0.2]), pose)
     assert turned[0, 0] == pytest.approx(covariance[2, 2])
+    # The longer a body is, the better is known how it is tilted; not so how it is turned about its length.
+    assert covariance[5, 5] > 1.5 * covariance[3, 3] and turned[3, 3] == pytest.approx(covariance[5, 5])
     assert (np.linalg.eigvalsh(covariance) > 0).all()
