@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from sam3d_ros.ros.processes import NodeProcess, ProcessEnded, interrupt_deferred, private_graph, ros_environment
 from sam3d_ros.runtime.engine import DEFAULT_MODEL, MODEL_HELP
+from sam3d_ros.terminal import in_range
 
 CAMERA, NODE = "sam3d_ros.nodes.simulated_camera", "sam3d_ros.nodes.sam3d_node"
 BAR = "{desc} |{bar}| {n:.0f} of {total:.0f} s"
@@ -19,9 +20,12 @@ BAR = "{desc} |{bar}| {n:.0f} of {total:.0f} s"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
     parser.add_argument("-o", "--out", type=Path, default=Path("sam3d_demo"), help="folder (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of recording (default: %(default)g)")
-    parser.add_argument("--objects", type=int, default=5, help="on the table, 1 to 12 (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=94895, help="decides the scene (default: %(default)s)")
+    parser.add_argument("--seconds", type=in_range(float, 1, 3600), default=20.0,
+                        help="of recording (default: %(default)g)")
+    parser.add_argument("--objects", type=in_range(int, 1, 12), default=5,
+                        help="on the table, 1 to 12 (default: %(default)s)")
+    parser.add_argument("--seed", type=in_range(int, 0, 2**31 - 1), default=94895,
+                        help="decides the scene (default: %(default)s)")
     parser.add_argument("--motion", choices=("still", "orbit"), default="still", help="of the camera (default: still)")
     parser.add_argument("--model", default=DEFAULT_MODEL,
                         help=f"{MODEL_HELP} (default: %(default)s)")

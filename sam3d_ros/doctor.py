@@ -25,7 +25,6 @@ from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, pixel_direct
 SUPPORTED_PYTHON = ((3, 10), (3, 13))
 DISCOVERY_SECONDS = 2.0
 GPU_QUERY_SECONDS = 10.0
-APT_PREFIX = f"ros-{os.environ.get('ROS_DISTRO', 'jazzy')}-"
 
 OK, GAP, BROKEN = "ok", "gap", "broken"
 MARKS = {OK: "+", GAP: "-", BROKEN: "!"}
@@ -177,7 +176,7 @@ def ros_checks() -> list[Check]:
     for package, loss in ROS_PACKAGES.items():
         found = importlib.util.find_spec(package) is not None
         checks.append(Check("ros", package, OK if found else GAP, "installed" if found else f"not installed; {loss}",
-                            f"sudo apt install {APT_PREFIX}{package.replace('_', '-')}"))
+                            _ros_package_advice(package)))
     return checks
 
 
@@ -350,9 +349,15 @@ def _cv_bridge_check() -> Check:
         return Check("ros", "cv_bridge", OK, "of ROS, used for Bayer and YUV images")
     if importlib.util.find_spec("cv_bridge"):
         return Check("ros", "cv_bridge", BROKEN, "of PyPI, which reads 16UC1 depth wrong (sam3d ignores it)",
-                     f"pip uninstall cv-bridge, and sudo apt install {APT_PREFIX}cv-bridge if you need it")
-    return Check("ros", "cv_bridge", GAP, "not installed; no Bayer and YUV images",
-                 f"sudo apt install {APT_PREFIX}cv-bridge")
+                     f"pip uninstall cv-bridge; if you need it, {_ros_package_advice('cv_bridge')}")
+    return Check("ros", "cv_bridge", GAP, "not installed; no Bayer and YUV images", _ros_package_advice("cv_bridge"))
+
+
+def _ros_package_advice(package: str) -> str:
+    """How to get an optional package of ROS; one from apt is of no use to a Python with the wheels of PyPI."""
+    distro = os.environ.get("ROS_DISTRO")
+    return f"sudo apt install ros-{distro}-{package.replace('_', '-')}" if distro \
+        else "if you need it, use a full ROS 2 installation (README.md, With ROS 2 Jazzy)"
 
 
 def _gpu_check() -> Check:

@@ -111,7 +111,7 @@ def reconstruct_folder(pipeline: Pipeline, folder: Path, output: Path) -> str:
         _note(folder, line)
     if not result.objects:
         raise Fault(FaultCode.NOTHING_REBUILT, f"0 of {len(frame.instances)} objects")
-    return summary(folder, result, len(frame.instances), latency_ms)
+    return summary(folder, output, result, len(frame.instances), latency_ms)
 
 
 def _note(folder: Path, text: str) -> None:
@@ -141,7 +141,8 @@ def rejection_lines(rejections: Sequence[Rejection]) -> Iterator[str]:
             yield f"{len(group)} objects ({labels}, ...) rejected: {Fault(code)}"
 
 
-def summary(folder: Path, result: PipelineResult, tried: int, latency_ms: float) -> str:
-    """One line on a frame: how many objects of how many, how long, and the name and largest extent of each."""
+def summary(folder: Path, output: Path, result: PipelineResult, tried: int, latency_ms: float) -> str:
+    """One line on a frame: where its result is, how many objects of how many, how long, and the name and largest
+    extent of each."""
     names = ", ".join(f"{item.class_id or 'object'} {item.size.max() * 100:.1f} cm" for item in result.objects)
-    return f"{folder}: {len(result.objects)} of {tried} objects in {latency_ms:.0f} ms: {names}"
+    return f"{folder} -> {output}: {len(result.objects)} of {tried} objects in {latency_ms:.0f} ms: {names}"

@@ -88,7 +88,7 @@ def test_every_folder_gets_its_objects(tmp_path, pipeline, capsys):
     assert trimesh.load(tmp_path / "out" / "b" / "object_1.ply", force="mesh").is_watertight
     output = capsys.readouterr()
     assert len(output.out.splitlines()) == 2
-    assert "2 of 2 objects" in output.out
+    assert f"{folders[0]} -> {tmp_path}/out/a: 2 of 2 objects" in output.out
     assert "mug 30.0 cm" in output.out
     assert output.err == ""
     assert pipeline.closed
@@ -284,6 +284,15 @@ def test_numbers_out_of_range_are_wrong_usage(command, option, bounds, value, ca
         cli.main([*command, option, value])
     assert exit_info.value.code == 2
     assert f"argument {option}: {value!r} is not a whole number from {bounds}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "value"), [("--objects", "13"), ("--objects", "0"), ("--seconds", "nan"),
+                                               ("--seed", "-1")])
+def test_a_demo_that_the_camera_would_refuse_is_wrong_usage(option, value, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["demo", option, value])
+    assert exit_info.value.code == 2
+    assert f"argument {option}: {value!r} is not a" in capsys.readouterr().err
 
 
 def test_options_have_the_ranges_of_the_node_s_parameters():

@@ -71,6 +71,8 @@ def test_virtual_camera_has_up_above():
     assert seen[0] == pytest.approx(0, abs=1e-12) and seen[1] < -0.9 and np.linalg.det(rotation) == pytest.approx(1)
     along = rotation_towards(np.array([-1.0, 0.05, 0.1]), up)      # up is the optical axis: the rows decide
     np.testing.assert_allclose(along @ along.T, np.eye(3), atol=1e-12)
+    down = rotation_towards(np.array([0.0, 0, 1.0]), np.array([0.1, 0, -np.sqrt(0.99)]))       # nearly so
+    np.testing.assert_allclose(down, np.eye(3), atol=1e-12)
 
 
 def test_cube_of_an_off_centre_box_contains_it():
@@ -86,6 +88,26 @@ def test_cube_of_an_off_centre_box_contains_it():
     near = np.percentile(points @ cube.virtual_from_camera[2], 1)
     assert cube.distance == pytest.approx(near + CENTRE_PER_EXTENT * extent, rel=2e-3)
     np.testing.assert_allclose(cube.virtual_from_camera @ cube.centre, [0, 0, cube.distance], atol=1e-12)
+
+
+def test_cube_takes_in_what_other_views_add():
+    """A face of 6 cm, seen from the front, of something that other views saw to be 30 cm deep."""
+    rng = np.random.default_rng(0)
+    face = [0.0, 0.0, 0.6] + rng.uniform(-0.5, 0.5, (2000, 3)) * [0.06, 0.06, 0.0]
+    behind = [0.0, 0.0, 0.75] + rng.uniform(-0.5, 0.5, (2000, 3)) * [0.06, 0.06, 0.3]
+    cube = fit_cube(face, further=behind)
+    assert cube.edge == pytest.approx(EDGE_PER_EXTENT * 0.3, rel=0.03)
+    assert (np.abs(cube.from_camera(np.concatenate([face, behind]))) < 0.5).all()
+
+
+def test_voxels_along_a_ray_lie_on_it_one_in_each_layer():
+    n = 8
+    cube = Cube(rotation_towards(np.array([0.3, -0.2, 0.9])), 0.8, 0.2)
+    rays = np.array([[0.3, -0.2, 0.9], [0.33, -0.25, 0.9]])
+    voxels = cube.along(rays, n)
+    points = cube.to_camera(((voxels + 0.5) / n - 0.5).reshape(-1, 3)).reshape(voxels.shape)
+    np.testing.assert_allclose(voxels[..., 2], [range(n)] * 2, atol=1e-9)
+    np.testing.assert_allclose(np.cross(points, rays[:, None]), 0, atol=1e-12)
 
 
 def test_cube_of_a_mask_is_that_of_a_flat_object_at_one_metre():

@@ -76,6 +76,15 @@ def test_a_virtual_environment_without_its_prefix(engines, monkeypatch, capsys):
         assert f"export AMENT_PREFIX_PATH={sys.prefix}\n" in report
 
 
+@pytest.mark.parametrize(("distro", "advice"), [("jazzy", "sudo apt install ros-jazzy-tf2-ros"),
+                                                (None, "full ROS 2 installation")])
+def test_packages_of_apt_are_advised_where_ros_comes_from_apt(distro, advice, monkeypatch):
+    monkeypatch.delenv("ROS_DISTRO", raising=False)
+    if distro:
+        monkeypatch.setenv("ROS_DISTRO", distro)
+    assert advice in named(doctor.ros_checks(), "tf2_ros").advice
+
+
 @pytest.mark.timeout(60)
 def test_no_engine_works(engines, capsys):
     engines["openvino"] = engines["onnxruntime"] = Fault(FaultCode.MODEL_MISSING, "student.onnx")

@@ -313,8 +313,11 @@ def test_removal(cache):
     other = dataclasses.replace(KEY, device="Thor")
     cache.store(other, PLAN, {})
     cache.write_note("x.timing", b"t")
+    for key in (KEY, other):
+        cache.write_note(f"{key.digest}.kernels", b"k")
     assert [entry.key for entry in cache.remove(lambda entry: entry.key == other)] == [other]
     assert cache.load(KEY) == PLAN and cache.load(other) is None
+    assert cache.read_note(f"{KEY.digest}.kernels") == b"k" and not cache.read_note(f"{other.digest}.kernels")
     engine_file(cache).write_bytes(b"")
     assert len(cache.remove()) == 1 and not cache.entries() and cache.read_note("x.timing") == b"t"
 

@@ -23,6 +23,7 @@ from sam3d_ros.scene.layout import Scene, read_scene
 # x right, y down, z forward: looks down at 45 degrees from 0.6 m.
 CAMERA_FROM_WORLD = np.array([[1, 0, 0, 0], [0, -np.sqrt(0.5), -np.sqrt(0.5), 0], [0, np.sqrt(0.5), -np.sqrt(0.5), 0.6],
                               [0, 0, 0, 1.0]])
+CAMERA = "camera_optical_frame"
 SHAPES = {1: trimesh.creation.box([0.06, 0.05, 0.12]), 2: trimesh.creation.cylinder(0.03, 0.1),
           3: trimesh.creation.box([0.08, 0.04, 0.04])}
 PLACES = {1: [-0.1, 0, 0.062], 2: [0.05, 0.04, 0.049], 3: [0.05, -0.1, 0.02]}
@@ -74,18 +75,18 @@ def moved(result: Path, label: int, place: list[float]) -> None:
     (result / "objects.json").write_text(json.dumps(rows))
 
 
-def world_from_camera(folder: Path, kind: str) -> np.ndarray:
-    """What a file of one format says, (4, 4)."""
-    name = "camera_optical_frame"
+def pose_in_world(name: str, folder: Path, kind: str) -> np.ndarray:
+    """Pose, (4, 4), that a file of one format gives the camera or an object."""
     if kind == "sdf":
-        text = ElementTree.parse(folder / "scene.sdf").find(f"world/frame[@name='{name}']/pose").text
+        text = ElementTree.parse(folder / "scene.sdf").find(f"world/*[@name='{name}']/pose").text
         x, y, z, *angles = map(float, text.split())
         pose = trimesh.transformations.euler_matrix(*angles, "sxyz")
         pose[:3, 3] = x, y, z
     elif kind == "mjcf":
-        site = mujoco.MjModel.from_xml_path(str(folder / "scene.xml")).site(name)
-        pose = trimesh.transformations.quaternion_matrix(site.quat)
-        pose[:3, 3] = site.pos
+        model = mujoco.MjModel.from_xml_path(str(folder / "scene.xml"))
+        found = model.site(name) if name == CAMERA else model.body(name)
+        pose = trimesh.transformations.quaternion_matrix(found.quat)
+        pose[:3, 3] = found.pos
     elif kind == "gltf":
         z_up = trimesh.transformations.rotation_matrix(np.pi / 2, [1, 0, 0])
         pose = z_up @ trimesh.load(folder / "scene.glb").graph[name][0]
@@ -97,7 +98,49 @@ def world_from_camera(folder: Path, kind: str) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_every_format_tells_where_the_camera_was(result, scene_folder, kind):
-    np.testing.assert_allclose(world_from_camera(scene_folder, kind), read_scene(result).world_from_camera, atol=1e-6)
+    np.testing.assert_allclose(pose_in_world(CAMERA, scene_folder, kind), read_scene(result).world_from_camera,
+                               atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_format_tells_where_a_tilted_object_lies(result, kind):
+    item = read_scene(result, max_pieces=1).objects[0]
+    pose = trimesh.transformations.euler_matrix(0.5, -0.8, 1.3)
+    pose[:3, 3] = 0.1, -0.2, 0.3
+    WRITERS[kind](Scene((replace(item, world_from_object=pose),), np.eye(4)), result)
+    np.testing.assert_allclose(pose_in_world(item.name, result, kind), pose, atol=1e-6)
+
+
+def mass_properties(name: str, folder: Path, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Centre of mass (3,) and inertia (3, 3) that a file of one format gives an object, in its own frame."""
+    if kind == "sdf":
+        inertial = ElementTree.parse(folder / "scene.sdf").find(f"world/model[@name='{name}']/link/inertial")
+        centre = np.array(inertial.findtext("pose").split()[:3], float)
+        xx, xy, xz, yy, yz, zz = (float(inertial.findtext(f"inertia/i{axes}")) for axes in
+                                  ("xx", "xy", "xz", "yy", "yz", "zz"))
+        return centre, np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+    if kind == "mjcf":
+        body = mujoco.MjModel.from_xml_path(str(folder / "scene.xml")).body(name)
+        centre, moments, axes = body.ipos, body.inertia, body.iquat
+    else:
+        text = (folder / "scene.usda").read_text().split(f'"{name}"')[1]
+        centre, moments, axes = (np.array(re.search(rf"physics:{key} = \((.*?)\)", text)[1].split(", "), float)
+                                 for key in ("centerOfMass", "diagonalInertia", "principalAxes"))
+    rotation = trimesh.transformations.quaternion_matrix(axes)[:3, :3]
+    return centre, rotation @ np.diag(moments) @ rotation.T
+
+
+@pytest.mark.parametrize("kind", ["sdf", "mjcf", "usd"])
+def test_mass_properties_of_a_lopsided_object(result, kind):
+    item = read_scene(result, max_pieces=1).objects[0]
+    centre = np.array([0.01, -0.02, 0.03])
+    for angles in np.random.default_rng(2).uniform(-3, 3, (6, 3)):      # eigenvectors of either handedness
+        axes = trimesh.transformations.euler_matrix(*angles)[:3, :3]
+        inertia = axes @ np.diag([1e-3, 1.5e-3, 2e-3]) @ axes.T
+        WRITERS[kind](Scene((replace(item, centre_of_mass=centre, inertia=inertia),), np.eye(4)), result)
+        found = mass_properties(item.name, result, kind)
+        np.testing.assert_allclose(found[0], centre, atol=1e-7)
+        np.testing.assert_allclose(found[1], inertia, atol=1e-8)
 
 
 @pytest.mark.parametrize(("place", "said"), [
@@ -265,7 +308,7 @@ def test_names_are_identifiers_and_unlike_each_other(result, class_ids, names):
     assert [model.body(number).name for number in range(1, 4)] == names
     assert model.mesh(names[0]).vertnum[0] >= 8 and model.nmesh == 6           # of each the mesh and one piece
     usd = re.findall(r'def Xform "(.*?)"', (result / "scene" / "scene.usda").read_text())
-    assert usd == ["World", "support", "camera_optical_frame", *names]
+    assert usd == ["World", "support", CAMERA, *names]
     assert all(re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name) for name in usd)
     assert set(trimesh.load(result / "scene" / "scene.glb").geometry) == set(names)
 
@@ -282,4 +325,4 @@ def test_a_piece_is_not_named_like_another_object(result):
 
 def test_no_result_is_named(tmp_path, capsys):
     assert cli.main(["export-scene", str(tmp_path)]) == 1
-    assert "RESULT_INVALID" in capsys.readouterr().err
+    assert f"RESULT_INVALID: {tmp_path}/objects.json: is no file" in capsys.readouterr().err

@@ -136,6 +136,10 @@ def test_not_a_folder(tmp_path):
     assert "not a folder" in refusal(tmp_path / "absent")
 
 
+def test_a_folder_of_frame_folders_is_told_from_a_frame_folder(folder):
+    assert refusal(folder.parent).endswith(f"holds some: give these, {folder.parent}/*")
+
+
 @pytest.mark.parametrize("name", ["color.png", "depth.png", "masks.png"])
 def test_size_mismatch(folder, name):
     with Image.open(folder / name) as image:

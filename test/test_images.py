@@ -51,6 +51,9 @@ def fault_of(function, *arguments) -> FaultCode:
     ("rgba8", np.concatenate([RGB, ALPHA], axis=2), RGB),
     ("bgra8", np.concatenate([RGB[:, :, ::-1], ALPHA], axis=2), RGB),
     ("mono8", GREY, np.stack([GREY] * 3, axis=2)),
+    ("8UC3", RGB[:, :, ::-1], RGB),
+    ("8UC4", np.concatenate([RGB[:, :, ::-1], ALPHA], axis=2), RGB),
+    ("8UC1", GREY, np.stack([GREY] * 3, axis=2)),
 ])
 def test_colour_encodings(encoding: str, pixels: np.ndarray, expected: np.ndarray, padding: int):
     decoded = decode_colour(image(np.ascontiguousarray(pixels), encoding, padding))
@@ -82,9 +85,10 @@ def test_colour_faults():
     message = image(RGB, "rgb8")
     message.is_bigendian = 1
     assert fault_of(decode_colour, message) == FaultCode.IMAGE_BIG_ENDIAN
-    message = image(RGB, "rgb8")
-    message.data = message.data[:-1]
-    assert fault_of(decode_colour, message) == FaultCode.IMAGE_TRUNCATED
+    for padding in (0, 5):
+        message = image(RGB, "rgb8", padding)
+        message.data = message.data[:-1]
+        assert fault_of(decode_colour, message) == FaultCode.IMAGE_TRUNCATED
     message = image(RGB, "rgb8")
     message.step = 8
     assert fault_of(decode_colour, message) == FaultCode.IMAGE_TRUNCATED

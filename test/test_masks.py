@@ -125,6 +125,11 @@ def test_select_by_class():
 def test_select_faults():
     assert fault_of(masks.select, np.zeros((4, 4), np.int32), [], 9) == FaultCode.MASK_EMPTY
     assert fault_of(masks.select, np.ones((4, 4), np.int32), [Instance(1)], 9) == FaultCode.MASK_ALL_FOREGROUND
+    nearly = np.ones((10, 10), np.int32)
+    nearly[0, :4] = 0
+    assert fault_of(masks.select, nearly, [Instance(1)], 9) == FaultCode.MASK_ALL_FOREGROUND
+    nearly[0, :5] = 0
+    assert masks.select(nearly, [Instance(1)], 9).instances == (Instance(1),)
 
 
 # Messages

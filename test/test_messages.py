@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trimesh
 
 pytest.importorskip("rclpy")
 
@@ -41,8 +42,8 @@ SEEN_NS = 5_000_000_007
 HEADER = Header(stamp=stamp_message(SEEN_NS), frame_id="base")
 VERTICES = np.array([[0, 0, 0], [0.3, 0, 0], [0, 0.2, 0], [0, 0, 0.1]], np.float32) - np.float32([0.15, 0.1, 0.05])
 TRIANGLES = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], np.uint32)
-# A camera 1 m above the base's origin, looking down, its x along the base's x.
-BASE_FROM_CAMERA = np.array([[1.0, 0, 0, 0], [0, -1, 0, 0], [0, 0, -1, 1], [0, 0, 0, 1]])
+# A camera 1 m above the base's origin, level, looking along the base's x: no rotation that is its own inverse.
+BASE_FROM_CAMERA = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1], [0, 0, 0, 1]])
 CAMERA_FROM_OBJECT = np.array([[0.0, -1, 0, 0.1], [1, 0, 0, 0.2], [0, 0, 1, 0.8], [0, 0, 0, 1]])
 
 
@@ -89,14 +90,14 @@ def test_an_off_centre_vertex_lands_where_the_camera_saw_it():
     """The tetrahedron's tip along the object's x: by hand, through the camera, to the base."""
     [mesh] = object_mesh_array([placed()], HEADER).objects
     tip = matrix_from_pose(mesh.pose.pose) @ [*mesh_arrays(mesh).vertices[1], 1]
-    # object (0.15, -0.1, -0.05) -> camera (0.1 + 0.1, 0.2 + 0.15, 0.8 - 0.05) -> base (x, -y, 1 - z)
-    np.testing.assert_allclose(tip[:3], [0.2, -0.35, 0.25], atol=1e-7)
-    np.testing.assert_allclose(np.diag(mesh.pose.covariance.reshape(6, 6)), [1, 2, 3, 4, 5, 6])
+    # object (0.15, -0.1, -0.05) -> camera (0.1 + 0.1, 0.2 + 0.15, 0.8 - 0.05) -> base (z, -x, 1 - y)
+    np.testing.assert_allclose(tip[:3], [0.75, -0.2, 0.65], atol=1e-7)
+    np.testing.assert_allclose(np.diag(mesh.pose.covariance.reshape(6, 6)), [3, 1, 2, 6, 4, 5])
 
 
 def test_poses():
     [pose] = pose_array([placed()], HEADER).poses
-    np.testing.assert_allclose(matrix_from_pose(pose)[:3, 3], [0.1, -0.2, 0.2], atol=1e-12)
+    np.testing.assert_allclose(matrix_from_pose(pose)[:3, 3], [0.8, -0.1, 0.8], atol=1e-12)
 
 
 def test_markers_are_added_kept_and_deleted():
@@ -116,11 +117,21 @@ def test_markers_are_added_kept_and_deleted():
     assert [m.action for m in tracker.update([], HEADER).markers] == [Marker.DELETE] * 2
 
 
+def test_markers_are_lit_from_the_camera_and_above():
+    ball = trimesh.creation.icosphere(subdivisions=4, radius=0.05)
+    item = placed(vertices=ball.vertices.astype(np.float32), triangles=ball.faces.astype(np.uint32),
+                  vertex_rgba=np.full((len(ball.vertices), 4), 255, np.uint8))
+    [marker] = MarkerTracker().update([item], HEADER).markers
+    brightest = marker.points[int(np.argmax([colour.r for colour in marker.colors]))]
+    facing = CAMERA_FROM_OBJECT[:3, :3] @ [brightest.x, brightest.y, brightest.z] / 0.05
+    np.testing.assert_allclose(facing, np.array([0.0, -0.4, -1.0]) / np.hypot(0.4, 1), atol=0.05)
+
+
 def test_object_points():
     cloud = object_points([placed()], HEADER)
     assert (cloud.width, cloud.height, cloud.point_step) == (2, 1, 16)
     data = np.frombuffer(cloud.data, [("xyz", "<f4", 3), ("rgb", "<u4")])
-    np.testing.assert_allclose(data["xyz"], [[0.1, -0.2, 0.2], [0, 0, 0]], atol=1e-7)
+    np.testing.assert_allclose(data["xyz"], [[0.8, -0.1, 0.8], [1, 0, 1]], atol=1e-7)
     assert data["rgb"].tolist() == [0xFF0000, 0x010203]
     assert object_points([], HEADER).width == 0
 
@@ -218,7 +229,7 @@ def test_planning_scene_adds_moves_and_removes():
     [moved] = tracker.update([placed()], HEADER).world.collision_objects
     assert moved.operation == kinds.MOVE
     assert not getattr(moved, "meshes", [])
-    np.testing.assert_allclose(matrix_from_pose(moved.pose)[:3, 3], [0.1, -0.2, 0.2], atol=1e-12)
+    np.testing.assert_allclose(matrix_from_pose(moved.pose)[:3, 3], [0.8, -0.1, 0.8], atol=1e-12)
     # Hidden: still an obstacle where it was. A new mesh: added anew.
     assert tracker.update([hidden("object_1")], HEADER).world.collision_objects == []
     better = place(replace(placed().tracked, revision=10))

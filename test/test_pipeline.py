@@ -16,6 +16,7 @@ from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, check_frame
 from sam3d_ros.perception.objects import ScaleSource, Status
 from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig
+from sam3d_ros.perception.support import support_plane
 from sam3d_ros.runtime.engine import EngineError
 from sam3d_ros.runtime.signature import STUDENT
 
@@ -117,6 +118,14 @@ def test_up_is_given_or_the_support(pipeline):
     pose = np.eye(4)
     pose[:3, :3] = [[1, 0, 0], [0, 0, 1], [0, -1, 0]]                                           # world +Z = camera -y
     assert pipeline(replace(frame, world_from_camera=pose))[0].camera_from_object[:3, 2] == pytest.approx([0, -1, 0])
+
+
+def test_a_wall_is_no_support():
+    pose = np.eye(4)
+    pose[:3, :3] = [[1, 0, 0], [0, 0, 1], [0, -1, 0]]                                           # world +Z = camera -y
+    before_a_wall = replace(scene(BALLS[:1]), world_from_camera=pose)
+    assert support_plane(before_a_wall) is None
+    np.testing.assert_allclose(support_plane(replace(before_a_wall, support_height=-0.2)), [0, -1, 0, 0.2], atol=1e-12)
 
 
 @pytest.mark.parametrize(("change", "code"), [

@@ -152,12 +152,14 @@ def test_normals_and_areas_of_vertices():
     assert areas.sum() == pytest.approx(ball.area) and (areas > 0).all()
 
 
-def test_object_frame_of_a_turned_box():
-    """A 20 x 10 x 5 cm box, turned by 30 degrees on a table seen by a tilted camera."""
+@pytest.mark.parametrize("turned", [30, -30, 75, -75])
+def test_object_frame_of_a_turned_box(turned):
+    """A 20 x 10 x 5 cm box, turned by so many degrees on a table seen by a tilted camera."""
+    turn = np.deg2rad(turned)
     up = np.array([0.0, -np.cos(0.6), -np.sin(0.6)])
     side = np.array([1.0, 0, 0])
     forward = np.cross(up, side)
-    x = np.cos(np.pi / 6) * side + np.sin(np.pi / 6) * forward
+    x = np.cos(turn) * side + np.sin(turn) * forward
     rotation = np.stack([x, np.cross(up, x), up], axis=1)
     centre = np.array([0.2, 0.1, 0.7])
     box = trimesh.creation.box([0.2, 0.1, 0.05]).subdivide()
@@ -166,6 +168,14 @@ def test_object_frame_of_a_turned_box():
     np.testing.assert_allclose(pose[:3, 3], centre, atol=1e-9)
     np.testing.assert_allclose(pose[:3, 2], up, atol=1e-9)
     assert abs(pose[:3, 0] @ x) == pytest.approx(1, abs=1e-9) and pose[0, 0] > 0
+    assert np.linalg.det(pose[:3, :3]) == pytest.approx(1)
+
+
+def test_object_frame_under_a_camera_on_its_side():
+    box = trimesh.creation.box([0.05, 0.2, 0.1]).vertices + [0.0, 0.0, 0.7]
+    pose, size = object_frame(box, np.array([1.0, 0, 0]))
+    np.testing.assert_allclose(size, [0.2, 0.1, 0.05], atol=1e-9)
+    np.testing.assert_allclose(np.abs(pose[:3, :3]), [[0, 0, 1], [1, 0, 0], [0, 1, 0]], atol=1e-9)
     assert np.linalg.det(pose[:3, :3]) == pytest.approx(1)
 
 
@@ -179,4 +189,6 @@ def test_an_uncertain_side_makes_the_pose_uncertain_along_it():
     pose[:3, :3] = [[0, 0, 1], [1, 0, 0], [0, 1, 0]]   # the object's z axis along the camera's x
     turned, _ = pose_uncertainty(box.vertices, std, np.array([0.1, 0.1, 0.2]), pose)
     assert turned[0, 0] == pytest.approx(covariance[2, 2])
+    # The longer a body is, the better is known how it is tilted; not so how it is turned about its length.
+    assert covariance[5, 5] > 1.5 * covariance[3, 3] and turned[3, 3] == pytest.approx(covariance[5, 5])
     assert (np.linalg.eigvalsh(covariance) > 0).all()

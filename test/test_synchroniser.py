@@ -69,6 +69,12 @@ def test_masks_belong_to_the_nearest_image_only():
     assert feed(synchroniser, (MASKS, 20)) == [33]
 
 
+def test_an_image_within_the_slop_of_a_match_still_gets_its_own():
+    synchroniser = make(required=(IMAGE, MASKS), slop=15)
+    assert feed(synchroniser, (IMAGE, 0), (IMAGE, 10), (MASKS, 0)) == [0]
+    assert feed(synchroniser, (MASKS, 10)) == [10]
+
+
 def test_camera_info_may_come_last_and_survives_a_reset():
     synchroniser = Synchroniser((IMAGE, CAMERA_INFO), slop_ns=0, history_ns=10**9, max_bytes=10**9)
     synchroniser.start(now=0.0)

@@ -83,6 +83,14 @@ def test_the_plane_has_the_true_normal_and_distance():
     np.testing.assert_allclose(plane, [0, -np.cos(0.8), -np.sin(0.8), 0.8 * np.sin(0.8)], atol=1e-3)
 
 
+def test_the_table_is_the_plane_and_not_the_floor_that_shows_more():
+    rng = np.random.default_rng(0)
+    table = np.column_stack([rng.uniform(-0.3, 0.3, (1500, 2)), np.full(1500, 0.8)])
+    floor = np.column_stack([rng.uniform(-1, 1, (2500, 2)), np.full(2500, 1.6)])
+    plane = fit_support_plane(np.concatenate([table, floor]).astype(np.float32), 0.005)
+    np.testing.assert_allclose(plane, [0, 0, -1, 0.8], atol=1e-3)
+
+
 def test_the_same_depth_gives_the_same_labels():
     depth, _ = render(BOXES)
     np.testing.assert_array_equal(segment_tabletop(depth, INTRINSICS), segment_tabletop(depth, INTRINSICS))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tabletop_toys
 import trimesh
+from made_objects import BOX_CORNERS, BOX_SIDES, made_object
 from tabletop_toys import BOX, CAN, EGG, Toy, camera_at, picture, pose, reconstruction
 
 from sam3d_ros.perception.frame import Intrinsics, back_project
@@ -22,7 +23,7 @@ from sam3d_ros.scene.registration import register
 from sam3d_ros.scene.resting import Resting
 from sam3d_ros.scene.sampling import surface_samples
 from sam3d_ros.scene.shape import make_shape
-from sam3d_ros.scene.track import Presence
+from sam3d_ros.scene.track import Presence, moved_mesh
 from sam3d_ros.scene.tracker import Tracker, TrackerConfig
 
 NO_PRIOR = np.eye(6) * 1e-3
@@ -129,6 +130,16 @@ def test_distances_near_a_thin_mesh_far_from_the_origin_with_triangles_of_no_are
     near = np.abs(exact) < 1.8 * cell
     assert near.sum() > 400
     np.testing.assert_allclose(distance[tuple(index.T)][near], exact[near], atol=2e-7)
+
+
+def test_a_mesh_in_another_object_frame_stays_where_it_is():
+    mesh = made_object(BOX_CORNERS * [0.1, 0.06, 0.04], BOX_SIDES, pose(0.1, -0.2, 0.7, 0.4))
+    new_from_old = pose(0.03, 0.01, -0.02, 1.1)
+    moved = moved_mesh(mesh, new_from_old)
+    np.testing.assert_allclose(trimesh.transform_points(moved.vertices, moved.camera_from_object),
+                               trimesh.transform_points(mesh.vertices, mesh.camera_from_object), atol=1e-7)
+    np.testing.assert_allclose(moved.camera_from_object @ new_from_old, mesh.camera_from_object, atol=1e-12)
+    np.testing.assert_allclose(moved.size, np.ptp(moved.vertices, axis=0), atol=1e-7)
 
 
 def test_covariance_turns_with_the_axes():

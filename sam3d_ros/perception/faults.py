@@ -52,7 +52,7 @@ class FaultCode(Enum):
     MASK_SIZE_MISMATCH = (
         "the segmentation's aspect ratio differs from the image's, or it is larger than any image: the detector crops "
         "or pads its input")
-    MASK_EMPTY = "the segmentation holds no object"
+    MASK_EMPTY = "the segmentation holds no object that is wanted: check the detector, and what was asked for"
     MASK_ALL_FOREGROUND = "one mask covers the whole image: the detector's threshold or the mask_format is wrong"
     MASK_SCATTERED = (
         "a mask's pixels lie apart from each other: the detector's threshold or the mask_format is "
@@ -63,19 +63,23 @@ class FaultCode(Enum):
     MASK_TRUNCATED = "segmentation data are shorter than step x height: the publisher is broken"
     MASK_BIG_ENDIAN = "big-endian segmentation is not supported: make the publisher send little-endian data"
     TOO_MANY_OBJECTS = "more masks than max_objects: the largest are kept; raise max_objects if the machine can bear it"
-    TOO_FEW_POINTS = "an object has too few depth readings inside its mask to be reconstructed"
+    TOO_FEW_POINTS = (
+        "an object has too few depth readings inside its mask to be reconstructed: move the camera nearer, or lower "
+        "min_points")
     OBJECT_TOO_LARGE = (
         "an object's depth readings span more than this is made for: its mask takes in the background, or the depth's "
         "unit or the camera's calibration is wrong")
     SHAPE_NOT_FOUND = "the model found no closed surface for an object: its mask or depth is too poor"
     NOTHING_REBUILT = "none of the frame's objects could be rebuilt: see why each was rejected"
     # time
-    STAMP_MISSING = "messages carry no stamp: images and masks cannot be matched"
+    STAMP_MISSING = (
+        "messages carry no stamp, by which images and masks are matched: the publisher must fill it in, a detector "
+        "with that of its image")
     STAMP_OUT_OF_ORDER = "a message is older than one already processed and was dropped"
     CLOCK_JUMPED_BACK = "time went backwards (bag loop or simulation reset): state was cleared"
     STAMPS_DO_NOT_MATCH = (
-        "image, depth and segmentation arrive but their stamps never fall within sync_slop of each "
-        "other")
+        "image, depth and segmentation arrive but their stamps never fall within sync_slop of each other: the detector "
+        "must copy its image's stamp; raise history for a slow one, sync_slop for a camera that stamps apart")
     # transforms
     TF_MISSING = "the transform from target_frame to the camera is not available: check the TF tree"
     TF_STALE = "the newest transform is older than the image: the transform's publisher has stopped or lags"
@@ -85,8 +89,8 @@ class FaultCode(Enum):
         "the model file does not exist: check the path, or use one that is shipped, base or small")
     MODEL_INVALID = "the model file cannot be read: it is truncated or not an ONNX model"
     MODEL_MISMATCH = "the model file is not a sam3d_ros student of this version: its inputs, outputs or metadata differ"
-    ENGINE_UNAVAILABLE = "the wanted engine is not installed: install it, or set engine to auto"
-    ENGINE_FAILED = "the engine failed during inference"
+    ENGINE_UNAVAILABLE = "the wanted engine or precision cannot be had here: install what it needs, or set it to auto"
+    ENGINE_FAILED = "the engine failed during inference: see what it says, and set engine to cpu to go on without it"
     ENGINE_NOT_BUILT = (
         "no engine has been built for this GPU and these versions: run `sam3d engine build`, or set "
         "allow_engine_build")
@@ -106,7 +110,8 @@ class FaultCode(Enum):
     # set-up of the node
     PARAMETER_INVALID = "a parameter's value is refused: correct it, then configure the node again"
     # files
-    FRAME_FOLDER_INVALID = "the frame folder is incomplete or inconsistent"
+    FRAME_FOLDER_INVALID = (
+        "the frame folder is incomplete or inconsistent: docs/conventions.md, Frame folder, says what it holds")
     RESULT_INVALID = "objects.json or a mesh beside it is missing or broken: run `sam3d reconstruct` again"
     BAG_UNREADABLE = "the bag is absent, truncated, or not a recording of rosbag2 (sqlite3 or MCAP)"
     BAG_TOPICS_UNCLEAR = "say which topics to use: --image, --depth, --camera-info, --segmentation"

@@ -56,6 +56,8 @@ def read_frame_folder(folder: Path) -> Frame:
     folder = Path(folder)
     if not folder.is_dir():
         raise _invalid(folder, "is not a folder")
+    if not (folder / "camera.json").exists() and any(folder.glob("*/camera.json")):
+        raise _invalid(folder, f"is not a frame folder, but holds some: give these, {folder}/*")
     has_depth = os.path.lexists(folder / "depth.png")
     camera = _read_json(folder / "camera.json")
     intrinsics, depth_unit_m = _camera(camera, folder / "camera.json", has_depth)

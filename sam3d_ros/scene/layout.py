@@ -95,6 +95,8 @@ def _invalid(path: Path, reason: object) -> Fault:
 
 
 def _read(file: Path) -> list[_Entry]:
+    if not file.is_file():
+        raise _invalid(file, "is no file")
     try:
         if file.stat().st_size > _MAX_BYTES:
             raise _invalid(file, f"is larger than {_MAX_BYTES} bytes")
