@@ -28,6 +28,7 @@ from PIL import Image, UnidentifiedImageError
 
 from .faults import Fault, FaultCode
 from .frame import Frame, Instance, Intrinsics
+from .gaps import without_gaps
 from .masks import label_areas
 from .objects import ReconstructedObject
 
@@ -67,7 +68,7 @@ def read_frame_folder(folder: Path) -> Frame:
     depth = None
     if has_depth:
         steps = _read_png(folder / "depth.png", _GREY_16_BIT, size)
-        depth = np.where(steps == _SATURATED, 0, steps).astype(np.float32) * np.float32(depth_unit_m)
+        depth = without_gaps(np.where(steps == _SATURATED, 0, steps).astype(np.float32) * np.float32(depth_unit_m))
     labels = _read_png(folder / "masks.png", _GREY_16_BIT + _GREY_8_BIT, size).astype(np.int32)
     class_ids = _read_class_ids(folder / "labels.json") if os.path.lexists(folder / "labels.json") else {}
     present = label_areas(labels).keys()

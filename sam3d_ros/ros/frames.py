@@ -6,6 +6,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from ..perception.faults import Fault, FaultCode
 from ..perception.frame import Frame
+from ..perception.gaps import without_gaps
 from ..perception.masks import Segmentation
 from .images import decode_camera_info, decode_colour, decode_depth
 from .optional import optional
@@ -52,7 +53,7 @@ def decode_frame(match: Match, settings: Settings) -> Frame:
         if message.header.frame_id != image.header.frame_id:
             raise Fault(FaultCode.DEPTH_FRAME_MISMATCH,
                         f"depth '{message.header.frame_id}', image '{image.header.frame_id}'")
-        depth = decode_depth(message)
+        depth = without_gaps(decode_depth(message))
     return Frame(colour, depth, np.zeros(colour.shape[:2], np.int32), intrinsics, stamp_ns=match.stamp_ns,
                  frame_id=image.header.frame_id)
 
