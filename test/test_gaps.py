@@ -36,6 +36,14 @@ def test_gaps_take_a_reading_beside_them_and_holes_stay(empty: np.ndarray):
     assert np.isin(filled[added & at_edge], depth[given]).all()
 
 
+@pytest.mark.parametrize("phase", range(6))
+def test_gaps_are_found_wherever_they_begin(phase):
+    """One row and column of six is empty, as where an image has 1.2 times the pixels each way."""
+    depth = np.where((ROWS % 6 == phase) | (COLUMNS % 6 == phase), 0, WHOLE)
+    depth[HOLE] = 0
+    assert without_gaps(depth) is not depth
+
+
 def test_an_image_with_holes_and_noise_is_left_as_it_is():
     rng = np.random.default_rng(0)
     depth = np.where(rng.random(WHOLE.shape) < 0.1, 0, WHOLE)

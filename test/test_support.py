@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tabletop_toys
-from tabletop_toys import CAMERA, CAN, camera_at, picture, pose
+from tabletop_toys import CAMERA, CAN, Toy, camera_at, picture, pose
 
 from sam3d_ros.perception.frame import Frame, Intrinsics, back_project
 from sam3d_ros.perception.support import support_plane
@@ -51,6 +51,21 @@ def test_depth_in_every_second_row_shows_the_support(monkeypatch):
     depth[1::2] = frame.depth[1::2]
     plane = support_plane(replace(frame, depth=depth))
     np.testing.assert_allclose(plane, [*frame.world_from_camera[2, :3], frame.world_from_camera[2, 3]], atol=0.004)
+
+
+def test_a_board_above_all_objects_is_no_support():
+    board = Toy("box", np.array([0.3, 0.5, 0.02]))
+    scene = [(CAN, pose(0, 0, 0.055)), (board, pose(-0.2, 0, 0.2))]
+    frame = picture(scene, camera_at(0.0, 0.9, 0.7), [1, 0], rng=np.random.default_rng(0))
+    floor = [*frame.world_from_camera[2, :3], frame.world_from_camera[2, 3]]
+    points = back_project(frame.depth, CAMERA, *np.nonzero(frame.depth))
+    lower = (points @ floor[:3] + floor[3] < 0.15) & (frame.labels[frame.depth > 0] == 0)
+    rows, columns = (pixels[lower] for pixels in np.nonzero(frame.depth))
+    seen = frame.depth.copy()
+    seen[rows, columns] = 0
+    assert support_plane(replace(frame, depth=seen)) is None
+    seen[rows[::20], columns[::20]] = frame.depth[rows[::20], columns[::20]]     # less of it than of the board
+    np.testing.assert_allclose(support_plane(replace(frame, depth=seen)), floor, atol=0.004)
 
 
 def test_a_wall_alone_is_no_support():

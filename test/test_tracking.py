@@ -399,14 +399,15 @@ def test_a_box_without_a_class_is_the_object_that_is_known_there():
     assert world.tracker.absorb(asked, rebuild.prepare(asked, [made])) == {1: world.ids[1]}
 
 
-def test_class_and_score_are_what_the_detector_said_last():
+def test_the_score_is_that_of_the_class():
     world, said = World(), []
-    for step, (class_id, score) in enumerate([("cup", 0.4), ("bowl", 0.9), ("", 1.0)]):
+    detections = [("cup", 0.4), ("bowl", 0.9), ("", 1.0), ("bowl", 0.8), ("bowl", 0.7), ("cup", 0.3)]
+    for step, (class_id, score) in enumerate(detections):
         frame = picture([*zip(TOYS, PLACES, strict=True)], camera_at(0.3), (1, 2, 3), step / 30 + 0.1, True, world.rng)
         told = tuple(replace(instance, class_id=class_id, score=score) for instance in frame.instances)
         said.append({(item.object.class_id, item.object.score)
                      for item in world.tracker.update(replace(frame, instances=told))})
-    assert said == [{("cup", 0.4)}, {("bowl", 0.9)}, {("bowl", 0.9)}]
+    assert said == [{("cup", 0.4)}, {("bowl", 0.9)}, {("bowl", 0.9)}, {("bowl", 0.8)}, {("bowl", 0.7)}, {("bowl", 0.7)}]
 
 
 def test_nothing_is_asked_for_before_the_first_image():

@@ -18,10 +18,10 @@ def without_gaps(depth: np.ndarray) -> np.ndarray:
 
 
 def _has_gaps(depth: np.ndarray) -> bool:
-    here = depth[1:-1:3, 1:-1] > 0                    # every third row, of both parities
-    beside = (depth[1:-1:3, :-2] > 0) & (depth[1:-1:3, 2:] > 0)
-    across = (depth[:-2:3, 1:-1] > 0) & (depth[2::3, 1:-1] > 0)
-    return np.count_nonzero((beside | across) & ~here) > _MOST_GAPS * np.count_nonzero(here)
+    has = depth > 0        # of all rows: of every third, those without a reading may be all or none
+    here = has[1:-1, 1:-1]
+    between = has[1:-1, :-2] & has[1:-1, 2:] | has[:-2, 1:-1] & has[2:, 1:-1]
+    return np.count_nonzero(between & ~here) > _MOST_GAPS * np.count_nonzero(here)
 
 
 def _filled(depth: np.ndarray, axis: int) -> np.ndarray:

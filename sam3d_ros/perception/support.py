@@ -17,8 +17,9 @@ _MOST_PLANES = 3                # that are looked at: a corner's two walls may b
 def support_plane(frame: Frame) -> np.ndarray | None:
     """Plane under the objects, (4,): unit normal, up, and offset in metres, camera frame; None if unknown.
 
-    It is fitted to the depth around the objects, without walls where gravity is known, and is what the frame says of it
-    where none is seen.  Without depth nothing has a size yet, and the plane serves to find it.
+    It is fitted to the depth around the objects, without walls, and what is above all objects, where gravity is known,
+    and is what the frame says of it where none is seen.  Without depth nothing has a size yet, and the plane serves to
+    find it.
     """
     if frame.depth is None or not frame.instances:
         return None
@@ -39,10 +40,17 @@ def support_plane(frame: Frame) -> np.ndarray | None:
             plane = fit_support_plane(near[::max(1, len(near) // _PLANE_POINTS)], _PLANE_TOLERANCE)
         except Fault:
             break
-        if frame.world_from_camera is None or plane[:3] @ frame.world_from_camera[2, :3] >= _LEVEL:
+        if frame.world_from_camera is None or (plane[:3] @ frame.world_from_camera[2, :3] >= _LEVEL
+                                               and not _are_below(objects, plane)):
             return plane
         near = near[np.abs(near @ plane[:3] + plane[3]) > _PLANE_TOLERANCE * range_factor(near[:, 2])]
     return given
+
+
+def _are_below(points: np.ndarray, plane: np.ndarray) -> bool:
+    """Whether the objects' readings, (N, 3), are all below a plane, but for outliers: it may be a board above them."""
+    heights = (points @ plane[:3] + plane[3]) / range_factor(points[:, 2])
+    return bool(np.percentile(heights, 90) < -_PLANE_TOLERANCE)
 
 
 def _within(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

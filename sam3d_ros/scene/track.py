@@ -38,7 +38,7 @@ class Track:
     frame_number: rises with every new object frame, which a mesh brings that was made without knowing the object
     presence, label: in the newest image, and the label of its mask there (0: none)
     class_id: what the detector mostly called it of late; votes: class id -> how much speaks for it
-    score, detector_id: what the detector last said of it
+    score, detector_id: what the detector last said when it called it so
     visible_fraction: share of its surface that the last image showed, 0 to 1
     seen_ns, masked_ns, updated_ns: stamps of the image that last showed it, of its last mask, and of the last update
     seen_by: frame_id of the camera that last showed it

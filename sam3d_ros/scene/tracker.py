@@ -355,9 +355,9 @@ class Tracker:
             return
         instance = readings.instances[index]
         track.label = instance.label
-        if instance.class_id or not track.class_id:      # a mask that no detection fits says nothing of an object
-            track.score, track.detector_id = instance.score, instance.detector_id
         track.note_class(instance.class_id)
+        if instance.class_id == track.class_id:      # else it is the score of another class, or of a mask without one
+            track.score, track.detector_id = instance.score, instance.detector_id
         track.masked_ns = frame.stamp_ns
         camera_from_object = self._camera_from(track, frame)
         area = readings.area(index)
