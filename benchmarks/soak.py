@@ -78,10 +78,10 @@ def measure(config: PipelineConfig, minutes: float,
             run.check_alive()
             samples.append(take_sample(run.node.pid, time.monotonic() - start))
         results = run.results()
-        return samples, results, late(results, withheld)
+        return samples, results, late_results(results, withheld)
 
 
-def late(results: list[Result], withheld: WithheldTime) -> list[dict[str, float]]:
+def late_results(results: list[Result], withheld: WithheldTime) -> list[dict[str, float]]:
     """The results that are older than the bar allows, and how long the hypervisor withheld the processors meanwhile."""
     return [{"age_ms": round(result.latency_ms, 3), "processing_ms": round(result.processing_ms, 3),
              "withheld_ms": withheld.between(result.stamp_ns, result.stamp_ns + round(1e6 * result.latency_ms))}

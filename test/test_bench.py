@@ -127,7 +127,7 @@ def test_late_results_are_named_with_what_the_hypervisor_withheld(monkeypatch):
         start = time.time_ns()
         time.sleep(0.8)
     per_tick = 1000 / os.sysconf("SC_CLK_TCK")
-    found = soak.late([Result(start, 790, 100, 1, 1), Result(start, 790, 400, 1, 1)], withheld)
+    found = soak.late_results([Result(start, 790, 100, 1, 1), Result(start, 790, 400, 1, 1)], withheld)
     assert found == [{"age_ms": 790, "processing_ms": 100, "withheld_ms": pytest.approx(50 * per_tick)}]
     assert withheld.between(start - 10**9, start - 10**8) == 0
 

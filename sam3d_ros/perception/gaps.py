@@ -11,8 +11,8 @@ def without_gaps(depth: np.ndarray) -> np.ndarray:
 
     depth: (H, W) float32, metres, 0 = no reading.  Registration to a colour image with more pixels, up to twice as many
     each way (depth_image_proc), puts each reading into one of its pixels, and rows and columns between stay empty.
-    They are no holes: whoever looks for surfaces that give no depth would find them everywhere.  Takes 6 ms for 1280 x
-    720 pixels with gaps, 0.4 without.
+    They are no holes: whoever looks for surfaces that give no depth would find them everywhere.  Takes 5 ms for 1280 x
+    720 pixels with gaps, 0.5 without.
     """
     return _filled(_filled(depth, 1), 0) if _has_gaps(depth) else depth
 
