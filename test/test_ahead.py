@@ -136,6 +136,23 @@ def test_objects_are_followed_on_when_masks_stop():
         assert np.linalg.norm(world.error(seen[world.ids[1]], 1)[:3]) < 0.003
 
 
+def test_what_one_camera_shows_ahead_of_its_masks_stays_there_in_the_image_of_another_that_has_them():
+    """The other sees all but the carried toy."""
+    def beside(frame: Frame) -> Frame:
+        hidden = frame.labels == 1
+        return replace(frame, frame_id="other", depth=np.where(hidden, 0, frame.depth).astype(np.float32),
+                       labels=np.where(hidden, 0, frame.labels), instances=frame.instances[1:])
+    world = Lagging(carried(0.2))
+    assert not world.ahead.leads
+    for moment, _ in world.run(0.0, 0.8):
+        frame = beside(picture([*zip(world.toys, world.places, strict=True)], world.camera, (1, 2, 3), moment))
+        world.tracker.update(frame)
+        assert world.ahead.leads
+        seen = {item.id: item for item in world.ahead.objects(frame)}
+        assert seen[world.ids[1]].presence is Presence.SEEN
+        assert np.linalg.norm(world.error(seen[world.ids[1]], 1)[:3]) < 0.003
+
+
 def test_a_cleared_scene_has_nothing_ahead():
     world = Lagging()
     for _ in world.run(0.0, 0.2):

@@ -2,13 +2,12 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
 import numpy as np
 
 from ..perception.frame import Frame
 from .motion import difference
-from .track import Presence, TrackedObject
+from .track import Presence, Track, TrackedObject
 from .tracker import Tracker
 
 # Images kept to follow objects anew into, which takes milliseconds and megabytes each: a third of a second at 30 Hz.
@@ -16,21 +15,6 @@ _MOST_FRAMES = 10
 _MOST_MOMENTS = 600          # of which only the poses are kept: longer than any detector lags
 # An object is where the masks have it, up to its motion between two images and what registrations differ by.
 _SAME_PLACE = (0.02, 0.3)    # metres, radians
-
-
-@dataclass(frozen=True)
-class _Moment:
-    """Where a tracker has its objects in its newest image: id -> scene_from_object (4, 4), None where not seen."""
-
-    stamp_ns: int
-    places: dict[str, np.ndarray | None]
-
-    @classmethod
-    def of(cls, tracker: Tracker) -> _Moment:
-        """The present one of a tracker, which has no objects before its first image."""
-        return cls(tracker.frame.stamp_ns if tracker.frame else 0, {
-            track.id: track.belief.scene_from_object if track.presence is Presence.SEEN else None
-            for track in tracker.tracks.values()})
 
 
 class Ahead:
@@ -47,7 +31,8 @@ class Ahead:
         self._copy = tracker.fork()
         self._updates = tracker.updates
         self._frames: deque[Frame] = deque(maxlen=_MOST_FRAMES)
-        self._moments: deque[_Moment] = deque(maxlen=_MOST_MOMENTS)      # of the copy
+        # Of the copy: stamp of an image, and scene_from_object (4, 4) of each id in it, None where it was not seen.
+        self._moments: deque[tuple[int, dict[str, np.ndarray | None]]] = deque(maxlen=_MOST_MOMENTS)
 
     @property
     def leads(self) -> bool:
@@ -67,7 +52,7 @@ class Ahead:
 
     def _follow(self, frame: Frame) -> list[TrackedObject]:
         objects = self._copy.update(frame)
-        self._moments.append(_Moment.of(self._copy))
+        self._moments.append((frame.stamp_ns, {track.id: _place(track) for track in self._copy.tracks.values()}))
         return objects
 
     def _renew(self) -> None:
@@ -78,7 +63,7 @@ class Ahead:
         if self._copy.generation != self._tracker.generation:
             self._frames.clear()       # of another scene, or another time
             self._moments.clear()
-        if self._agrees():
+        if all(map(self._had, self._tracker.tracks.values())):
             self._copy = self._tracker.fork(self._copy)
             return
         self._copy = self._tracker.fork()
@@ -87,15 +72,19 @@ class Ahead:
             if self._copy.is_newer(frame):
                 self._follow(frame)
 
-    def _agrees(self) -> bool:
-        """Whether the copy had all objects, in the tracker's image or the nearest to it, where the tracker has them."""
-        if not self._moments:
+    def _had(self, track: Track) -> bool:
+        """Whether the copy had an object of the tracker where that has it, in the image that told it or the nearest."""
+        later, place = self._copy.tracks.get(track.id), _place(track)
+        if later is None or later.frame_number != track.frame_number or not self._moments:
             return False
-        now = _Moment.of(self._tracker)
-        then = min(self._moments, key=lambda moment: abs(moment.stamp_ns - now.stamp_ns)).places
-        return all(identity in then and _agree(place, then[identity]) and identity in self._copy.tracks
-                   and self._copy.tracks[identity].frame_number == self._tracker.tracks[identity].frame_number
-                   for identity, place in now.places.items())
+        stamp_ns = self._tracker.frame.stamp_ns if place is None else track.seen_ns
+        _, places = min(self._moments, key=lambda moment: abs(moment[0] - stamp_ns))
+        return track.id in places and _agree(places[track.id], place)
+
+
+def _place(track: Track) -> np.ndarray | None:
+    """scene_from_object (4, 4) of a track, None where it is not seen."""
+    return track.belief.scene_from_object if track.presence is Presence.SEEN else None
 
 
 def _agree(one: np.ndarray | None, other: np.ndarray | None) -> bool:

@@ -123,7 +123,7 @@ class Tracker:
             for name in ("_newest_ns", "_scene_from_camera", "_camera_speed"):
                 getattr(fork, name).update((c, value) for c, value in getattr(ahead, name).items() if c in newer)
             fork.tracks |= {identity: track.moved_as(ahead.tracks[identity]) for identity, track in self.tracks.items()
-                            if ahead.tracks[identity].updated_ns > track.updated_ns}
+                            if newer and ahead.tracks[identity].seen_ns >= track.seen_ns}
         return fork
 
     def is_newer(self, frame: Frame) -> bool:
