@@ -232,3 +232,54 @@ def test_fault_says_why_stamps_do_not_match(lag_ms: float, history: int, cause: 
     fault = synchroniser.fault(5.0, now=6.0)
     assert fault.code == FaultCode.STAMPS_DO_NOT_MATCH
     assert cause in fault.detail
+
+
+def ahead(synchroniser: Synchroniser, *messages: tuple[str, float]) -> list[int]:
+    """Add messages as `feed` does; the stamps, in milliseconds, of the sets ahead of their masks that came of them."""
+    found = []
+    for message in messages:
+        if not feed(synchroniser, message) and (match := synchroniser.ahead()):
+            assert match.messages.keys() == {IMAGE, CAMERA_INFO, DEPTH}
+            found.append(round((match.stamp_ns - START) / MS))
+    return found
+
+
+def moments(start: int, end: int, lag: int = 0, every: int = 1) -> list[tuple[str, float]]:
+    """Messages of images `start` to `end`, 33 ms apart; masks of every so manyth come `lag` images late."""
+    return [message for step in range(start, end) for message in (
+        (IMAGE, 33 * step), (DEPTH, 33 * step),
+        *([(MASKS, 33 * (step - lag))] if step >= lag and (step - lag) % every == 0 else []))]
+
+
+def test_nothing_is_ahead_where_masks_keep_up():
+    assert ahead(make(), *moments(0, 30)) == []
+    # Nor where they come before the depth, and before the first complete set.
+    assert ahead(make(), *((stream, 33 * step) for step in range(9) for stream in (IMAGE, MASKS, DEPTH))) == []
+    assert ahead(make(), *moments(0, 30, lag=30)) == []
+
+
+def test_images_are_ahead_of_masks_that_lag():
+    synchroniser = make()
+    assert ahead(synchroniser, *moments(0, 12, lag=3)) == [33 * step for step in range(3, 12)]
+    assert ahead(synchroniser, (MASKS, 33 * 9), (MASKS, 33 * 10), (MASKS, 33 * 11), *moments(12, 20)) == []
+
+
+def test_images_are_ahead_of_a_detector_that_leaves_some_out():
+    """Each but those with masks is handed over as soon as it is known that masks are left out."""
+    found = ahead(make(), *moments(0, 20, every=5))
+    assert found == [33 * step for step in range(2, 20)]
+
+
+def test_images_are_ahead_of_masks_that_have_stopped():
+    synchroniser = make()
+    assert ahead(synchroniser, *moments(0, 5)) == []
+    assert ahead(synchroniser, *moments(5, 90, lag=100)) == [33 * step for step in range(6, 90)]
+
+
+def test_nothing_is_ahead_without_depth_nor_of_another_time():
+    streams = (IMAGE, CAMERA_INFO, MASKS)
+    assert ahead(make(streams), *(message for message in moments(0, 12, lag=3) if message[0] != DEPTH)) == []
+    synchroniser = make()
+    ahead(synchroniser, *moments(0, 12, lag=3))
+    synchroniser.clear()
+    assert ahead(synchroniser, *moments(0, 3)) == []

@@ -1,8 +1,9 @@
 """sam3d_node: camera images and instance masks in, complete object meshes and 6D poses out.
 
 A lifecycle node.  Callbacks only file messages away.  One worker thread decodes the newest complete set, follows the
-known objects into it and publishes them, at the camera's rate; another reconstructs what is new or doubtful, at most
-`reconstruct_hz` times a second.  A goal of the action goes the same way: followed into its image, then reconstructed.
+known objects into it and publishes them, at the camera's rate, for which it goes ahead of masks that lag; another
+reconstructs what is new or doubtful, at most `reconstruct_hz` times a second.  A goal of the action goes the same way:
+followed into its image, then reconstructed.
 """
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ from sam3d_ros.perception.frame import Frame, check_frame
 from sam3d_ros.perception.masks import Segmentation
 from sam3d_ros.ros.camera import CameraInput
 from sam3d_ros.ros.diagnostics import Diagnostics
-from sam3d_ros.ros.frames import decode_frame, decode_masks, decode_masks_or_none, input_types
+from sam3d_ros.ros.frames import decode_frame, decode_masks, decode_masks_or_none, input_types, masks_to_come
 from sam3d_ros.ros.goal_masks import choose, needs_masks
 from sam3d_ros.ros.goals import Goals
 from sam3d_ros.ros.images import stamp_message
@@ -49,10 +50,11 @@ from sam3d_ros.ros.optional import optional
 from sam3d_ros.ros.outputs import Outputs
 from sam3d_ros.ros.parameters import Parameters, Settings, pipeline_config
 from sam3d_ros.ros.running import log_exception, run_node
-from sam3d_ros.ros.synchroniser import DETECTIONS, IMAGE, MASKS, Match
+from sam3d_ros.ros.synchroniser import DETECTIONS, IMAGE, Match
 from sam3d_ros.ros.transforms import Transforms
 from sam3d_ros.ros.worker import Worker
 from sam3d_ros.scene import rebuild
+from sam3d_ros.scene.ahead import Ahead
 from sam3d_ros.scene.resting import Resting
 from sam3d_ros.scene.track import TrackedObject
 from sam3d_ros.scene.tracker import Tracker, TrackerConfig, warm_up
@@ -64,7 +66,8 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 @dataclass(frozen=True)
 class _Job:
     """A complete set of a camera, the generation and the settings that it belongs to, the goal that it serves, if any,
-    what is to be reconstructed, once that is known, and the number of reconstructions before that."""
+    what is to be reconstructed, once that is known, the number of reconstructions before that, and whether it is a set
+    ahead of its masks."""
 
     match: Match
     generation: int
@@ -72,17 +75,20 @@ class _Job:
     goal: ServerGoalHandle | None = None
     asked: rebuild.Request | None = None
     reconstructions: int = 0
+    is_ahead: bool = False
 
 
 @dataclass(frozen=True)
 class _View:
-    """An image that was worked on: what is needed to publish objects that are given in its camera frame."""
+    """An image that was worked on, maybe ahead of its masks: what is needed to publish objects that are given in its
+    camera frame."""
 
     match: Match
     frame: Frame
     target_from_camera: np.ndarray
     settings: Settings
     started: float
+    is_ahead: bool
 
 
 class _Superseded(Exception):
@@ -130,7 +136,10 @@ class Sam3dNode(LifecycleNode):
         self._images = self._reconstructions = 0
         self._rebuilt_once = False
         self._latest: _View | None = None      # the image that the tracker's objects are given in
+        self._newest: _View | None = None      # the image that the objects are published in, maybe ahead of its masks
+        self._newest_ns: dict[str, int] = {}   # frame_id of a camera -> stamp of the newest image of it
         self._tracker = Tracker()
+        self._ahead = Ahead(self._tracker)
         self._has_physics = False
         self._declared = Parameters(self, lambda: not self._configured, self._on_settings)
         self._diagnostics = Diagnostics(self, "reconstruction", self.settings.diagnostics_period,
@@ -214,6 +223,7 @@ class Sam3dNode(LifecycleNode):
         self._while_configured.callback(self._outputs.destroy)
         self._has_physics = settings.physics
         self._tracker = Tracker(TrackerConfig(remember=settings.remember), Resting() if settings.physics else None)
+        self._ahead = Ahead(self._tracker)
         self._builder = Worker(self._rebuild, lambda: 1 / self.settings.reconstruct_hz)
         self._while_configured.callback(self._builder.stop)
         self._follower = Worker(self._follow, self._interval)
@@ -266,14 +276,15 @@ class Sam3dNode(LifecycleNode):
         with self._lock:
             self._generation += 1
             self._rebuilt_once = False
-            self._latest = None
+            self._latest = self._newest = None
+            self._newest_ns.clear()
             self._tracker.clear()
             self._figures["objects"] = "0"
             self._forget_faults()
 
     def _forget_faults(self) -> None:
         """Of images and objects that are of no more interest; with the lock held, so that no job reports one after."""
-        for source in ("frame", "reconstruction"):
+        for source in ("frame", "ahead", "reconstruction"):
             self._diagnostics.report(source, None)
 
     def _retire(self) -> None:
@@ -288,16 +299,29 @@ class Sam3dNode(LifecycleNode):
         """A message came in; match: the complete set that it ended, if any."""
         self._serve_goals()
         if match is None:
+            self._look_ahead(camera)
             return
         for source in ("input", "stamps"):
             self._diagnostics.report(f"{source} {camera.namespace}", None)
-        twins = [other.namespace for other in self._cameras if other.frame_id == camera.frame_id]
+        twins = self._twins(camera)
         if len(twins) > 1:
             self._diagnostics.report(f"input {camera.namespace}", Fault(
                 FaultCode.PARAMETER_INVALID, f"parameter cameras: {' and '.join(twins)} share the frame "
                                              f"'{camera.frame_id}', so that nothing tells where each is"))
         elif self.settings.enabled:
             self._follower.put(_Job(match, self._generation, self.settings), camera.namespace)
+
+    def _look_ahead(self, camera: CameraInput) -> None:
+        """Have the objects followed into an image whose masks lag, if there is one."""
+        settings = self.settings
+        if settings.enabled and settings.follow_ahead and len(self._twins(camera)) == 1 \
+                and (match := camera.synchroniser.ahead()):
+            # In a slot of its own: neither it nor a set with masks, which tells more, takes the other's place.
+            self._follower.put(_Job(match, self._generation, settings, is_ahead=True), f"{camera.namespace} ahead")
+
+    def _twins(self, camera: CameraInput) -> list[str]:
+        """Namespaces of the cameras that have this one's frame, its own among them."""
+        return [other.namespace for other in self._cameras if other.frame_id == camera.frame_id]
 
     def _on_fault(self, camera: CameraInput, fault: Fault) -> None:
         self._diagnostics.report(f"stamps {camera.namespace}", fault)
@@ -327,6 +351,9 @@ class Sam3dNode(LifecycleNode):
         if job.goal:
             self._begin(job)
             return
+        if job.is_ahead:
+            self._follow_ahead(job)
+            return
         try:
             view, warnings = self._view(job, decode_masks_or_none)
             with self._lock:
@@ -335,11 +362,18 @@ class Sam3dNode(LifecycleNode):
                     return
                 objects = self._tracker.update(view.frame)
                 self._latest = view
+                is_newest = self._note(view)
                 asked = rebuild.request(self._tracker)
                 # Silence while the first objects are made: an empty array would say that there are none.
                 if objects or asked is None or self._rebuilt_once:
-                    self._publish(objects, view)
+                    if not is_newest:
+                        self._publish_masked(objects, view)
+                    elif self._ahead.leads:         # with another camera
+                        self._publish(self._ahead.objects(view.frame), view)
+                    else:
+                        self._publish(objects, view)
                 self._diagnostics.report("frame", warnings[0] if warnings else None)
+                self._diagnostics.report("ahead", None)
                 if asked is None and not self._tracker.waiting:
                     self._diagnostics.report("reconstruction", None)
                 if asked is not None:
@@ -349,6 +383,25 @@ class Sam3dNode(LifecycleNode):
             pass
         except Exception as error:
             self._report(job, "frame", error)
+
+    def _follow_ahead(self, job: _Job) -> None:
+        """Follow what is known into an image whose masks have not come yet, and publish it."""
+        try:
+            with self._lock:
+                self._check(job)
+                image = job.match.messages[IMAGE]
+                if not self._tracker.tracks or job.match.stamp_ns <= self._newest_ns.get(image.header.frame_id, 0):
+                    return
+            view, _ = self._view(job, masks_to_come)
+            with self._lock:
+                self._check(job)
+                self._note(view)
+                self._publish(self._ahead.update(view.frame), view)
+                self._diagnostics.report("ahead", None)
+        except _Superseded:
+            pass
+        except Exception as error:
+            self._report(job, "ahead", error)
 
     def _view(self, job: _Job,
               find_masks: Callable[[Match, Settings], Segmentation]) -> tuple[_View, tuple[Fault, ...]]:
@@ -361,7 +414,7 @@ class Sam3dNode(LifecycleNode):
         frame = replace(frame, world_from_camera=target_from_camera if gravity_known else None,
                         labels=segmentation.labels, instances=segmentation.instances)
         check_frame(frame)
-        return _View(job.match, frame, target_from_camera, settings, started), segmentation.warnings
+        return _View(job.match, frame, target_from_camera, settings, started, job.is_ahead), segmentation.warnings
 
     def _check(self, job: _Job) -> None:
         """Raise _Superseded if the job is no longer wanted."""
@@ -373,6 +426,14 @@ class Sam3dNode(LifecycleNode):
         """Whether a later image of that camera was worked on: a goal may take one that has no masks yet."""
         latest = self._latest.frame if self._latest else frame
         return frame.frame_id == latest.frame_id and frame.stamp_ns < latest.stamp_ns
+
+    def _note(self, view: _View) -> bool:
+        """Note an image that was worked on; whether it is the newest of its camera: in no other are poses published."""
+        frame = view.frame
+        is_newest = frame.stamp_ns >= self._newest_ns.get(frame.frame_id, 0)
+        if is_newest:
+            self._newest, self._newest_ns[frame.frame_id] = view, frame.stamp_ns
+        return is_newest
 
     def _report(self, job: _Job, source: str, error: Exception) -> None:
         """Diagnose what became of a job, if that is still wanted."""
@@ -431,9 +492,12 @@ class Sam3dNode(LifecycleNode):
 
     def _publish_where_they_are(self, whole: bool = False) -> ObjectMeshArray:
         """Publish the objects, new ones among them, in the newest image: that which they were made from is older."""
-        view = replace(self._latest, started=time.monotonic())
-        follow = self._tracker.objects if view.frame.depth is None else self._tracker.update
-        return self._publish(follow(view.frame), view, whole)
+        started, latest, newest = time.monotonic(), self._latest, self._newest
+        follow = self._tracker.objects if latest.frame.depth is None else self._tracker.update
+        objects = follow(latest.frame)
+        if newest is not latest:
+            objects = self._ahead.update(newest.frame)
+        return self._publish(objects, replace(newest, started=started), whole)
 
     def _target_from_camera(self, frame: Frame, settings: Settings) -> np.ndarray:
         """(4, 4) at the image's stamp; the identity without a target_frame.  Raises Fault TF_*, PARAMETER_INVALID."""
@@ -449,10 +513,10 @@ class Sam3dNode(LifecycleNode):
 
     def _publish(self, objects: Sequence[TrackedObject], view: _View, whole: bool = False) -> ObjectMeshArray:
         """Publish objects given in the camera frame of `view`; whole: with their meshes, whether sent before or not."""
-        settings, frame = view.settings, view.frame
-        placed = [PlacedObject(item, view.target_from_camera) for item in objects]
-        header = Header(stamp=stamp_message(frame.stamp_ns), frame_id=settings.target_frame or frame.frame_id)
-        meshes = self._outputs.publish(placed, header, frame, settings, self._transforms, whole)
+        placed, header = self._placed(objects, view)
+        meshes = self._outputs.publish(placed, header, view.frame, view.settings, self._transforms, whole)
+        if not view.is_ahead:
+            self._outputs.publish_masked(placed, header, view.frame, view.settings)
         self._images += 1
         processing_ms = (time.monotonic() - view.started) * 1e3
         latency_ms = (self.get_clock().now().nanoseconds - view.match.stamp_ns) / 1e6
@@ -460,6 +524,17 @@ class Sam3dNode(LifecycleNode):
         self._figures |= {"processing_ms": f"{processing_ms:.1f}", "pipeline_latency_ms": f"{latency_ms:.1f}",
                           "images": str(self._images), "objects": str(len(objects))}
         return meshes
+
+    def _publish_masked(self, objects: Sequence[TrackedObject], view: _View) -> None:
+        """Publish only what the masks of an image tell of its objects: poses in a newer one are out already."""
+        self._outputs.publish_masked(*self._placed(objects, view), view.frame, view.settings)
+
+    @staticmethod
+    def _placed(objects: Sequence[TrackedObject], view: _View) -> tuple[list[PlacedObject], Header]:
+        """Objects given in the camera frame of `view`, and the header of the frame that they are published in."""
+        frame_id = view.settings.target_frame or view.frame.frame_id
+        return ([PlacedObject(item, view.target_from_camera) for item in objects],
+                Header(stamp=stamp_message(view.frame.stamp_ns), frame_id=frame_id))
 
     # Action
 
@@ -482,7 +557,7 @@ class Sam3dNode(LifecycleNode):
         synchroniser = self._cameras[0].synchroniser
         choices = [synchroniser.required]
         if not needs_masks(request):
-            choices.append([stream for stream in synchroniser.required if stream not in (MASKS, DETECTIONS)])
+            choices.append(synchroniser.without_masks)
         return next((match for match in map(synchroniser.newest, choices) if match and match.arrival >= since), None)
 
     def _begin(self, job: _Job) -> None:
@@ -503,6 +578,7 @@ class Sam3dNode(LifecycleNode):
                 self._check(job)
                 self._tracker.update(view.frame)
                 self._latest = view
+                self._note(view)
                 asked = rebuild.request(self._tracker, wanted)
                 self._builder.request(replace(job, asked=asked))
 

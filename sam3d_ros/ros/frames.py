@@ -79,8 +79,17 @@ def decode_masks_or_none(match: Match, settings: Settings) -> Segmentation:
     except Fault as fault:
         if fault.code not in (FaultCode.MASK_EMPTY, FaultCode.MASK_INVALID):
             raise
-        image = match.messages[IMAGE]
-        return Segmentation(np.zeros((image.height, image.width), np.int32), (), (fault.without_traceback(),))
+        return _no_masks(match, fault.without_traceback())
+
+
+def masks_to_come(match: Match, settings: Settings) -> Segmentation:
+    """No masks, of a set whose masks have not come yet."""
+    return _no_masks(match)
+
+
+def _no_masks(match: Match, *warnings: Fault) -> Segmentation:
+    image = match.messages[IMAGE]
+    return Segmentation(np.zeros((image.height, image.width), np.int32), (), warnings)
 
 
 def message_bytes(message: object) -> int:

@@ -89,7 +89,8 @@ class Outputs:
 
     def publish(self, placed: Sequence[PlacedObject], header: Header, frame: Frame, settings: Settings,
                 transforms: Transforms | None, whole: bool = False) -> ObjectMeshArray:
-        """Publish the objects at the moment of `frame`, placed in the frame of `header`; returns the ObjectMeshArray.
+        """Publish the objects at the moment of `frame`, placed in the frame of `header`, but for what `publish_masked`
+        does; returns the ObjectMeshArray.
 
         A mesh is sent when it is new, every MESH_PERIOD, to subscribers that are new, and if `whole`.
         """
@@ -107,12 +108,16 @@ class Outputs:
         marked = placed if settings.publish_markers else []       # switched off, those that are shown go
         if self._markers.get_subscription_count() and self._is_marker_time(marked, now):
             self._markers.publish(self._marker_tracker.update(marked, header))
+        return meshes
+
+    def publish_masked(self, placed: Sequence[PlacedObject], header: Header, frame: Frame, settings: Settings) -> None:
+        """Publish what the masks of `frame` tell of the objects; arguments as of `publish`."""
+        seen = [p for p in placed if p.seen]
         if settings.publish_object_points and self._points.get_subscription_count():
             self._points.publish(object_points([_with_points(p, frame) for p in seen], header))
         if settings.publish_debug_image and self._image.get_subscription_count():
             image_header = Header(stamp=header.stamp, frame_id=frame.frame_id)
             self._image.publish(encode_image(draw(frame, [p.object for p in seen]), "rgb8", image_header))
-        return meshes
 
     def clear(self) -> None:
         """Tell all subscribers that the objects are gone: as of the last image, so that no later result is older than

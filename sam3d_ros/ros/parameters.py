@@ -85,6 +85,9 @@ class Settings:
                                    unit="s", low=0.0, high=10.0, live=True)
     # Output
     enabled: bool = _parameter(True, "work on every image; false: only on the action's request", live=True)
+    follow_ahead: bool = _parameter(
+        True, "while masks lag, follow the known objects in depth into images whose masks have not come yet, so that "
+              "poses come at the camera's rate and without the detector's delay", live=True)
     max_rate: float = _parameter(0.0, "images worked on per second at most; 0: as many as possible",
                                  unit="Hz", low=0.0, high=1000.0, live=True)
     reconstruct_hz: float = _parameter(

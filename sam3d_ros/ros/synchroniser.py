@@ -103,6 +103,7 @@ class Synchroniser:
                  max_bytes: int):
         self.required = tuple(required)
         self.optional = tuple(optional)
+        self.without_masks = tuple(stream for stream in required if stream not in (MASKS, DETECTIONS))
         self.slop_ns = slop_ns
         self.history_ns = history_ns
         self.max_bytes = max_bytes
@@ -111,6 +112,8 @@ class Synchroniser:
         self._camera_info: Any = None
         self._kept: dict[str, list[_Entry]] = {s: [] for s in self.status if s != CAMERA_INFO}
         self._bytes = 0
+        self._ahead_ns = 0              # stamp of the last set that `ahead` returned
+        self._passed_over = False       # whether the newest complete set came without the masks of those before it
         self._started: float | None = None
         self._matched: float | None = None
 
@@ -123,7 +126,8 @@ class Synchroniser:
         for stream, entries in self._kept.items():
             entries.clear()
             self.status[stream].forget()
-        self._bytes = 0
+        self._bytes = self._ahead_ns = 0
+        self._passed_over = False
         self.latest = None
 
     def add(self, stream: str, stamp_ns: int, message: Any, size: int = 0, now: float | None = None) -> Match | None:
@@ -158,6 +162,21 @@ class Synchroniser:
         match = self._find(streams, after_ns=0)
         if self.latest and (match is None or match.stamp_ns <= self.latest.stamp_ns):
             return self.latest
+        return match
+
+    def ahead(self) -> Match | None:
+        """The newest set that lacks nothing but its masks, each once, while masks lag: those of an older one have not
+        come either, or did not come before the newest complete set.  So masks that come before the next image never
+        give one.
+
+        None also before the first complete set, and without depth.
+        """
+        if self.latest is None or DEPTH not in self.required:
+            return None
+        match = self._find(self.without_masks, after_ns=max(self.latest.stamp_ns, self._ahead_ns))
+        if match is None or not (self._passed_over or self._is_older_waiting(match)):
+            return None
+        self._ahead_ns = match.stamp_ns
         return match
 
     def fault(self, timeout: float, now: float | None = None) -> Fault | None:
@@ -229,15 +248,22 @@ class Synchroniser:
         match = self._find((*self.required, *alive), after_ns=self.latest.stamp_ns if self.latest else 0)
         if match is None:
             return None
+        self._passed_over = self.latest is not None and self._is_older_waiting(match)
         self.latest = match
         self._matched = now
         for stream in self._kept:  # what is older can be in no newer set
             self._drop(stream, bisect_left(self._kept[stream], match.stamp_ns - self.slop_ns, key=_stamp))
         return match
 
-    def _find(self, streams: Sequence[str], after_ns: int) -> Match | None:
-        """The newest set with an image younger than `after_ns`."""
+    def _is_older_waiting(self, match: Match) -> bool:
+        """Whether an image between the newest complete set and `match` lacks nothing but its masks."""
+        return self._find(self.without_masks, self.latest.stamp_ns, match.stamp_ns) is not None
+
+    def _find(self, streams: Sequence[str], after_ns: int, before_ns: int | None = None) -> Match | None:
+        """The newest set with an image younger than `after_ns`, and older than `before_ns`."""
         for image in reversed(self._kept[IMAGE]):
+            if before_ns is not None and image.stamp_ns >= before_ns:
+                continue
             if image.stamp_ns <= after_ns:
                 return None
             messages = self._complete(image, streams)

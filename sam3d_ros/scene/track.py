@@ -16,6 +16,9 @@ from .solid import Solid
 
 # A vote for a class counts less by so much with each one after it: some ten images decide.
 _VOTE_DECAY = 0.9
+# What following an object into an image changes, apart from what only its mask tells.
+_FOLLOWED = ("belief", "presence", "seen_ns", "seen_by", "updated_ns", "visible_fraction", "velocity",
+             "restless_until_ns")
 _DOUBTFUL_MISFIT = 0.0025  # metres, rms: a mesh from which the depth is farther may be a wrong one
 
 
@@ -84,6 +87,10 @@ class Track:
     def fits_badly(self) -> bool:
         """Whether its mesh may be a wrong one."""
         return self.misfit > _DOUBTFUL_MISFIT
+
+    def moved_as(self, later: Track) -> Track:
+        """A copy that is where `later`, the same object in a newer image, has been followed to."""
+        return replace(self, **{name: getattr(later, name) for name in _FOLLOWED})
 
     def may_be_called(self, class_id: str) -> bool:
         """Whether a class does not speak against being this object; "": it is not known."""

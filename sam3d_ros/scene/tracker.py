@@ -7,6 +7,7 @@ where to look: which mask is which object is decided by where the known surfaces
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,7 +35,7 @@ _NEAR_CAMERA, _LONGEST_GLIDE = 0.03, 0.3
 _FRAGMENT, _ON_SURFACE = 0.6, 0.006
 # What a registration must reach to be believed.
 _LEAST_READINGS, _LEAST_INLIERS, _MOST_RMS = 25, 0.5, 0.006
-_LEAST_CONFIRMED = 0.35   # of the visible samples, where there is no mask
+_LEAST_CONFIRMED = 0.35   # of the visible samples, where there is no mask; while masks are due, of the uncovered ones
 _GONE = 0.6               # of the visible samples missing: it is not there any more
 _SEARCHES = 4             # in one image at most: each takes milliseconds
 _LOST_SECONDS = 10.0      # of motion that nobody saw: after that the new place is all that is known
@@ -42,6 +43,7 @@ _SURPRISE = 22.5          # chi-squared of 6 degrees of freedom exceeds it once 
 _WORSE = 2.0              # times the root mean square distance with free motion: so badly does it fit where it was
 _RESTLESS_NS = 400_000_000    # so long after it moved, or was last seen, an object may be moving
 _VOUCHED_NS = 1_000_000_000    # so long what a camera's newest image shows counts as seen in those of others
+_MOVING = 0.05            # m/s, of an object that may not be taken to rest while no mask would find it again
 _LEAST_SECONDS = 0.01     # between two images of an object, for its velocity
 _LONGEST_FREE = 1.0       # seconds of free motion: a prior that is wider than after that holds nothing
 _SMOOTHING = 0.5          # weight of the newest velocity and misfit
@@ -67,7 +69,8 @@ class Tracker:
     tracks: id -> track; frame: the newest image; unknown: its instances that are no known object; waiting: those that
     are none either, and of which none could be made a moment ago
     shared: labels of its masks that show more than one known object, of which nothing is made
-    areas: label -> m^2 that the newest image shows of that instance; generation: counts the calls of `clear`
+    areas: label -> m^2 that the newest image shows of that instance; generation: counts the calls of `clear`; updates:
+    counts all changes
     """
 
     def __init__(self, config: TrackerConfig = TrackerConfig(), resting: Resting | None = None):
@@ -78,7 +81,7 @@ class Tracker:
         self.waiting: tuple[Instance, ...] = ()
         self.shared: frozenset[int] = frozenset()
         self._failed = FailedAttempts()
-        self.generation = 0
+        self.generation = self.updates = 0
         self.frame: Frame | None = None
         self.areas: dict[int, float] = {}
         self._count = 0
@@ -86,6 +89,7 @@ class Tracker:
         self._scene_from_camera: dict[str, np.ndarray] = {}
         self._camera_speed: dict[str, tuple[np.ndarray, int]] = {}
         self._in_world = False
+        self._masks_are_due = False                # the images are followed before their masks are there
 
     def clear(self) -> None:
         """Forget all objects; ids go on counting, so that an old id never names a new object."""
@@ -101,6 +105,33 @@ class Tracker:
         self._scene_from_camera.clear()
         self._camera_speed.clear()
         self.generation += 1
+        self.updates += 1
+
+    def fork(self, ahead: Tracker | None = None) -> Tracker:
+        """A copy to be followed into images whose masks are not there yet: that objects have none means nothing in it.
+        Meshes, shapes and views are shared.
+
+        ahead: a copy made before, with the same objects; the cameras and objects of its newer images are where they are
+        in it
+        """
+        fork = copy(self)
+        fork._masks_are_due = True
+        fork._failed, fork._resting = FailedAttempts(), copy(self._resting)
+        fork.tracks = {identity: replace(track) for identity, track in self.tracks.items()}
+        fork._newest_ns, fork._scene_from_camera = {**self._newest_ns}, {**self._scene_from_camera}
+        fork._camera_speed = {**self._camera_speed}
+        if ahead:
+            newer = {camera for camera, stamp_ns in ahead._newest_ns.items()
+                     if stamp_ns > self._newest_ns.get(camera, 0)}
+            for name in ("_newest_ns", "_scene_from_camera", "_camera_speed"):
+                getattr(fork, name).update((c, value) for c, value in getattr(ahead, name).items() if c in newer)
+            fork.tracks |= {identity: track.moved_as(ahead.tracks[identity]) for identity, track in self.tracks.items()
+                            if newer and ahead.tracks[identity].seen_ns >= track.seen_ns}
+        return fork
+
+    def is_newer(self, frame: Frame) -> bool:
+        """Whether an image is newer than all of its camera that were followed."""
+        return frame.stamp_ns > self._newest_ns.get(frame.frame_id, 0)
 
     def scene_from_camera(self, frame: Frame) -> np.ndarray:
         """(4, 4) of the newest image of this camera."""
@@ -111,6 +142,7 @@ class Tracker:
 
         Without depth nothing can be followed: all are HIDDEN, and all instances unknown, until the next reconstruction.
         """
+        self.updates += 1
         in_world = frame.world_from_camera is not None
         if in_world != self._in_world:
             self.clear()  # poses of another scene frame
@@ -151,6 +183,7 @@ class Tracker:
         Returns the id of the object that each label of the request turned out to be.
         """
         ids: dict[int, str] = {}
+        self.updates += 1
         if request.generation != self.generation:
             return ids
         for identity in request.tracks.values():
@@ -204,7 +237,7 @@ class Tracker:
         for identity, sighting in sightings.items():
             track, index = self.tracks[identity], pairs.get(identity)
             points = sighting.points if index is None else readings.points[index]
-            believed = index is not None or sighting.confirmed >= _LEAST_CONFIRMED
+            believed = index is not None or sighting.confirmed >= self._least_confirmed(track, sighting, frame.stamp_ns)
             if believed and self._measure(track, points, pose, frame.stamp_ns):
                 self._seen(track, index, readings)
             else:
@@ -222,6 +255,12 @@ class Tracker:
         waiting = [index for index in unknown if self._waits(index, readings)]
         self.waiting = tuple(readings.instances[index] for index in waiting)
         self.unknown = tuple(readings.instances[index] for index in unknown if index not in waiting)
+
+    def _least_confirmed(self, track: Track, sighting: Sighting, now_ns: int) -> float:
+        """Share of its visible samples that must be confirmed where a track has no mask.  One whose next mask is due
+        counts as seen however much of it is covered, as it will with that mask."""
+        is_due = self._masks_are_due and now_ns - track.masked_ns < self.config.unmasked * 1e9
+        return _LEAST_CONFIRMED * (1 - sighting.covered if is_due else 1.0)
 
     def _is_vouched_for(self, track: Track, frame: Frame) -> bool:
         """Whether the newest image of another camera than that of `frame` shows it."""
@@ -261,15 +300,19 @@ class Tracker:
         predicted = motion.shifted(last, speed * seconds if seconds < _LONGEST_GLIDE else np.zeros(6))
         self._scene_from_camera[frame.frame_id] = predicted
         sightings = {track.id: self._look(track, readings, _NEAR_CAMERA) for track in self._present()}
-        matched = [(self.tracks[identity], index) for identity, index
-                   in self._match(sightings, readings, _NEAR_CAMERA).items()
-                   if len(readings.points[index]) >= _LEAST_READINGS]
+        found = {identity: readings.points[index] for identity, index
+                 in self._match(sightings, readings, _NEAR_CAMERA).items()}
+        if self._masks_are_due:
+            found |= {identity: sighting.points for identity, sighting in sightings.items()
+                      if identity not in found and sighting.confirmed >= _LEAST_CONFIRMED}
+        matched = [(self.tracks[identity], points) for identity, points in found.items()
+                   if len(points) >= _LEAST_READINGS]
         # Where most seem to move, it is the camera.
         still = [pair for pair in matched if frame.stamp_ns >= pair[0].restless_until_ns]
         trusted = still if 2 * len(still) >= len(matched) else matched
         if trusted:
-            moved = camera_motion([(track.shape, self._camera_from(track, frame), readings.points[index])
-                                   for track, index in trusted])
+            moved = camera_motion([(track.shape, self._camera_from(track, frame), points)
+                                   for track, points in trusted])
             self._scene_from_camera[frame.frame_id] = predicted @ np.linalg.inv(moved)
         else:
             self._scene_from_camera[frame.frame_id] = last
@@ -338,6 +381,8 @@ class Tracker:
             track.belief = motion.updated(free, measured, scene_from_camera)
             moved = motion.difference(track.belief.scene_from_object, before)[:3] / seconds
             track.velocity = track.velocity + _SMOOTHING * moved
+            if self._masks_are_due and np.linalg.norm(track.velocity) > _MOVING:
+                track.restless_until_ns = now_ns + _RESTLESS_NS
         else:
             measured = at_rest
             track.belief = motion.updated(rest, measured, scene_from_camera)
@@ -421,7 +466,8 @@ class Tracker:
     def _forget(self, now_ns: int) -> None:
         """Drop what was not seen for long, and what is seen but has had no mask for long: it is no object any more."""
         for track in [*self.tracks.values()]:
-            unmasked = track.presence is Presence.SEEN and now_ns - track.masked_ns > self.config.unmasked * 1e9
+            unmasked = not self._masks_are_due and track.presence is Presence.SEEN \
+                and now_ns - track.masked_ns > self.config.unmasked * 1e9
             if unmasked or now_ns - track.seen_ns > self.config.remember * 1e9:
                 del self.tracks[track.id]
 

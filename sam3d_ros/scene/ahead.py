@@ -1,0 +1,95 @@
+"""Known objects in images whose masks have not come yet: they are followed in depth, ahead of the masks."""
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from ..perception.frame import Frame
+from .motion import difference
+from .track import Presence, Track, TrackedObject
+from .tracker import Tracker
+
+# Images kept to follow objects anew into, which takes milliseconds and megabytes each: a third of a second at 30 Hz.
+_MOST_FRAMES = 10
+_MOST_MOMENTS = 600          # of which only the poses are kept: longer than any detector lags
+# An object is where the masks have it, up to its motion between two images and what registrations differ by.
+_SAME_PLACE = (0.02, 0.3)    # metres, radians
+
+
+class Ahead:
+    """Follows the objects of a tracker into images that are newer than its own, on a copy.
+
+    The tracker stays as it is: it knows what images with masks have told.  When it has been updated with one of these,
+    older than the images ahead, or with new meshes, the copy is made anew from it.  If the copy had all objects in that
+    image where the tracker has them now, it goes on where it was.  Else the masks know better: the copy begins at that
+    image, and follows the objects into the newest ones again.
+    """
+
+    def __init__(self, tracker: Tracker):
+        self._tracker = tracker
+        self._copy = tracker.fork()
+        self._updates = tracker.updates
+        self._frames: deque[Frame] = deque(maxlen=_MOST_FRAMES)
+        # Of the copy: stamp of an image, and scene_from_object (4, 4) of each id in it, None where it was not seen.
+        self._moments: deque[tuple[int, dict[str, np.ndarray | None]]] = deque(maxlen=_MOST_MOMENTS)
+
+    @property
+    def leads(self) -> bool:
+        """Whether a camera has been followed farther than the tracker has."""
+        return any(self._tracker.is_newer(frame) for frame in self._frames)
+
+    def update(self, frame: Frame) -> list[TrackedObject]:
+        """As `Tracker.update`, for an image with depth whose masks have not come yet."""
+        self._renew()
+        self._frames.append(frame)
+        return self._follow(frame)
+
+    def objects(self, frame: Frame) -> list[TrackedObject]:
+        """As `Tracker.objects`, for an image that the tracker was updated with while it leads with another camera."""
+        self._renew()
+        return self._copy.objects(frame)
+
+    def _follow(self, frame: Frame) -> list[TrackedObject]:
+        objects = self._copy.update(frame)
+        self._moments.append((frame.stamp_ns, {track.id: _place(track) for track in self._copy.tracks.values()}))
+        return objects
+
+    def _renew(self) -> None:
+        """Make the copy anew if the tracker has changed since."""
+        if self._updates == self._tracker.updates:
+            return
+        self._updates = self._tracker.updates
+        if self._copy.generation != self._tracker.generation:
+            self._frames.clear()       # of another scene, or another time
+            self._moments.clear()
+        if all(map(self._had, self._tracker.tracks.values())):
+            self._copy = self._tracker.fork(self._copy)
+            return
+        self._copy = self._tracker.fork()
+        self._moments.clear()
+        for frame in self._frames:
+            if self._copy.is_newer(frame):
+                self._follow(frame)
+
+    def _had(self, track: Track) -> bool:
+        """Whether the copy had an object of the tracker where that has it, in the image that told it or the nearest."""
+        later, place = self._copy.tracks.get(track.id), _place(track)
+        if later is None or later.frame_number != track.frame_number or not self._moments:
+            return False
+        stamp_ns = self._tracker.frame.stamp_ns if place is None else track.seen_ns
+        _, places = min(self._moments, key=lambda moment: abs(moment[0] - stamp_ns))
+        return track.id in places and _agree(places[track.id], place)
+
+
+def _place(track: Track) -> np.ndarray | None:
+    """scene_from_object (4, 4) of a track, None where it is not seen."""
+    return track.belief.scene_from_object if track.presence is Presence.SEEN else None
+
+
+def _agree(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    """Whether two places of an object, (4, 4) each, are one; not to be seen is one, too."""
+    if one is None or other is None:
+        return one is other
+    apart = difference(one, other)
+    return bool(np.linalg.norm(apart[:3]) < _SAME_PLACE[0] and np.linalg.norm(apart[3:]) < _SAME_PLACE[1])
