@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ STREAMS = ("image", "depth_image", "segmentation", "camera_info")
 # clock's jumps.
 CALM, TROUBLE_PERIOD, LONGEST_TROUBLE, MOST_JUMP = 8.0, 12.0, 6.0, 10.0
 DROPPED = 0.2             # of the masks
+MASKS, MASK_LAG = "segmentation", 0.15    # seconds from an image to its masks where these are slow
 
 
 class FramePlayer(Node):
@@ -61,6 +63,12 @@ class FramePlayer(Node):
                 publisher.publish(message)
         return stamp_ns
 
+    def play_masks(self, stamp_ns: int) -> None:
+        """Send the masks of an image with that stamp."""
+        publisher, message = self._outputs[2]
+        message.header.stamp = stamp_message(stamp_ns)
+        publisher.publish(message)
+
     def show_masks(self, labels: np.ndarray) -> None:
         """Replace the masks, (H, W) uint16."""
         self._outputs[2][1].data = to_array("B", labels)
@@ -80,6 +88,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rate", type=float, default=30.0, help="images per second")
     parser.add_argument("--rough", type=int, metavar="SEED", help="play badly, in a way that the seed decides")
+    parser.add_argument("--masks-every", type=int, default=0, metavar="N",
+                        help="masks of every so many images only, MASK_LAG late, as a slow detector gives them")
     parser.add_argument("--log", type=Path, help="with --rough: a JSON line for each image, its stamp and time")
     args = parser.parse_args()
     rclpy.init()
@@ -89,7 +99,9 @@ def main() -> None:
     try:
         while not player.has_listeners():
             rclpy.spin_once(player, timeout_sec=0.05)
-        if args.rough is None:
+        if args.masks_every:
+            _play_with_slow_masks(player, args.rate, args.masks_every)
+        elif args.rough is None:
             _play(player, args.rate)
         else:
             _play_badly(player, frame, args.rate, np.random.default_rng(args.rough), args.log)
@@ -106,6 +118,20 @@ def _play(player: FramePlayer, rate: float) -> None:
         player.play()
         sent += 1
         time.sleep(max(0.0, start + sent / rate - time.monotonic()))
+
+
+def _play_with_slow_masks(player: FramePlayer, rate: float, every: int) -> None:
+    """Play images on a fixed time grid, and the masks of one in so many MASK_LAG after it."""
+    start, sent, due = time.monotonic(), 0, deque[tuple[float, int]]()
+    while rclpy.ok():
+        stamp_ns = player.play(silent=MASKS)
+        if sent % every == 0:
+            due.append((time.monotonic() + MASK_LAG, stamp_ns))
+        sent += 1
+        while (now := time.monotonic()) < start + sent / rate:
+            if due and due[0][0] <= now:
+                player.play_masks(due.popleft()[1])
+            time.sleep(0.001)
 
 
 def _play_badly(player: FramePlayer, frame: Frame, rate: float, rng: np.random.Generator, log: Path) -> None:

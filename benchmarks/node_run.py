@@ -1,9 +1,11 @@
 """One run of the real node between a camera process and a receiving process."""
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.harness import DEPTH_UNIT_M, START_TIMEOUT, read_records, wait_until
@@ -38,15 +40,18 @@ class NodeRun:
     folder: for the input, the logs and the records; config: of the node's pipeline
     frame: what the camera sees, again and again; rate: images per second
     reconstruct_always: each result is a reconstruction, not known objects that are followed
-    rough: seed of a camera that plays badly; None: a good one
+    rough: seed of a camera that plays badly; None: a good one; masks_every: masks come for one in so many images, and
+    late; 0: for all, at once; parameters: of the node, beside the pipeline's
     """
 
     def __init__(self, folder: Path, config: PipelineConfig, frame: Frame, rate: float,
-                 reconstruct_always: bool = False, rough: int | None = None):
+                 reconstruct_always: bool = False, rough: int | None = None, masks_every: int = 0,
+                 parameters: Mapping[str, Any] = MappingProxyType({})):
         self._folder = folder
         self.camera_log = folder / "camera.jsonl"
         self._camera_options = [] if rough is None else ["--rough", str(rough), "--log", str(self.camera_log)]
-        self._parameters = asdict(config)       # the node's parameters of the pipeline have the same names
+        self._camera_options += ["--masks-every", str(masks_every)]
+        self._parameters = asdict(config) | parameters      # the node's parameters of the pipeline have the same names
         self._recorder_options = ["--times"]
         if reconstruct_always:
             self._parameters |= {"reconstruct_hz": 100.0}

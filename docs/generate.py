@@ -284,6 +284,18 @@ def tracking(report: Report) -> str:
             + table(("scene", "camera pose", "images", "id switches", "mm", "degrees", "CPU ms per image"), rows))
 
 
+@of("slow_masks")
+def slow_masks(report: Report) -> str:
+    """Rate and age of poses with slow masks."""
+    environment = report["environment"]
+    return (f"{report['objects']} objects, a camera at {report['camera_rate_hz']:g} Hz, masks at "
+            f"{report['mask_rate_hz']:g} Hz and {report['mask_lag_ms']:g} ms late ({environment['cpu']}, "
+            f"{environment['cores']} cores, load {environment['load_average_1min']:g} at the start):\n\n"
+            + table(("poses", "per second", "median age ms", "95th percentile ms"), [
+                (name, f"{run['results_per_second']:.1f}", f"{run['age_ms']['p50']:.0f}", f"{run['age_ms']['p95']:.0f}")
+                for name, run in report["runs"].items()]))
+
+
 @of("rough_soak")
 def rough_soak(report: Report) -> str:
     """The long run with troubles."""
@@ -346,7 +358,7 @@ PARTS: dict[str, Callable[[], str]] = {
         parameters, segmenter_parameters, camera_parameters, faults, message_definitions, accuracy, speed,
         bytes_to_mesh, training_run, shipped_models, real_frames, shape_setting,
         shape_summary, shape_by_object, shape_by_visibility, shape_pictures, published, registration,
-        tracking, rough_soak, gpu_sizing, physics, grasping)
+        tracking, slow_masks, rough_soak, gpu_sizing, physics, grasping)
 } | {f"shape_{name}": partial(shape_section, name) for name in SHAPE_SECTIONS}
 
 

@@ -15,7 +15,7 @@ import pytest
 import trimesh
 from scipy.spatial.transform import Rotation
 
-from benchmarks import latency, message_cost, rough_soak, soak
+from benchmarks import latency, message_cost, rough_soak, slow_masks, soak
 from benchmarks.harness import WithheldTime, read_records, statistics, wait_until
 from benchmarks.node_run import Result
 from benchmarks.scenes import tabletop
@@ -362,6 +362,16 @@ def test_a_rough_soak_fails_on_old_and_on_stale_results():
     stale = [replace(good[0], stale=1)]
     assert failed(rough_soak.judge(samples(), loaded, [0.1], stale, {})) == ["stale_poses_shown_as_fresh"]
     assert failed(rough_soak.judge(samples(), loaded, [0.1], good, {"INTERNAL_ERROR": 1})) == ["internal_errors"]
+
+
+def test_poses_with_slow_masks_are_counted_and_their_stamps_must_rise():
+    good = [Result(stamp_ns=n * 50_000_000, latency_ms=20 + n, processing_ms=8, objects=slow_masks.OBJECTS, vertices=0)
+            for n in range(11)]
+    found = slow_masks.figures(good)
+    assert found["results_per_second"] == 20 and found["age_ms"]["p50"] == 25
+    assert found["stamps_rise"] and found["complete"]
+    assert not slow_masks.figures([*good, replace(good[5], objects=4)])["stamps_rise"]
+    assert not slow_masks.figures([*good[:5], replace(good[5], objects=4)])["complete"]
 
 
 def test_a_rough_soak_compares_memory_as_newly_loaded():
