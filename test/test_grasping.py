@@ -79,6 +79,14 @@ def test_the_tips_alone_grasp_only_what_is_low():
     assert depth > 0.01
 
 
+def test_the_tips_alone_do_not_pinch_a_ridge_high_up():
+    block = trimesh.creation.box([0.12, 0.12, 0.1])
+    ridge = trimesh.creation.box([0.006, 0.1, 0.006], trimesh.transformations.translation_matrix([0, 0, 0.053]))
+    meshes = [mesh_at(block + ridge, [0, 0, 0.05])]
+    assert plan_grasps(meshes, FLOOR) == []
+    assert plan_grasps([mesh_at(ridge, [0, 0, -0.045])], FLOOR)            # the same ridge on the floor
+
+
 def test_guessed_surfaces_are_avoided():
     bar = trimesh.creation.box([0.04, 0.2, 0.04]).subdivide_to_size(0.02)
     std = np.where(bar.vertices[:, 1] > 0, 0.001, 0.012)
