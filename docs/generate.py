@@ -180,6 +180,12 @@ def processor(environment: Report) -> str:
             f"({', '.join(environment['cpu_instructions'])})")
 
 
+def conditions(environment: Report) -> str:
+    """Processor, cores and load of a run whose figures depend on how busy the machine is."""
+    return (f"{environment['cpu']}, {environment['cores']} cores, load {environment['load_average_1min']:g} at the "
+            "start")
+
+
 def speed() -> str:
     """Time from the image's stamp to the result in another process, on each kind of processor it was measured on."""
     return "\n".join(speed_of(report) for name in ("latency", "latency_avx2") if (report := read_result(name)))
@@ -277,20 +283,17 @@ def tracking(report: Report) -> str:
                      str(run["id_switches"]), f"{run['mm']['p50']:.1f} / {run['mm']['p95']:.1f}",
                      f"{run['degrees']['p50']:.1f} / {run['degrees']['p95']:.1f}",
                      f"{run['update_cpu_ms']['p50']:.1f}"))
-    environment = report["environment"]
-    return (f"{report['objects']} objects, {report['seconds']:g} s ({environment['cpu']}, {environment['cores']} "
-            f"cores, load {environment['load_average_1min']:g} at the start; median / 95th percentile over all objects "
-            "and images):\n\n"
+    return (f"{report['objects']} objects, {report['seconds']:g} s ({conditions(report['environment'])}; median / 95th "
+            "percentile over all objects and images):\n\n"
             + table(("scene", "camera pose", "images", "id switches", "mm", "degrees", "CPU ms per image"), rows))
 
 
 @of("slow_masks")
 def slow_masks(report: Report) -> str:
     """Rate and age of poses with slow masks."""
-    environment = report["environment"]
     return (f"{report['objects']} objects, a camera at {report['camera_rate_hz']:g} Hz, masks at "
-            f"{report['mask_rate_hz']:g} Hz and {report['mask_lag_ms']:g} ms late ({environment['cpu']}, "
-            f"{environment['cores']} cores, load {environment['load_average_1min']:g} at the start):\n\n"
+            f"{report['mask_rate_hz']:g} Hz and {report['mask_lag_ms']:g} ms late "
+            f"({conditions(report['environment'])}):\n\n"
             + table(("poses", "per second", "median age ms", "95th percentile ms"), [
                 (name, f"{run['results_per_second']:.1f}", f"{run['age_ms']['p50']:.0f}", f"{run['age_ms']['p95']:.0f}")
                 for name, run in report["runs"].items()]))
@@ -300,10 +303,8 @@ def slow_masks(report: Report) -> str:
 def rough_soak(report: Report) -> str:
     """The long run with troubles."""
     actions = ", ".join(f"{count} {name}" for name, count in report["actions"].items())
-    environment = report["environment"]
     return (f"{report['minutes']:g} minutes, {report['objects']} objects, {report['results']} results; {actions} "
-            f"({environment['cpu']}, {environment['cores']} cores, load {environment['load_average_1min']:g} at the "
-            "start):\n\n" + table(("bar", "measured", "limit"), [
+            f"({conditions(report['environment'])}):\n\n" + table(("bar", "measured", "limit"), [
                 (name.replace("_", " "), f"{bar['value']:g}", f"{bar['limit']:g}")
                 for name, bar in report["bars"].items()]))
 

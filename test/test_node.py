@@ -219,6 +219,15 @@ def set_transforms(rig: Rig, speed: float) -> None:
         rig.set_transform(moved, seconds)
 
 
+def set_two_frames(rig: Rig) -> None:
+    """TF of a camera that stands still, in `base` and, 5 m along x, in `odom`."""
+    for name, x in (("base", 0.0), ("odom", 5.0)):
+        for seconds in (-2, 20):
+            matrix = BASE_FROM_CAMERA.copy()
+            matrix[0, 3] += x
+            rig.set_transform(matrix, seconds, target=name)
+
+
 def test_poses_and_covariances_in_the_target_frame(monkeypatch: pytest.MonkeyPatch):
     provide_tf2_ros(monkeypatch)
     with Rig(target_frame="base") as rig:
@@ -261,11 +270,7 @@ def test_target_frame_can_change_at_run_time(monkeypatch: pytest.MonkeyPatch):
 def test_a_change_of_target_frame_leaves_nothing_at_its_old_coordinates(monkeypatch: pytest.MonkeyPatch):
     provide_tf2_ros(monkeypatch)
     with Rig(target_frame="base") as rig:
-        for name, x in (("base", 0.0), ("odom", 5.0)):
-            for seconds in (-2, 20):
-                matrix = BASE_FROM_CAMERA.copy()
-                matrix[0, 3] += x
-                rig.set_transform(matrix, seconds, target=name)
+        set_two_frames(rig)
         before = rig.good().objects[0]
         rig.node.set_parameters([Parameter("target_frame", value="odom")])
         rig.send_until(lambda: rig.send(scene()), lambda: rig.objects[-1].header.frame_id == "odom")
@@ -278,11 +283,7 @@ def test_an_image_that_waited_while_the_target_frame_changed_is_not_given_in_the
         monkeypatch: pytest.MonkeyPatch):
     provide_tf2_ros(monkeypatch)
     with Rig(target_frame="base", max_rate=5.0) as rig:
-        for name, x in (("base", 0.0), ("odom", 5.0)):
-            for seconds in (-2, 20):
-                matrix = BASE_FROM_CAMERA.copy()
-                matrix[0, 3] += x
-                rig.set_transform(matrix, seconds, target=name)
+        set_two_frames(rig)
         before = rig.good().objects[0]
         rig.send(scene())
         rig.spin(0.05)

@@ -26,7 +26,7 @@ TURNS = 16                   # hand poses around the line between the contacts
 # Metres from the fingertips back to the contacts, and what that leaves of the score.
 DEPTHS = {0.002: 0.7, 0.010: 0.9, 0.022: 1.0}
 # With the tips alone only what is too low for more is grasped: elsewhere they would pinch ridges and edges.
-_TIPS, _LOW = 0.002, 0.02    # metres: that depth, and the greatest height of the contacts over the support
+_LOW = 0.02                  # metres: the greatest height of the contacts over the support where they may
 CLEARANCE = 0.012            # metres that a finger opens wider than the object on its side
 RETREAT = 0.08               # metres of straight way in
 SUPPORT_CLEARANCE = 0.004    # metres between hand and support
@@ -187,7 +187,7 @@ def _hands(pairs: _Pairs, target: int, plane: np.ndarray) -> _Hands:
     score = pairs.score[turnable] * (1 - 0.4 * tilt / _MAX_TILT)
     origin = np.stack([(first + second) / 2 + depth * approach for depth in DEPTHS])      # (D, T, K, 3)
     is_low = ((first + second) / 2) @ plane[:3] + plane[3] < _LOW
-    good = np.stack([(tilt <= _MAX_TILT) & (is_low | (depth > _TIPS)) for depth in DEPTHS])
+    good = np.stack([(tilt <= _MAX_TILT) & (is_low | (depth > min(DEPTHS))) for depth in DEPTHS])
 
     def flat(array: np.ndarray, dimensions: int = 0) -> np.ndarray:
         return np.broadcast_to(array, origin.shape[:3] + array.shape[array.ndim - dimensions:])[good]
