@@ -94,6 +94,28 @@ def test_guessed_surfaces_are_avoided():
     assert min(grasp.world_from_grasp[1, 3] for grasp in grasps) > -0.01
 
 
+def test_the_hand_keeps_away_from_guessed_surfaces_by_their_standard_deviation():
+    ball = mesh_at(trimesh.creation.icosphere(3, 0.02), [0, 0, 0.02])
+    ring = trimesh.creation.annulus(0.05, 0.07, 0.03).subdivide_to_size(0.03)      # leaves the fingers 6 mm
+
+    def grasps(std: float | None) -> list[Grasp]:
+        wall = mesh_at(ring, [0, 0, 0.015], None if std is None else np.full(len(ring.vertices), std))
+        return plan_grasps([ball, wall], FLOOR, targets=[0], count=1000)
+
+    assert len(grasps(None)) == len(grasps(0.0)) > len(grasps(0.004)) > 0
+    assert grasps(0.007) == []
+
+
+def test_grasps_that_would_not_hold_are_none():
+    ball = trimesh.creation.icosphere(3, 0.03)
+
+    def grasps(std: float) -> list[Grasp]:
+        return plan_grasps([mesh_at(ball, [0, 0, 0.03], np.full(len(ball.vertices), std))], FLOOR, count=1000)
+
+    assert min(grasp.score for grasp in grasps(0.004)) >= 0.05
+    assert grasps(0.02) == []
+
+
 def test_doubtful_meshes_are_grasped_last():
     places = [mesh_at(SHAPES["ball"], [x, 0, 0.03]) for x in (-0.15, 0.15)]
     usual = [grasp.target for grasp in plan_grasps(places, FLOOR, count=100_000)]

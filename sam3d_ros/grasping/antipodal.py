@@ -3,7 +3,7 @@
 Pairs of opposite surface points whose normals lie in the friction cones around the line between them (Nguyen 1988),
 found by casting rays through the mesh from points sampled on it; the hand turned around that line in equal steps; the
 hand on its straight way in tested against surface points of all meshes and against the support.  What the camera did
-not see is a guess: its standard deviation lowers a grasp's rank.
+not see is a guess: its standard deviation lowers a grasp's rank, and the hand keeps as far away from it.
 
 One frame for everything, named "world" here. Metres.
 """
@@ -32,6 +32,8 @@ RETREAT = 0.08               # metres of straight way in
 SUPPORT_CLEARANCE = 0.004    # metres between hand and support
 OBSTACLE_SPACING = 0.003     # metres between surface points that stand for a mesh; less than half of any finger's side
 SURE = 0.004                 # metres: standard deviation of the surface at which a grasp loses 40 % of its score
+_MOST_MARGIN = 0.01          # metres that the hand keeps at most from a surface that is a guess
+_LEAST_SCORE = 0.05          # grasps below it mostly slip: better none, and another view
 _MAX_TILT = np.deg2rad(80)   # of the approach from straight down
 _LEAST_WIDTH = 0.003         # metres between contacts
 _LEAST_LEVEL = 0.2           # sine of the angle between the closing axis and the vertical
@@ -94,7 +96,7 @@ class _Hands:
 def plan_grasps(meshes: Sequence[SceneMesh], plane: np.ndarray, gripper: ParallelGripper = FRANKA,
                 targets: Sequence[int] | None = None, count: int = 20, seed: int = 0) -> list[Grasp]:
     """The best `count` grasps of the targets that touch nothing on their way in, the best first, but those of doubtful
-    meshes after all others.
+    meshes after all others.  Grasps that would hardly hold are not among them.
 
     plane: (4,) unit normal, against gravity, and offset: n . p + d is the height of p over the support
     targets: indices of meshes; None: all. The same seed gives the same grasps.
@@ -106,7 +108,7 @@ def plan_grasps(meshes: Sequence[SceneMesh], plane: np.ndarray, gripper: Paralle
     if not candidates:
         return []
     hands = _Hands(*(np.concatenate([getattr(some, field.name) for some in candidates]) for field in fields(_Hands)))
-    obstacles = np.concatenate([_surface(mesh, generator) for mesh in meshes])
+    obstacles, margins = map(np.concatenate, zip(*(_surface(mesh, generator) for mesh in meshes), strict=True))
     found: list[Grasp] = []
     is_doubtful = np.array([mesh.is_doubtful for mesh in meshes])[hands.target]
     for index in np.lexsort([-hands.score, is_doubtful]):
@@ -114,18 +116,28 @@ def plan_grasps(meshes: Sequence[SceneMesh], plane: np.ndarray, gripper: Paralle
         pose[:3, :3], pose[:3, 3] = hands.rotation[index], hands.origin[index]
         width = float(hands.width[index])
         opening = min(gripper.max_opening, width + 2 * CLEARANCE)
-        if not _collides(pose, opening, obstacles, plane, gripper):
+        if not _collides(pose, opening, obstacles, margins, plane, gripper):
             found.append(Grasp(int(hands.target[index]), pose, opening, width, float(hands.score[index])))
             if len(found) == count:
                 break
     return found
 
 
-def _surface(mesh: SceneMesh, generator: np.random.Generator) -> np.ndarray:
-    """(P, 3) points of the surface, about OBSTACLE_SPACING apart."""
+def _surface(mesh: SceneMesh, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Points (P, 3) of the surface, about OBSTACLE_SPACING apart, and the distance (P,) to keep from each, metres: one
+    standard deviation.
+    """
     body = trimesh.Trimesh(mesh.vertices, mesh.triangles, process=False)
     count = int(np.clip(2 * body.area / OBSTACLE_SPACING ** 2, 200, 40_000))
-    return trimesh.sample.sample_surface(body, count, seed=generator)[0]
+    points, faces = trimesh.sample.sample_surface(body, count, seed=generator)
+    return points, np.minimum(_face_std(mesh)[faces], _MOST_MARGIN)
+
+
+def _face_std(mesh: SceneMesh) -> np.ndarray:
+    """(M,) standard deviation of the triangles, metres: 0 where the mesh is known exactly."""
+    if mesh.vertex_std is None:
+        return np.zeros(len(mesh.triangles))
+    return mesh.vertex_std[mesh.triangles.astype(np.int64)].mean(axis=1, dtype=np.float64)
 
 
 def _antipodal_pairs(mesh: SceneMesh, gripper: ParallelGripper, generator: np.random.Generator) -> _Pairs:
@@ -149,9 +161,8 @@ def _antipodal_pairs(mesh: SceneMesh, gripper: ParallelGripper, generator: np.ra
                          (body.face_normals[ends] * inward).sum(axis=1))
     least = 1 / np.sqrt(1 + FRICTION ** 2)
     score = np.clip((cosines - least) / (1 - least), 0, 1)
-    if mesh.vertex_std is not None:
-        std = mesh.vertex_std[mesh.triangles.astype(np.int64)].mean(axis=1)
-        score = score * np.exp(-(std[faces] ** 2 + std[ends] ** 2) / (4 * SURE ** 2))
+    std = _face_std(mesh)
+    score = score * np.exp(-(std[faces] ** 2 + std[ends] ** 2) / (4 * SURE ** 2))
     # Off-centre grasps turn the object in the hand.
     second = points + widths[:, None] * inward
     middle = body.center_mass if body.is_volume else body.centroid
@@ -183,41 +194,48 @@ def _hands(pairs: _Pairs, target: int, plane: np.ndarray) -> _Hands:
     axis = np.broadcast_to(axis, approach.shape)
     rotation = np.stack([np.cross(axis, approach), axis, approach], axis=-1)
     tilt = np.arccos(np.clip(approach @ down, -1, 1))
+    by_depth = np.array([*DEPTHS.values()])[:, None, None]
     # From above is safer: there is less in the way that was not seen.
-    score = pairs.score[turnable] * (1 - 0.4 * tilt / _MAX_TILT)
+    score = pairs.score[turnable] * (1 - 0.4 * tilt / _MAX_TILT) * by_depth                 # (D, T, K)
     origin = np.stack([(first + second) / 2 + depth * approach for depth in DEPTHS])      # (D, T, K, 3)
     is_low = ((first + second) / 2) @ plane[:3] + plane[3] < _LOW
     good = np.stack([(tilt <= _MAX_TILT) & (is_low | (depth > min(DEPTHS))) for depth in DEPTHS])
+    good &= score >= _LEAST_SCORE
 
     def flat(array: np.ndarray, dimensions: int = 0) -> np.ndarray:
         return np.broadcast_to(array, origin.shape[:3] + array.shape[array.ndim - dimensions:])[good]
 
-    by_depth = np.array([*DEPTHS.values()])[:, None, None]
-    return _Hands(flat(rotation, 2), origin[good], flat(pairs.width[turnable]), flat(score * by_depth),
+    return _Hands(flat(rotation, 2), origin[good], flat(pairs.width[turnable]), score[good],
                   np.full(int(good.sum()), target))
 
 
-def _collides(pose: np.ndarray, opening: float, obstacles: np.ndarray, plane: np.ndarray,
+def _collides(pose: np.ndarray, opening: float, obstacles: np.ndarray, margins: np.ndarray, plane: np.ndarray,
               gripper: ParallelGripper) -> bool:
-    """Whether the hand at world_from_grasp = pose, or on its way there, touches an obstacle (P, 3) or the support."""
+    """Whether the hand at world_from_grasp = pose, or on its way there, comes nearer to an obstacle (P, 3) than its
+    margin (P,), or touches the support.
+    """
     boxes = gripper.boxes(opening, RETREAT)
     heights = boxes * (pose[:3, :3].T @ plane[:3])                      # of the corners, axis by axis
     lowest = heights.min(axis=1).sum(axis=1) + plane[:3] @ pose[:3, 3] + plane[3]
     if lowest.min() < SUPPORT_CLEARANCE:
         return True
-    return _any_inside(obstacles, np.ascontiguousarray(pose[:3, :3]), pose[:3, 3].copy(), boxes)
+    return _any_inside(obstacles, margins, np.ascontiguousarray(pose[:3, :3]), pose[:3, 3].copy(), boxes)
 
 
 @numba.njit(cache=True)
-def _any_inside(points, rotation, origin, boxes):  # pragma: no cover (compiled)
-    """Whether any of (P, 3) points lies in one of (K, 2, 3) boxes of the frame world_from_frame = rotation, origin."""
+def _any_inside(points, margins, rotation, origin, boxes):  # pragma: no cover (compiled)
+    """Whether any of (P, 3) points lies in one of (K, 2, 3) boxes of the frame world_from_frame = rotation, origin,
+    which are larger by the point's margin (P,) on all sides.
+    """
     for index in range(len(points)):
         x, y, z = points[index, 0] - origin[0], points[index, 1] - origin[1], points[index, 2] - origin[2]
         a = rotation[0, 0] * x + rotation[1, 0] * y + rotation[2, 0] * z
         b = rotation[0, 1] * x + rotation[1, 1] * y + rotation[2, 1] * z
         c = rotation[0, 2] * x + rotation[1, 2] * y + rotation[2, 2] * z
+        margin = margins[index]
         for k in range(len(boxes)):
-            if boxes[k, 0, 0] <= a <= boxes[k, 1, 0] and boxes[k, 0, 1] <= b <= boxes[k, 1, 1] \
-                    and boxes[k, 0, 2] <= c <= boxes[k, 1, 2]:
+            if boxes[k, 0, 0] - margin <= a <= boxes[k, 1, 0] + margin \
+                    and boxes[k, 0, 1] - margin <= b <= boxes[k, 1, 1] + margin \
+                    and boxes[k, 0, 2] - margin <= c <= boxes[k, 1, 2] + margin:
                 return True
     return False
