@@ -14,6 +14,7 @@ import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -318,8 +319,7 @@ def _time_engine(name: str) -> str:
     from sam3d_ros.perception.pipeline import Pipeline
     from sam3d_ros.runtime.engine import ENGINES
     importlib.import_module(ENGINES[name])         # else it would only be unavailable, as one that is not installed
-    pipeline = Pipeline.from_config(PipelineConfig(engine=name, allow_engine_build=False))
-    try:
+    with closing(Pipeline.from_config(PipelineConfig(engine=name, allow_engine_build=False))) as pipeline:
         frame = sample_frame()
         pipeline.run(frame)                        # the first run compiles and allocates
         start = time.perf_counter()
@@ -328,8 +328,6 @@ def _time_engine(name: str) -> str:
         if not result.objects:
             raise result.rejections[0].fault if result.rejections else Fault(FaultCode.SHAPE_NOT_FOUND)
         return f"{pipeline.engine_name}: one object, frame to mesh, in {milliseconds:.0f} ms"
-    finally:
-        pipeline.close()
 
 
 def _import_check(group: str, name: str, module: str, advice: str) -> Check:
