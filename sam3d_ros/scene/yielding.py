@@ -1,6 +1,6 @@
-"""Surfaces that give way to each other and to the support where they are unsure, before whole bodies are moved.
+"""Lets uncertain surfaces yield to each other and to the support, before whole bodies are moved.
 
-What one camera sees of an object is sure, its far side and its underside are guessed, and two guesses may overlap.
+The side that a camera sees is certain; far side and underside are guesses, and two guesses may overlap.
 Camera frame, metres.
 """
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _dent(item: ReconstructedObject, inward: np.ndarray, solid: Solid, tree: cKD
 
 
 def _share(way: np.ndarray, own: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """What a surface takes of a way, given both sides' standard deviations: by variance, and no more than it may."""
+    """A surface's part of a shift, split by the variances of both sides, and at most MAX_SIGMAS of its own."""
     return np.minimum(way * own ** 2 / (own ** 2 + theirs ** 2), MAX_SIGMAS * own)
 
 
