@@ -20,6 +20,7 @@ from sam3d_ros.evaluation.arguments import MOST, SEEDS, add_benchmark, add_data,
 from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
 from sam3d_ros.evaluation.references import REFERENCES
 from sam3d_ros.evaluation.scenes import cache_root
+from sam3d_ros.evaluation.tracking_stage import RATE, Disturbance, Stage
 from sam3d_ros.perception.faults import engine_faults
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.reconstruct import pipeline_config
@@ -106,8 +107,8 @@ def run_track(args: argparse.Namespace) -> int:
     environment = describe_environment()
     with closing(Pipeline.from_config(pipeline_config(args))) as pipeline:
         pipeline.warm_up()
-        stages = (tracking.Stage(seed, args.objects, args.seconds) for seed in args.seeds)
-        runs = [tracking.run(pipeline, stage, tracking.Disturbance(args.drop, world))
+        stages = (Stage(seed, args.objects, args.seconds) for seed in args.seeds)
+        runs = [tracking.run(pipeline, stage, Disturbance(args.drop, world))
                 for stage in stages for world in (True, False)]
     kept = tracking.bars(runs)
     print(tracking.table(runs))
@@ -116,7 +117,7 @@ def run_track(args: argparse.Namespace) -> int:
     passed = all(bar["passed"] for bar in kept.values())
     write_report(args.out, environment, {
         "benchmark": "track", "engine": pipeline.engine_name, "seconds": args.seconds, "objects": args.objects,
-        "camera_rate_hz": tracking.RATE, "load_average_at_end": round(os.getloadavg()[0], 2), "bars": kept,
+        "camera_rate_hz": RATE, "load_average_at_end": round(os.getloadavg()[0], 2), "bars": kept,
         "passed": passed, "runs": runs})
     print(f"report: {args.out}")
     return 0 if passed else 1
