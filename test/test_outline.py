@@ -43,6 +43,20 @@ def test_a_mask_that_was_cut_narrow_gets_its_rim_back(pixels, table):
     assert not (grown & ~whole).any() and (whole & ~grown).sum() <= 4 * pixels * (pixels - 1)      # at the corners
 
 
+def rolled(frame: Frame, pixels: int) -> Frame:
+    """The frame moved up and to the left; the block of `scene` is 40 pixels from both borders."""
+    return replace(frame, depth=np.roll(frame.depth, -pixels, (0, 1)), labels=np.roll(frame.labels, -pixels, (0, 1)))
+
+
+def test_a_mask_grows_up_to_the_image_s_border():
+    whole = rolled(scene(), 40)
+    cut = np.zeros_like(whole.labels)
+    cut[3:57, 3:77] = TALL
+    grown = grown_masks(replace(whole, labels=cut), TABLE).labels == TALL
+    assert grown[0, 3:77].all() and grown[3:57, 0].all()
+    assert not (grown & (whole.labels != TALL)).any()
+
+
 @pytest.mark.parametrize("table", [TABLE, OBLIQUE], ids=["from above", "obliquely"])
 def test_what_is_as_flat_as_the_support_does_not_grow(table):
     cut = eroded(scene(table), 3)
@@ -77,6 +91,12 @@ def with_neighbour(depth: float, gap: int = 0) -> Frame:
 def test_the_share_of_an_outline_that_others_hide(gap):
     """Of the outline of 30 x 80 pixels one long side ends at what stands before it."""
     assert hidden_share(with_neighbour(0.6, gap), TALL) == pytest.approx(80 / 216, abs=0.03)
+
+
+@pytest.mark.parametrize(("pixels", "outline"), [(39, 216), (40, 109)], ids=["before the border", "at the border"])
+def test_the_share_that_others_hide_near_the_image_s_border(pixels, outline):
+    """What the border cuts off is no outline."""
+    assert hidden_share(rolled(with_neighbour(0.6), pixels), TALL) == pytest.approx(80 / outline, abs=0.001)
 
 
 def test_what_stands_behind_or_touches_hides_nothing():
