@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,8 @@ def measure_node(folder: Path, config: PipelineConfig, frame: Frame, mode: Mode,
 
 def measure_pipeline(config: PipelineConfig, frame: Frame, count: int) -> tuple[str, dict[str, float]]:
     """The engine's name, and the median milliseconds of each stage of the pipeline in this process."""
-    pipeline = Pipeline.from_config(config)
-    try:
+    with closing(Pipeline.from_config(config)) as pipeline:
         times = [pipeline.run(frame).stage_ms for _ in range(WARM_UP + count)][WARM_UP:]
-    finally:
-        pipeline.close()
     return pipeline.engine_name, {stage: float(np.median([time[stage] for time in times])) for stage in times[0]}
 
 

@@ -8,6 +8,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,8 @@ def measure() -> dict[str, dict[str, Any]]:
     """Per method: CPU milliseconds of one registration, and by how much its results for one object differ from their
     mean, from random starts."""
     frame = tabletop(OBJECTS)
-    pipeline = Pipeline.from_config()
-    try:
+    with closing(Pipeline.from_config()) as pipeline:
         objects = pipeline(frame)
-    finally:
-        pipeline.close()
     readings = read(frame)
     rng = np.random.default_rng(0)
     steps = np.concatenate([rng.normal(size=(STARTS, 3)) * SHIFT, rng.normal(size=(STARTS, 3)) * TURN], axis=1)

@@ -6,6 +6,7 @@ import collections
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,9 +64,8 @@ def run(args: argparse.Namespace) -> int:
     """Reconstruct every folder; a bad one, or one that no object comes of, is named at once and does not stop the
     others, but makes the exit status 1."""
     outputs = output_folders(args.folders, args.out)
-    pipeline = Pipeline.from_config(pipeline_config(args), ProgressLine())
     failed = False
-    try:
+    with closing(Pipeline.from_config(pipeline_config(args), ProgressLine())) as pipeline:
         pipeline.warm_up()          # so that the first frame's latency is not the compiler's
         warm_up()
         for folder, output in tqdm(outputs.items(), unit="frame", disable=not sys.stderr.isatty()):
@@ -75,8 +75,6 @@ def run(args: argparse.Namespace) -> int:
             except (Fault, OSError) as error:
                 tqdm.write(printable(f"sam3d: error: {folder}: {error}"), file=sys.stderr)
                 failed = True
-    finally:
-        pipeline.close()
     return 1 if failed else 0
 
 

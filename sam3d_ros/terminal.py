@@ -1,4 +1,4 @@
-"""What the command lines share: text that is safe to print, options with a range, and errors that the user can mend."""
+"""Shared by the command lines: text that is safe to print, options with a range, and errors that the user can fix."""
 from __future__ import annotations
 
 import argparse

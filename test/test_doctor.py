@@ -8,8 +8,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from sam3d_ros import cli, doctor
-from sam3d_ros.doctor import BROKEN, GAP, OK, Check
+from sam3d_ros import cli, doctor, doctor_checks
+from sam3d_ros.doctor_checks import BROKEN, GAP, OK, Check
 from sam3d_ros.perception import pipeline
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.pipeline import PipelineResult
@@ -38,7 +38,7 @@ def engines(monkeypatch) -> dict:
         return found[config.engine]
 
     monkeypatch.setattr(pipeline, "Pipeline", SimpleNamespace(from_config=load))
-    monkeypatch.setattr(doctor, "DISCOVERY_SECONDS", 0.1)
+    monkeypatch.setattr(doctor_checks, "DISCOVERY_SECONDS", 0.1)
     return found
 
 
@@ -72,7 +72,7 @@ def test_a_virtual_environment_without_its_prefix(engines, monkeypatch, capsys):
     assert cli.main(["doctor"]) == 0
     report = capsys.readouterr().out
     assert "- AMENT_PREFIX_PATH" in report and report.endswith("sam3d can do its job here.\n")
-    if doctor._version("ros-jazzy-rclpy"):
+    if doctor_checks._version("ros-jazzy-rclpy"):
         assert f"export AMENT_PREFIX_PATH={sys.prefix}\n" in report
 
 
@@ -82,7 +82,7 @@ def test_packages_of_apt_are_advised_where_ros_comes_from_apt(distro, advice, mo
     monkeypatch.delenv("ROS_DISTRO", raising=False)
     if distro:
         monkeypatch.setenv("ROS_DISTRO", distro)
-    assert advice in named(doctor.ros_checks(), "tf2_ros").advice
+    assert advice in named(doctor_checks.ros_checks(), "tf2_ros").advice
 
 
 @pytest.mark.timeout(60)
@@ -91,12 +91,12 @@ def test_no_engine_works(engines, capsys):
     assert cli.main(["doctor"]) == 1
     report = capsys.readouterr().out
     assert "MODEL_MISSING: student.onnx" in report
-    assert report.endswith("sam3d cannot do its job here, for want of: a working engine\n")
+    assert report.endswith("sam3d cannot do its job here; missing or broken: a working engine\n")
 
 
 def test_one_engine_is_enough(engines):
     engines["openvino"] = ImportError("libopenvino.so: cannot open shared object file")
-    checks = doctor.engine_checks()
+    checks = doctor_checks.engine_checks()
     assert named(checks, "openvino").state == BROKEN
     assert "reinstall openvino" in named(checks, "openvino").advice
     assert doctor.main_job_obstacles(checks) == []
@@ -104,20 +104,21 @@ def test_one_engine_is_enough(engines):
 
 def test_gpu_engines(engines, monkeypatch):
     from sam3d_ros.runtime import cuda
-    assert named(doctor.engine_checks(), "tensorrt").detail == "no NVIDIA driver"
+    assert named(doctor_checks.engine_checks(), "tensorrt").detail == "no NVIDIA driver"
     monkeypatch.setattr(cuda, "load_driver", lambda: object())
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == "tensorrt_rtx" else object())
+    monkeypatch.setattr(doctor_checks.importlib.util, "find_spec",
+                        lambda name: None if name == "tensorrt_rtx" else object())
     monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
     engines |= {"tensorrt": Fault(FaultCode.ENGINE_NOT_BUILT, "fp16, for Orin"), "onnxruntime-cuda": FakePipeline(),
                 "onnxruntime-tensorrt": Fault(FaultCode.ENGINE_INACCURATE, "vIoU 0.5")}
-    checks = doctor.engine_checks()
+    checks = doctor_checks.engine_checks()
     assert named(checks, "tensorrt").advice == "sam3d engine build --engine tensorrt"
     assert named(checks, "tensorrt-rtx").advice == "pip install tensorrt-rtx-cu13"
     assert named(checks, "onnxruntime-cuda").state == OK
     assert named(checks, "onnxruntime-tensorrt").state == BROKEN
     engines |= {"onnxruntime-tensorrt": Fault(FaultCode.ENGINE_NOT_BUILT, "builds one whenever it is loaded"),
                 "onnxruntime-cuda": OSError("libcudnn.so.9: cannot open shared object file")}
-    checks = doctor.engine_checks()
+    checks = doctor_checks.engine_checks()
     assert named(checks, "onnxruntime-tensorrt").advice == ""           # `sam3d engine build` cannot
     assert named(checks, "onnxruntime-cuda").state == BROKEN and "libcudnn" in named(checks, "onnxruntime-cuda").detail
 
@@ -129,13 +130,13 @@ def test_an_engine_whose_library_does_not_load_is_broken(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     monkeypatch.setattr(cuda, "load_driver", lambda: object())
-    check = doctor._gpu_engine_check("tensorrt")
+    check = doctor_checks._gpu_engine_check("tensorrt")
     assert check.state == BROKEN and "libnvinfer" in check.detail and "--force-reinstall tensorrt" in check.advice
 
 
 def test_an_engine_that_finds_nothing_is_broken(engines):
     engines["openvino"] = SimpleNamespace(run=lambda frame: PipelineResult([], (), {}), close=lambda: None)
-    assert named(doctor.engine_checks(), "openvino").detail.startswith("SHAPE_NOT_FOUND")
+    assert named(doctor_checks.engine_checks(), "openvino").detail.startswith("SHAPE_NOT_FOUND")
 
 
 def test_what_is_needed_and_not_in_order_is_named():
@@ -148,9 +149,10 @@ def test_a_needed_library_that_does_not_load(monkeypatch):
     def fail(module):
         raise OSError("libusb-1.0.so.0: cannot open shared object file")
 
-    monkeypatch.setattr(doctor, "LIBRARIES", [library for library in doctor.LIBRARIES if library.module == "open3d"])
-    monkeypatch.setattr(doctor.importlib, "import_module", fail)
-    (check,) = doctor.library_checks()
+    open3d = [library for library in doctor_checks.LIBRARIES if library.module == "open3d"]
+    monkeypatch.setattr(doctor_checks, "LIBRARIES", open3d)
+    monkeypatch.setattr(doctor_checks.importlib, "import_module", fail)
+    (check,) = doctor_checks.library_checks()
     assert check.state == BROKEN
     assert check.needed
     assert "libusb" in check.detail
@@ -172,7 +174,7 @@ def test_dds_profile(monkeypatch, tmp_path, content, state, detail):
         if content != "absent":
             profile.write_text(content)
         monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", str(profile))
-    (check,) = doctor.dds_checks()
+    (check,) = doctor_checks.dds_checks()
     assert check.state == state
     assert detail in check.detail
     assert state == OK or "fastdds_shm.xml" in check.advice
@@ -183,12 +185,12 @@ def test_topics(monkeypatch):
     topics = {"/camera/image_raw/compressed": ["sensor_msgs/msg/CompressedImage"],
               "/camera/camera_info": ["sensor_msgs/msg/CameraInfo"], "/rosout": ["rcl_interfaces/msg/Log"]}
     monkeypatch.setattr(graph, "visible_topics", lambda seconds: topics)
-    checks = doctor.topic_checks()
+    checks = doctor_checks.topic_checks()
     assert named(checks, "/camera/camera_info").state == OK
     assert "image_transport republish" in named(checks, "sensor_msgs/msg/Image").advice
     assert len(checks) == 2
     monkeypatch.setattr(graph, "visible_topics", lambda seconds: {"/image": ["sensor_msgs/msg/Image"]})
-    assert named(doctor.topic_checks(), "sensor_msgs/msg/CameraInfo").state == GAP
+    assert named(doctor_checks.topic_checks(), "sensor_msgs/msg/CameraInfo").state == GAP
 
 
 @pytest.mark.timeout(60)
@@ -209,7 +211,7 @@ def test_a_published_topic_is_visible():
 
 
 def test_the_sample_frame_is_a_ball():
-    frame = doctor.sample_frame()
+    frame = doctor_checks.sample_frame()
     assert frame.depth.min() == pytest.approx(0.55, abs=1e-4)
     rows, columns = np.nonzero(frame.labels)
     # The silhouette of a ball: a cone of half angle asin(r / d).

@@ -92,7 +92,9 @@ def test_colour_faults():
     message = image(RGB, "rgb8")
     message.step = 8
     assert fault_of(decode_colour, message) == FaultCode.IMAGE_TRUNCATED
-    assert fault_of(decode_colour, Image(encoding="rgb8")) == FaultCode.IMAGE_TRUNCATED
+    for width, height in ((0, 0), (4, 0), (0, 4)):
+        empty = Image(encoding="rgb8", width=width, height=height, step=3 * width)
+        assert fault_of(decode_colour, empty) == FaultCode.IMAGE_TRUNCATED
     assert fault_of(decode_depth, image(RGB, "rgb8")) == FaultCode.DEPTH_ENCODING_UNKNOWN
 
 

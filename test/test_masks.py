@@ -68,7 +68,8 @@ def test_polygon_and_box():
     assert not masks.fill_polygon(np.array([[10, 5], [20, 5]]), 40, 60).any()
     box = masks.fill_box(np.array([-5, 30, 10, 100]), 40, 60)
     np.testing.assert_array_equal(masks.bounding_box(box), [0, 30, 10, 40])
-    assert not masks.fill_box(np.array([70, 5, 80, 10]), 40, 60).any()
+    for outside in ([70, 5, 80, 10], [-9, 5, -3, 10], [5, -9, 10, -3]):
+        assert not masks.fill_box(np.array(outside), 40, 60).any()
 
 
 def test_the_smaller_mask_lies_on_top():

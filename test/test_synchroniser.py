@@ -197,6 +197,12 @@ def test_newest_serves_requests():
     assert synchroniser.newest(without_masks).stamp_ns == at(33)
 
 
+def test_the_newest_set_serves_requests_after_its_messages_have_left_the_history():
+    synchroniser = make(history=100)
+    feed(synchroniser, (IMAGE, 0), (DEPTH, 0), (MASKS, 0), (IMAGE, 500), (DEPTH, 500))
+    assert synchroniser.newest(synchroniser.required).stamp_ns == at(0)
+
+
 @pytest.mark.parametrize(("missing", "code"), [
     (IMAGE, FaultCode.IMAGE_MISSING), (DEPTH, FaultCode.DEPTH_MISSING), (MASKS, FaultCode.MASK_MISSING)])
 def test_fault_names_the_silent_stream(missing: str, code: FaultCode):

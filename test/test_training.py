@@ -418,6 +418,7 @@ class TestWithTorch:
         store.save(tmp_path / "train_meshes")
         store.save(tmp_path / "dev_meshes")
         config = replace(train.read_config("small"), width=8, batch=2, reuse=1)
+        monkeypatch.setattr(train, "_CHECKED", 6)
         train.train(config, tmp_path, tmp_path, minutes=0.02, workers=0)
         first = self.torch.load(tmp_path / "checkpoint.pt", weights_only=True)
         with (tmp_path / "log.jsonl").open("a") as log:

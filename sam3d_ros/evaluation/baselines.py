@@ -1,4 +1,4 @@
-"""What a robot would use without a learned model, and upper bounds: the measure of the product's worth.
+"""What a robot could use without a learned model, and upper bounds, to compare the product with.
 
 Every baseline takes the same frame as the product and returns one mesh per label, in the camera frame, metres.
 Objects with fewer than MIN_POINTS depth readings inside their mask are left out.  Without depth, or without a support

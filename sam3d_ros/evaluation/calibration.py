@@ -1,4 +1,4 @@
-"""Whether `vertex_std` tells where the surface is wrong: sharpness and calibration of the uncertainty."""
+"""Calibration of `vertex_std` against the true error of the surface."""
 from __future__ import annotations
 
 from typing import Any
@@ -22,7 +22,7 @@ def vertex_errors(item: ReconstructedObject, true: trimesh.Trimesh, seed: int = 
 
 
 def reliability(std: np.ndarray, error: np.ndarray) -> dict[str, Any]:
-    """How well `std` foretells `error`, both (N,), metres.
+    """How well `std` predicts `error`, both (N,), metres.
 
     half_ratio: mean error of the most certain half over that of the least certain half
     within_1_sigma, within_2_sigma: shares of the errors (0.683 and 0.954 if calibrated)

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import argparse
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from tqdm import tqdm
 
 from sam3d_ros.evaluation import frames, latency, pictures, shape, shape_report, simulated, tracking
+from sam3d_ros.evaluation.arguments import MOST, SEEDS, add_benchmark, add_data, data_root
 from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
 from sam3d_ros.evaluation.references import REFERENCES
 from sam3d_ros.evaluation.scenes import cache_root
+from sam3d_ros.evaluation.tracking_stage import RATE, Disturbance, Stage
 from sam3d_ros.perception.faults import engine_faults
 from sam3d_ros.perception.pipeline import Pipeline
-from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
+from sam3d_ros.reconstruct import pipeline_config
 from sam3d_ros.runtime.engine import ENGINE_CHOICES, ENGINES, read_model
 from sam3d_ros.synth.tabletop import MAX_OBJECTS
 from sam3d_ros.terminal import in_range
@@ -30,75 +32,67 @@ PRODUCT = "sam3d"
 QUICK_OBJECTS = 10
 
 
-def data_root() -> Path:
-    """Folder of the third-party data: SAM3D_DATA, else ../shared/data."""
-    return Path(os.environ.get("SAM3D_DATA", "../shared/data"))
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the benchmarks and their arguments."""
     benchmarks = parser.add_subparsers(dest="benchmark", metavar="BENCHMARK", required=True)
-    text = "errors of the rebuilt objects and of baselines on frame folders with gt.json"
-    accuracy = benchmarks.add_parser("frames", help=text, description=text.capitalize() + ".")
-    accuracy.add_argument("--frames", type=Path, default=data_root() / "frames", metavar="DIR",
-                          help="folder of frame folders (default: %(default)s)")
-    accuracy.add_argument("--meshes", type=Path, default=data_root(), metavar="ROOT",
-                          help="folder that the mesh paths of gt.json start from (default: %(default)s)")
-    accuracy.add_argument("--results", type=Path, metavar="OUT",
-                          help="judge what `sam3d reconstruct -o OUT` wrote instead of reconstructing now")
-    accuracy.add_argument("-o", "--out", type=Path, default=Path("benchmarks/results/frames.json"), metavar="JSON",
-                          help="where the report goes (default: %(default)s)")
-    add_pipeline_arguments(accuracy)
-    accuracy.set_defaults(measure=run_frames)
+    _add_frames(benchmarks)
+    _add_shape(benchmarks)
+    _add_track(benchmarks)
+    simulated.add_physics(benchmarks)
+    simulated.add_grasp(benchmarks)
+    _add_latency(benchmarks)
 
-    text = "errors of the rebuilt objects and of baselines on rendered scenes of the dev split"
-    rendered = benchmarks.add_parser("shape", help=text, description=text.capitalize() + ".")
-    rendered.add_argument("--sections", nargs="+", choices=tuple(shape.SECTIONS), default=tuple(shape.SECTIONS),
-                          metavar="SECTION", help=f"what to measure (default: all): {', '.join(shape.SECTIONS)}")
-    rendered.add_argument("--data", type=Path, default=data_root(), metavar="ROOT",
-                          help="folder of the third-party data (default: %(default)s)")
-    rendered.add_argument("--objects", type=in_range(int, 1, 1_000_000), default=150, metavar="N",
-                          help="objects in each of the two sets (default: %(default)s)")
-    rendered.add_argument("--quick", action="store_true", help="10 objects in each set: only shows that it works")
-    rendered.add_argument("--seed", type=in_range(int, *simulated.SEEDS), default=0,
-                          help="of the scenes (default: %(default)s)")
-    rendered.add_argument("--scenes", type=Path, metavar="DIR",
-                          help="where the rendered scenes are kept (default: the user's cache folder)")
-    rendered.add_argument("--pictures", type=Path, metavar="DIR",
-                          help="write pictures of the best, median and worst objects there")
-    rendered.add_argument("-o", "--out", type=Path, default=Path("benchmarks/results/shape.json"), metavar="JSON",
-                          help="where the report goes (default: %(default)s)")
-    add_pipeline_arguments(rendered)
-    rendered.set_defaults(measure=run_shape)
 
-    text = "ids and poses of objects under a simulated moving camera, with masks missing and shuffled"
-    track = benchmarks.add_parser("track", help=text, description=text.capitalize() + ".")
-    track.add_argument("--seconds", type=in_range(float, tracking.LEAST_SECONDS, 86400), default=60.0,
-                       help=f"of each run, {tracking.LEAST_SECONDS:g} or more (default: %(default)s)")
-    track.add_argument("--objects", type=in_range(int, 1, MAX_OBJECTS), default=5, metavar="N",
-                       help=f"on the table, up to {MAX_OBJECTS} (default: %(default)s)")
-    track.add_argument("--seeds", type=in_range(int, *simulated.SEEDS), nargs="+", default=[1, 2], metavar="SEED",
-                       help="of the scenes (default: 1 2); each is run with the camera's pose and without")
-    track.add_argument("--drop", type=in_range(float, 0, 1), default=0.2, metavar="SHARE",
-                       help="of the masks that are missing (default: %(default)s)")
-    track.add_argument("-o", "--out", type=Path, default=Path("benchmarks/results/track.json"), metavar="JSON",
-                       help="where the report goes (default: %(default)s)")
-    add_pipeline_arguments(track)
-    track.set_defaults(measure=run_track)
-    simulated.add_benchmarks(benchmarks, data_root())
+def _add_frames(benchmarks: argparse._SubParsersAction) -> None:
+    parser = add_benchmark(benchmarks, "frames", run_frames, "frames",
+                           "errors of the rebuilt objects and of baselines on frame folders with gt.json")
+    parser.add_argument("--frames", type=Path, default=data_root() / "frames", metavar="DIR",
+                        help="folder of frame folders (default: %(default)s)")
+    parser.add_argument("--meshes", type=Path, default=data_root(), metavar="ROOT",
+                        help="folder that the mesh paths of gt.json start from (default: %(default)s)")
+    parser.add_argument("--results", type=Path, metavar="OUT",
+                        help="judge what `sam3d reconstruct -o OUT` wrote instead of reconstructing now")
 
-    text = "image bytes to mesh bytes in one process, by stage, for several numbers of objects and every engine"
-    speed = benchmarks.add_parser("latency", help=text, description=text.capitalize() + ".")
-    speed.add_argument("--objects", type=in_range(int, 1, max(latency.OBJECTS)), nargs="+", default=latency.OBJECTS,
-                       metavar="N", help="numbers of objects, up to 16 (default: 1 2 4 8 16)")
-    speed.add_argument("--engines", nargs="+", choices=ENGINE_CHOICES, metavar="ENGINE",
-                       default=("auto", *ENGINES), help="engines to measure (default: auto and each that there is)")
-    speed.add_argument("--runs", type=in_range(int, 1, 1_000_000), default=50, metavar="N",
-                       help="timed runs each (default: %(default)s)")
-    speed.add_argument("-o", "--out", type=Path, default=Path("benchmarks/results/bytes_to_mesh.json"), metavar="JSON",
-                       help="where the report goes (default: %(default)s)")
-    add_pipeline_arguments(speed)
-    speed.set_defaults(measure=run_latency)
+
+def _add_shape(benchmarks: argparse._SubParsersAction) -> None:
+    parser = add_benchmark(benchmarks, "shape", run_shape, "shape",
+                           "errors of the rebuilt objects and of baselines on rendered scenes of the dev split")
+    parser.add_argument("--sections", nargs="+", choices=tuple(shape.SECTIONS), default=tuple(shape.SECTIONS),
+                        metavar="SECTION", help=f"what to measure (default: all): {', '.join(shape.SECTIONS)}")
+    add_data(parser)
+    parser.add_argument("--objects", type=in_range(int, 1, MOST), default=150, metavar="N",
+                        help="objects in each of the two sets (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="10 objects in each set: only shows that it works")
+    parser.add_argument("--seed", type=in_range(int, *SEEDS), default=0, help="of the scenes (default: %(default)s)")
+    parser.add_argument("--scenes", type=Path, metavar="DIR",
+                        help="where the rendered scenes are kept (default: the user's cache folder)")
+    parser.add_argument("--pictures", type=Path, metavar="DIR",
+                        help="write pictures of the best, median and worst objects there")
+
+
+def _add_track(benchmarks: argparse._SubParsersAction) -> None:
+    parser = add_benchmark(benchmarks, "track", run_track, "track",
+                           "ids and poses of objects under a simulated moving camera, with masks missing and shuffled")
+    parser.add_argument("--seconds", type=in_range(float, tracking.LEAST_SECONDS, 86400), default=60.0,
+                        help=f"of each run, {tracking.LEAST_SECONDS:g} or more (default: %(default)s)")
+    parser.add_argument("--objects", type=in_range(int, 1, MAX_OBJECTS), default=5, metavar="N",
+                        help=f"on the table, up to {MAX_OBJECTS} (default: %(default)s)")
+    parser.add_argument("--seeds", type=in_range(int, *SEEDS), nargs="+", default=[1, 2], metavar="SEED",
+                        help="of the scenes (default: 1 2); each is run with the camera's pose and without")
+    parser.add_argument("--drop", type=in_range(float, 0, 1), default=0.2, metavar="SHARE",
+                        help="of the masks that are missing (default: %(default)s)")
+
+
+def _add_latency(benchmarks: argparse._SubParsersAction) -> None:
+    parser = add_benchmark(
+        benchmarks, "latency", run_latency, "bytes_to_mesh",
+        "image bytes to mesh bytes in one process, by stage, for several numbers of objects and every engine")
+    parser.add_argument("--objects", type=in_range(int, 1, max(latency.OBJECTS)), nargs="+", default=latency.OBJECTS,
+                        metavar="N", help="numbers of objects, up to 16 (default: 1 2 4 8 16)")
+    parser.add_argument("--engines", nargs="+", choices=ENGINE_CHOICES, metavar="ENGINE",
+                        default=("auto", *ENGINES), help="engines to measure (default: auto and each that there is)")
+    parser.add_argument("--runs", type=in_range(int, 1, MOST), default=50, metavar="N",
+                        help="timed runs each (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -111,14 +105,11 @@ def run(args: argparse.Namespace) -> int:
 def run_track(args: argparse.Namespace) -> int:
     """Follow objects in simulated scenes, print the table and write the report; exit status 1 if a bar is missed."""
     environment = describe_environment()
-    pipeline = Pipeline.from_config(pipeline_config(args))
-    try:
+    with closing(Pipeline.from_config(pipeline_config(args))) as pipeline:
         pipeline.warm_up()
-        stages = (tracking.Stage(seed, args.objects, args.seconds) for seed in args.seeds)
-        runs = [tracking.run(pipeline, stage, tracking.Disturbance(args.drop, world))
+        stages = (Stage(seed, args.objects, args.seconds) for seed in args.seeds)
+        runs = [tracking.run(pipeline, stage, Disturbance(args.drop, world))
                 for stage in stages for world in (True, False)]
-    finally:
-        pipeline.close()
     kept = tracking.bars(runs)
     print(tracking.table(runs))
     for name, bar in kept.items():
@@ -126,7 +117,7 @@ def run_track(args: argparse.Namespace) -> int:
     passed = all(bar["passed"] for bar in kept.values())
     write_report(args.out, environment, {
         "benchmark": "track", "engine": pipeline.engine_name, "seconds": args.seconds, "objects": args.objects,
-        "camera_rate_hz": tracking.RATE, "load_average_at_end": round(os.getloadavg()[0], 2), "bars": kept,
+        "camera_rate_hz": RATE, "load_average_at_end": round(os.getloadavg()[0], 2), "bars": kept,
         "passed": passed, "runs": runs})
     print(f"report: {args.out}")
     return 0 if passed else 1
@@ -177,8 +168,7 @@ def run_shape(args: argparse.Namespace) -> int:
     """Measure the chosen sections on the rendered scenes, print the tables and write the report."""
     environment = describe_environment()
     model = read_model(args.model)
-    pipeline = Pipeline.from_config(pipeline_config(args))
-    try:
+    with closing(Pipeline.from_config(pipeline_config(args))) as pipeline:
         pipeline.warm_up()
         objects = QUICK_OBJECTS if args.quick else args.objects
         bench = shape.Bench(pipeline, args.data, args.scenes or cache_root(), objects, args.seed)
@@ -192,8 +182,6 @@ def run_shape(args: argparse.Namespace) -> int:
                 "references": REFERENCES})
         if args.pictures:
             pictures.draw(bench, args.pictures)
-    finally:
-        pipeline.close()
     print(shape_report.text(sections))
     print(f"\nreport: {args.out}")
     return 0

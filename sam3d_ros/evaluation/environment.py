@@ -1,4 +1,4 @@
-"""What a measurement was taken on, so that a figure never stands without its device."""
+"""Describes the machine of a measurement, and writes it into every report."""
 from __future__ import annotations
 
 import errno
@@ -58,7 +58,7 @@ def package_versions(names: tuple[str, ...]) -> dict[str, str | None]:
 
 
 def check_report_path(path: Path) -> None:
-    """Make the folder of a report; OSError where none could be written: better before measuring than after."""
+    """Make the folder of a report before measuring.  Raises OSError if the report could not be written there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))

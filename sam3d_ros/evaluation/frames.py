@@ -111,8 +111,8 @@ def live(pipeline: Pipeline) -> Method:
 
 
 def stored(results: Path) -> Method:
-    """The product's output as `sam3d reconstruct` wrote it to the folder `results`; FileNotFoundError if there is none
-    of any frame.
+    """The product's output as `sam3d reconstruct` wrote it to the folder `results`; FileNotFoundError if no frame has
+    any.
     """
     if not any(results.glob("*/objects.json")):
         raise FileNotFoundError(f"{results} holds no frame's objects.json")

@@ -11,6 +11,7 @@ import io
 import resource
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -79,13 +80,10 @@ def measure(config: PipelineConfig, counts: Sequence[int], runs: int) -> dict[st
 
     Raises Fault if the engine cannot be had.
     """
-    pipeline = Pipeline.from_config(config)
-    try:
+    with closing(Pipeline.from_config(config)) as pipeline:
         return {"engine": pipeline.engine_name,
                 "objects": {str(count): _measure_count(pipeline, ball_frame(count), runs) for count in counts},
                 "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
-    finally:
-        pipeline.close()
 
 
 def measure_all(config: PipelineConfig, engines: Sequence[str], counts: Sequence[int], runs: int) -> dict[str, Any]:

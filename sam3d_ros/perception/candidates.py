@@ -1,4 +1,4 @@
-"""Which instances of a frame can be reconstructed, and what the frame says of each: readings, cube, doubts."""
+"""Selects the instances of a frame that can be reconstructed, and collects their depth points and their cubes."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -54,8 +54,10 @@ class Candidate:
 def find_candidates(frame: Frame, given: np.ndarray, plane: np.ndarray | None, up: np.ndarray | None,
                     earlier: Mapping[int, Sequence[Observation]], min_points: int,
                     max_objects: int) -> tuple[Frame, list[Candidate], list[Rejection]]:
-    """The max_objects largest instances with at least min_points readings (without depth: pixels), by label; the frame
-    with boxes narrowed to what stands in them; and why the other instances are none.
+    """Select the max_objects largest instances that have at least min_points depth readings (without depth: pixels).
+
+    Returns the frame, in which the labels of boxes are narrowed to what stands in them; the candidates, sorted by
+    label; and why the other instances were rejected.
 
     given: (H, W) labels before the masks grew, which joins pixels that lay apart; plane: (4,) support, unit normal (up)
     and offset in metres, camera frame; up: (3,) unit vector against gravity, camera frame; each None if unknown;
@@ -114,7 +116,7 @@ def _candidate(frame: Frame, instance: Instance, window: _Window | None, views: 
 
 def _no_object(instance: Instance, found: str, count: int, labels: np.ndarray, window: _Window | None,
                min_points: int) -> Rejection | None:
-    """Why a mask is no object's, None if it may be one.
+    """Why a mask cannot be an object; None if it can.
 
     found: the `count` readings in it, as text; labels: (H, W), as they were given
     """
@@ -133,7 +135,7 @@ def _pixels(frame: Frame, label: int, window: _Window | None) -> tuple[np.ndarra
 
 
 def _boxes_narrowed(frame: Frame, plane: np.ndarray, windows: Sequence[_Window | None]) -> Frame:
-    """The frame with the label of each box that has readings left only where these are clear of the support."""
+    """The frame in which the label of each box is kept only where its readings are above the support."""
     labels = frame.labels
     for instance in (instance for instance in frame.instances if instance.is_box):
         rows, columns = _pixels(frame, instance.label, windows[instance.label - 1])
@@ -145,7 +147,7 @@ def _boxes_narrowed(frame: Frame, plane: np.ndarray, windows: Sequence[_Window |
 
 
 def _is_scattered(labels: np.ndarray, label: int, window: _Window) -> bool:
-    """Whether most pixels of a mask have no other one of it near: noise, where a thin object's pixels form a line."""
+    """Whether most pixels of a mask are isolated, as noise is; the pixels of a thin object form lines."""
     own = labels[window] == label
     if own.mean() > _SPARSE:
         return False
@@ -154,7 +156,7 @@ def _is_scattered(labels: np.ndarray, label: int, window: _Window) -> bool:
 
 
 def _above_support(points: np.ndarray, plane: np.ndarray | None) -> np.ndarray:
-    """The points (P, 3) that are not the support's, (4,), which a wide mask takes in; all of them if few are left."""
+    """The points (P, 3) without those on the support, (4,), which a wide mask includes; all if few would be left."""
     if plane is None:
         return points
     above = points @ plane[:3] + plane[3] > _CLEARANCE
@@ -166,7 +168,7 @@ def _touches_border(window: _Window, shape: tuple[int, int]) -> bool:
 
 
 def _is_cut_off(frame: Frame, label: int, window: _Window, views: Sequence[Observation]) -> bool:
-    """Whether in every view much of what an instance ends at stands before it, so that it may be larger."""
+    """Whether in every view other things hide a large part of the instance's outline, so that it may be larger."""
     return hidden_share(frame, label, window) > _MOST_HIDDEN and \
         all(hidden_share(view.frame, view.label) > _MOST_HIDDEN for view in views)
 

@@ -1,4 +1,4 @@
-"""What can be chosen of a reconstruction: apart from the pipeline, which takes seconds to import."""
+"""Settings of a reconstruction; apart from the pipeline, whose import takes seconds."""
 from __future__ import annotations
 
 from dataclasses import dataclass

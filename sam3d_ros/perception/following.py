@@ -1,4 +1,4 @@
-"""The predicted surface made to pass through what was observed."""
+"""Corrects the predicted surface so that it passes through the observed points."""
 from __future__ import annotations
 
 from functools import cache

@@ -7,7 +7,7 @@ _MOST_GAPS = 0.2        # of the readings: holes and noise leave fewer single pi
 
 
 def without_gaps(depth: np.ndarray) -> np.ndarray:
-    """The depth image in which single pixels between two readings have one as well, if it has many; else as it is.
+    """Fill single pixels between two readings if the depth image has many of them; else return it as it is.
 
     depth: (H, W) float32, metres, 0 = no reading.  Registration to a colour image with more pixels, up to twice as many
     each way (depth_image_proc), puts each reading into one of its pixels, and rows and columns between stay empty.

@@ -1,7 +1,8 @@
-"""A hollow into which the camera looks, but of which it has no reading, is not believed.
+"""Fills hollows that the network predicts where the camera looks in but has no depth reading.
 
-Polished lids send no light back to a depth camera, and what is left of a tin looks like an open cup.  An opening that
-is one gives readings of its inside; one that does not is closed by what spans it, as a gripper had better see it.
+Polished lids send no light back to a depth camera, so that a closed tin looks like an open cup.  The inside of a real
+opening gives readings.  An opening without any is closed by its convex hull, which is also the safer guess for a
+gripper.
 """
 from __future__ import annotations
 

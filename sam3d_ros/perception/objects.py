@@ -1,4 +1,4 @@
-"""The output: reconstructed objects, and why others are none."""
+"""The output: reconstructed objects, and why others were rejected."""
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the depth around a mask's outline tells: where the mask is too narrow, and where others hide the object."""
+"""Depth around a mask's outline: shows where the mask is too narrow, and where other things hide the object."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -34,7 +34,7 @@ def grown_masks(frame: Frame, plane: np.ndarray | None) -> Frame:
 
 
 def hidden_share(frame: Frame, label: int, window: tuple[slice, slice] | None = None) -> float:
-    """Share of an instance's outline beyond which something stands before it, 0 to 1: there it may go on unseen.
+    """Share, 0 to 1, of an instance's outline at which something nearer begins, behind which the object may continue.
 
     window: the instance's bounding box, if it is known.  Without depth, or without the instance, 0.
     """

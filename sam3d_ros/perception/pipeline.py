@@ -152,8 +152,7 @@ class Pipeline:
         return PipelineResult(objects, tuple(rejections), clock.milliseconds, plane)
 
     def variant(self, **changes: Any) -> Pipeline:
-        """A pipeline with the same engine, which this one frees, and other settings of what comes before and after it.
-        """
+        """A pipeline with other settings that uses this one's engine; only this one frees the engine."""
         return Pipeline(self._engine, replace(self.config, **changes))
 
     def close(self) -> None:
@@ -162,7 +161,7 @@ class Pipeline:
         self._engine.close()
 
     def _infer(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs of the network for all objects, in parts that the engine can bear.
+        """Outputs of the network for all objects, in batches that the engine can take.
 
         Raises Fault ENGINE_FAILED, ENGINE_OUT_OF_MEMORY, MODEL_MISMATCH.
         """
@@ -172,7 +171,7 @@ class Pipeline:
             parts = [answers(self._engine, {name: array[start:start + step] for name, array in inputs.items()})
                      for start in range(0, count, step)]
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        # Which a file need not tell of a network before it runs.
+        # A model file need not state the shapes of its outputs, so they are known only now.
         wrong = [f"{name} is {shape_text(outputs[name].shape)} instead of {shape_text(shape)}"
                  for name, shape in STUDENT.output_shapes(batch=count).items() if outputs[name].shape != shape]
         if wrong:

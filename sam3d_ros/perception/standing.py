@@ -1,8 +1,8 @@
-"""Nothing floats: a surface whose lower end was hidden from the camera is drawn down to what carries it.
+"""Extends floating surfaces down to the support or object that carries them, if their lower end was hidden.
 
-Where a neighbour hides the foot of an object, the network ends the shape near the last that was seen of it.  What
-stands in view must stand on something, so that the shape goes on below, through space that no camera saw to be free,
-until it meets the support or another object.
+Where a neighbour hides the foot of an object, the network ends the shape near its last visible point.  But an object
+must stand on something: the shape is extended down, through space that no camera saw to be free, until it meets the
+support or another object.
 """
 from __future__ import annotations
 

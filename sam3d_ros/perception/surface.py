@@ -1,4 +1,4 @@
-"""From signed distance to a closed triangle mesh: the solid, its iso-surface, and how sure that surface is."""
+"""From signed distance to a closed triangle mesh: the solid, its iso-surface, and the uncertainty of that surface."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Surface:
 
 
 def _object_solid(distance: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Signed distance, negative inside, in which only the object is left and its closed cavities are filled.
+    """Signed distance, negative inside, of the object alone, with closed cavities filled.
 
     The object is the largest connected inside, and whatever other pieces the camera saw: thin links between them may be
     lost between voxels.  distance: (n, n, n); observed: (P, 3) observed points in the cube's frame, edges.
@@ -70,10 +70,10 @@ def _object_solid(distance: np.ndarray, observed: np.ndarray) -> tuple[np.ndarra
 
 
 def _with_what_was_seen(distance: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """Signed distance with a thin shell around observed points that the prediction is far from, if these are many.
+    """Signed distance with a thin shell added around observed points that the prediction missed, if these are many.
 
-    So the network may miss a part thinner than its voxels, but not one that was seen.  A few such points are readings
-    of something else.
+    The network can miss parts that are thinner than its voxels; those that the camera saw are restored here.  If only a
+    few points were missed, they are readings of something else.
 
     distance: (n, n, n) voxels; observed: (P, 3) points in the cube's frame, edges.
     """
@@ -91,7 +91,7 @@ def _with_what_was_seen(distance: np.ndarray, observed: np.ndarray) -> np.ndarra
 def _filled_outline(distance: np.ndarray, cube: Cube, outline: np.ndarray) -> np.ndarray:
     """Signed distance moved by a constant so that the surface reaches the mask's outline, seen from the camera.
 
-    Where depth does not tell, the network is cautious, and what it is sure of is smaller than the object.
+    Without depth the network is cautious, and its surface is smaller than the object.
     distance: (n, n, n) voxels; outline: (R, 3) directions of the outline's pixels, camera frame.
     """
     along = cube.along(outline, len(distance))

@@ -1,8 +1,9 @@
-"""What is known of one side of an object is known of the other, too, where it is its own mirror image.
+"""Completes hidden sides by mirror symmetry.
 
-Most things that people make, and many that grow, have planes of symmetry, bottles and cups have many.  One camera sees
-one side.  Planes in which a shape agrees with its own image carry what is known of one of two mirrored places over to
-the other.  (That household objects can be completed so: Bohg et al., "Mind the gap", ICRA 2011.)
+One camera sees one side of an object, but most household objects have planes of symmetry; bottles and cups have many.
+Such planes are found by comparing the shape with its own mirror image.  Each place near the surface is then combined
+with its mirror images, weighted by how certain they are.  (Bohg et al., "Mind the gap", ICRA 2011, complete objects in
+this way.)
 
 Planes are rows (5,) float32: mean squared difference between the shape and its image, square voxels; unit normal;
 offset along it, voxels.
@@ -44,11 +45,11 @@ _compiled = numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy
 
 
 def completed(distance: np.ndarray, std: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A shape of which every place near the surface also knows what its images in planes of symmetry know.
+    """Complete a shape by its planes of symmetry.
 
-    distance, std: (n, n, n) float32, voxels, signed distance that follows what was `observed`, (P, 3) points in the
-    cube's frame, edges, and its standard deviation.  It still follows that afterwards.  Returns both anew, or as they
-    are if there is no such plane.
+    distance, std: (n, n, n) float32, voxels, signed distance and its standard deviation; observed: (P, 3) points in the
+    cube's frame, edges, through which the surface passes, before and afterwards.
+    Returns both with the mirror images taken in, or unchanged if no plane of symmetry was found.
     """
     shape, known = shape_of(distance, std), std
     planes = plausible_planes(shape)
@@ -93,11 +94,11 @@ def plausible_planes(shape: Shape) -> np.ndarray:
 
 
 def fitted_planes(shape: Shape, planes: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Planes (K, 5) fitted to the shape in so many steps, without the hopeless ones; and up to four of them in which
-    its surface agrees with its image, the most telling first.
+    """Fit planes (K, 5) to the shape in `steps` Gauss-Newton steps.
 
-    How well they agree is weighted by how sure both places are: what was seen decides.  The differences of those few
-    are raised where the surface is known well.
+    Returns the fitted planes without the hopeless ones, and up to four planes of symmetry among them, the one that adds
+    most certainty first.  Differences between surface and image are weighted by the certainty of both places, so that
+    observed places decide.  The differences of the chosen planes are increased if the surface is known well.
     """
     points = _spread(shape.points, _FITTED)
     if not len(points) or not len(planes):
@@ -107,17 +108,17 @@ def fitted_planes(shape: Shape, planes: np.ndarray, steps: int) -> tuple[np.ndar
     found = _distinct(planes[planes[:, 0] < _ACCEPTED], _APART)
     variances = _variances(shape.field, n, points, found)
     chosen = _most_telling(found, variances)
-    # The better the surface is known, the less can a difference be the fault of what is known of it.
+    # The better the surface is known, the less a difference can be explained by errors of the surface.
     chosen[:, 0] *= max(1, _BLURRED / np.median(variances[0]))
     return planes[planes[:, 0] < _HOPELESS], chosen
 
 
 def mirrored(shape: Shape, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Signed distance and standard deviation in which every place near the surface knows what its images know.
+    """Signed distance and standard deviation in which every place near the surface is combined with its mirror images.
 
-    planes: (K, 5).  The distance is the mean of a place and its images, weighted by their variances; that of an image
-    is greater by what the sides differ by.  What was seen stays.  The standard deviation is the least of them all: what
-    the network guesses on two sides is no independent evidence.
+    planes: (K, 5).  The distance is the mean of a place and its images, weighted by inverse variance; the variance of
+    an image includes the difference between the two sides.  Observed places stay.  The standard deviation is the least
+    of all: the network's guesses on two sides are not independent evidence.
     """
     low, high = _reach(_spread(shape.points, _TRIED), planes, len(shape.distance))
     distance, std = shape.distance.copy(), shape.std.copy()

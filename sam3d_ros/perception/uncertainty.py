@@ -1,4 +1,4 @@
-"""How sure the surface is, and from that how sure pose and scale are."""
+"""Uncertainty of the surface, and of pose and scale, which follow from it."""
 from __future__ import annotations
 
 import numba

@@ -49,19 +49,18 @@ class Settings:
     threads: int = _of_pipeline("threads", "CPU threads for inference and surfaces; 0: all cores")
     allow_engine_build: bool = _of_pipeline(
         "allow_engine_build", "build the engine for this GPU while configuring if there is none yet, which takes "
-                              "minutes; false: a fault says so at once")
+                              "minutes; false: report a fault instead")
     build_only: bool = _of_pipeline("build_only",
                                     "build the engine, then end; with a lifecycle manager: never activate")
     max_objects: int = _of_pipeline("max_objects", "objects reconstructed per image, the largest masks first")
-    max_faces: int = _of_pipeline("max_faces", "triangles of each mesh at most")
+    max_faces: int = _of_pipeline("max_faces", "largest number of triangles of a mesh")
     symmetry: bool = _of_pipeline(
-        "symmetry", "complete hidden sides of objects by the planes of symmetry of what is seen and expected; false: "
-                    "tens of milliseconds less for each, and rougher far sides")
-    min_points: int = _of_pipeline("min_points", "depth readings that an object's mask must hold")
+        "symmetry", "complete hidden sides of objects by their planes of mirror symmetry; false: tens of milliseconds "
+                    "faster for each object, and rougher far sides")
+    min_points: int = _of_pipeline("min_points", "least number of depth readings in an object's mask")
     # Input
-    cameras: str = _parameter("", "namespaces of the cameras that see the scene, separated by commas, each with its "
-                                  "input topics; several need target_frame, and a frame_id of each one's own; empty: "
-                                  "one, without a namespace")
+    cameras: str = _parameter("", "namespaces of the cameras' input topics, separated by commas; several cameras need "
+                                  "target_frame, and each its own frame_id; empty: one camera without a namespace")
     mask_format: str = _parameter("labels", "what is published on `segmentation`; boxes: only `detections` are used",
                                   choices=MASK_FORMATS)
     classes: str = _parameter("", "class ids to reconstruct, separated by commas; empty: all", live=True)
@@ -72,7 +71,7 @@ class Settings:
                                         "masks; keep it below half the camera's period", unit="s", low=0.0, high=1.0)
     history: float = _parameter(2.0, "how long images wait for their masks: at least the detector's lag",
                                 unit="s", low=0.1, high=60.0)
-    history_bytes: int = _parameter(512 * 1024 * 1024, "memory for waiting messages at most",
+    history_bytes: int = _parameter(512 * 1024 * 1024, "most memory that waiting messages may take",
                                     unit="bytes", low=1024 * 1024, high=1 << 40)
     input_timeout: float = _parameter(5.0, "silence of an input, or time without a matching set, until a fault is "
                                            "reported", unit="s", low=0.1, high=3600.0, live=True)
@@ -84,14 +83,14 @@ class Settings:
     tf_timeout: float = _parameter(0.1, "how long to wait for the transform at the image's stamp",
                                    unit="s", low=0.0, high=10.0, live=True)
     # Output
-    enabled: bool = _parameter(True, "work on every image; false: only on the action's request", live=True)
+    enabled: bool = _parameter(True, "process every image; false: only on request of the action", live=True)
     follow_ahead: bool = _parameter(
         True, "while masks lag, follow the known objects in depth into images whose masks have not come yet, so that "
               "poses come at the camera's rate and without the detector's delay", live=True)
-    max_rate: float = _parameter(0.0, "images worked on per second at most; 0: as many as possible",
+    max_rate: float = _parameter(0.0, "most images processed per second; 0: as many as possible",
                                  unit="Hz", low=0.0, high=1000.0, live=True)
     reconstruct_hz: float = _parameter(
-        2.0, "reconstructions per second at most, each of all objects that are new, show a new side or fit badly",
+        2.0, "most reconstructions per second, each of all objects that are new, show a new side or fit badly",
         unit="Hz", low=0.01, high=100.0, live=True)
     remember: float = _parameter(30.0, "how long an object that is not seen keeps its id", unit="s", low=0.0,
                                  high=86400.0)

@@ -1,4 +1,4 @@
-"""The few calls of the CUDA driver that running an engine takes, through ctypes: nothing to install beside the driver.
+"""The few CUDA driver calls that an engine needs, through ctypes: nothing has to be installed beside the driver.
 
 TensorRT works in the device's primary context, and so does this module.
 """

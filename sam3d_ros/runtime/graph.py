@@ -1,4 +1,4 @@
-"""What is common to the ways in which an ONNX graph is rewritten for another precision."""
+"""Common steps of rewriting an ONNX graph for another precision."""
 from __future__ import annotations
 
 from collections.abc import Iterable

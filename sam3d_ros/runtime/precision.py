@@ -1,4 +1,4 @@
-"""A model's graph in the precision in which an engine that computes as the graph says shall compute."""
+"""Writes the wanted precision into a model's graph, for engines that take it from there."""
 from __future__ import annotations
 
 from .engine import EngineError, ModelFile

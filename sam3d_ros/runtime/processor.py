@@ -1,4 +1,4 @@
-"""This machine's processor, and what it can compute in its own instructions, not by way of others."""
+"""This machine's processor, and which arithmetic it has instructions for."""
 from __future__ import annotations
 
 import platform
@@ -21,7 +21,7 @@ def cpu_model() -> str:
 
 
 def instructions() -> list[str]:
-    """Those instructions that there are of the ones that decide how fast a network is."""
+    """The processor's instruction sets, of those that decide how fast a network is."""
     return [name for name in _INSTRUCTIONS if _has(name)]
 
 

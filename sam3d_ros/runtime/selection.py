@@ -54,7 +54,7 @@ def best(file: ModelFile, precision: str, threads: int, signature: Signature, op
 
 
 def _pass_over(name: str, error: EngineError) -> None:
-    """Say in the log why an engine is not taken.  Raises the error if it is for the user to mend."""
+    """Log why an engine is not taken.  Raises the error if the user has to fix it."""
     if error.reason not in _PASSED_OVER:
         raise error
     level = logging.DEBUG if error.reason == "ENGINE_UNAVAILABLE" else logging.WARNING

@@ -1,1 +1,1 @@
-"""From single frames to one scene: tracks, fusion of views, and what the scene tells the planners."""
+"""From single frames to one scene: tracking, fusion of views, physics, and meshes for planners and simulators."""

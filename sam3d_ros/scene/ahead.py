@@ -1,4 +1,4 @@
-"""Known objects in images whose masks have not come yet: they are followed in depth, ahead of the masks."""
+"""Tracks known objects in images whose masks have not come yet, by depth alone."""
 from __future__ import annotations
 
 from collections import deque
@@ -18,12 +18,12 @@ _SAME_PLACE = (0.02, 0.3)    # metres, radians
 
 
 class Ahead:
-    """Follows the objects of a tracker into images that are newer than its own, on a copy.
+    """Follows the objects of a tracker into newer images, in a copy of it.
 
-    The tracker stays as it is: it knows what images with masks have told.  When it has been updated with one of these,
-    older than the images ahead, or with new meshes, the copy is made anew from it.  If the copy had all objects in that
-    image where the tracker has them now, it goes on where it was.  Else the masks know better: the copy begins at that
-    image, and follows the objects into the newest ones again.
+    The tracker itself only sees images with masks.  When it has been updated with such an image, or with new meshes, a
+    new copy is made from it.  If the old copy had all objects in that image where the tracker has them now, the new one
+    takes over its later poses.  Otherwise the masks are right: the new copy follows the objects from that image into
+    the newest ones again.
     """
 
     def __init__(self, tracker: Tracker):

@@ -1,4 +1,4 @@
-"""Attempts at a mesh that came to nothing: the next waits ever longer, so that it is not made with every image."""
+"""Failed reconstructions: the wait before the next attempt doubles each time, so that not every image causes one."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ _LONGEST_WAIT_NS = RETRY_NS << _MOST_DOUBLED
 
 
 def backoff_ns(failures: int, most_doubled: int) -> int:
-    """How long to wait after an attempt that so many failures came before: twice as long each time, at most
-    `most_doubled` times."""
+    """Nanoseconds to wait after an attempt: doubled for each of the `failures` before it, at most `most_doubled`
+    times."""
     return RETRY_NS << min(failures, most_doubled)
 
 
@@ -43,12 +43,12 @@ class _Attempt:
 
     @property
     def until_ns(self) -> int:
-        """Stamp up to which nothing is tried there."""
+        """Stamp before which nothing is tried there."""
         return self.since_ns + backoff_ns(self.failures, _MOST_DOUBLED)
 
 
 class FailedAttempts:
-    """Remembers where a mask gave no object; of masks without readings that is not known."""
+    """Remembers where masks gave no object; masks without depth readings have no known place, and are left out."""
 
     def __init__(self) -> None:
         self._attempts: list[_Attempt] = []
@@ -58,7 +58,7 @@ class FailedAttempts:
         self._attempts.clear()
 
     def note(self, readings: Readings, index: int, scene_from_camera: np.ndarray) -> None:
-        """That the mask of an instance of `readings` gave none; scene_from_camera: (4, 4)."""
+        """Note that the mask of instance `index` of `readings` gave no object; scene_from_camera: (4, 4)."""
         if (sight := _sight(readings, index, scene_from_camera)) is None:
             return
         now_ns = readings.frame.stamp_ns
@@ -67,8 +67,7 @@ class FailedAttempts:
         self._attempts.append(_Attempt(sight, now_ns, max((a.failures + 1 for a in before), default=0)))
 
     def waits(self, readings: Readings, index: int, scene_from_camera: np.ndarray) -> bool:
-        """Whether it is too early to try a mask there again, of which not far more is in view; arguments as of `note`.
-        """
+        """Whether it is too early to try this mask again; not if far more is in view.  Arguments as for `note`."""
         sight, now_ns = _sight(readings, index, scene_from_camera), readings.frame.stamp_ns
         return sight is not None and any(
             a.sight.is_of_same_as(sight) and sight.area < CLEARER * a.sight.area and a.since_ns <= now_ns < a.until_ns

@@ -1,4 +1,4 @@
-"""How the camera moved between two images, where no one says: from all known objects together."""
+"""The camera's motion between two images, estimated from all known objects together, where TF does not give it."""
 from __future__ import annotations
 
 from collections.abc import Sequence

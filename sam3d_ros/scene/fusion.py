@@ -75,7 +75,7 @@ def needs_view(views: Sequence[View], camera_from_object: np.ndarray, area: floa
 
 
 def with_view(views: Sequence[View], new: View) -> tuple[View, ...]:
-    """The most informative views with `new` among the candidates: one per side, the better one; of too many, those are
+    """The most informative of the views and `new`: the better one of each side; if there are too many sides, those are
     kept that lie farthest from each other, the newest in any case."""
     if views:
         apart = angles(new.direction, [view.direction for view in views])

@@ -316,32 +316,12 @@ def _surrounds(directions: np.ndarray) -> bool:
 @numba.njit(cache=True, nogil=True)
 def _project(contacts, origin, at, mobility, moves):  # pragma: no cover (compiled)
     """Change `moves` (B, 6), at first those of free bodies, by the least (in the metric of `mobility`) that keeps all
-    gaps, which were measured at the moves `at`, from becoming negative.
-
-    Projected Gauss-Seidel: three rows per contact, along its normal and two tangents.
+    gaps, which were measured at the moves `at`, from becoming negative.  Projected Gauss-Seidel.
     """
-    count = len(contacts.a)
-    jacobian, response = np.zeros((count, 3, 2, 6)), np.zeros((count, 3, 2, 6))
-    compliance, force = np.zeros((count, 3)), np.zeros((count, 3))
-    axes = np.empty((3, 3))
-    for c in range(count):
-        axes[0] = contacts.normal[c]
-        helper = np.array([1.0, 0.0, 0.0]) if abs(axes[0, 0]) < 0.8 else np.array([0.0, 1.0, 0.0])
-        axes[1] = np.cross(axes[0], helper)
-        axes[1] /= np.sqrt(axes[1] @ axes[1])
-        axes[2] = np.cross(axes[0], axes[1])
-        for row in range(3):
-            for side in range(2):
-                body = contacts.a[c] if side == 0 else contacts.b[c]
-                if body < 0:
-                    continue
-                sign = 1.0 if side == 0 else -1.0
-                jacobian[c, row, side, :3] = sign * axes[row]
-                jacobian[c, row, side, 3:] = sign * np.cross(contacts.point[c] - origin[body], axes[row])
-                response[c, row, side] = mobility[body] @ jacobian[c, row, side]
-                compliance[c, row] += jacobian[c, row, side] @ response[c, row, side]
+    jacobian, response, compliance = _rows(contacts, origin, mobility)
+    force = np.zeros(compliance.shape)
     for _ in range(_SWEEPS):
-        for c in range(count):
+        for c in range(len(force)):
             if compliance[c, 0] < _FIXED:
                 continue
             for row in range(3):
@@ -365,3 +345,33 @@ def _project(contacts, origin, at, mobility, moves):  # pragma: no cover (compil
                         if body >= 0:
                             for k in range(6):
                                 moves[body, k] += change * response[c, row, side, k]
+
+
+@numba.njit(cache=True, nogil=True)
+def _rows(contacts, origin, mobility):  # pragma: no cover (compiled)
+    """Three rows for each of K contacts, along its normal and two tangents, for both its bodies.
+
+    Returns jacobian (K, 3, 2, 6), how the bodies' moves shift the contact along the row; response (K, 3, 2, 6), how a
+    force along the row moves the bodies; and compliance (K, 3), how far it shifts the contact.
+    """
+    count = len(contacts.a)
+    jacobian, response = np.zeros((count, 3, 2, 6)), np.zeros((count, 3, 2, 6))
+    compliance = np.zeros((count, 3))
+    axes = np.empty((3, 3))
+    for c in range(count):
+        axes[0] = contacts.normal[c]
+        helper = np.array([1.0, 0.0, 0.0]) if abs(axes[0, 0]) < 0.8 else np.array([0.0, 1.0, 0.0])
+        axes[1] = np.cross(axes[0], helper)
+        axes[1] /= np.sqrt(axes[1] @ axes[1])
+        axes[2] = np.cross(axes[0], axes[1])
+        for row in range(3):
+            for side in range(2):
+                body = contacts.a[c] if side == 0 else contacts.b[c]
+                if body < 0:
+                    continue
+                sign = 1.0 if side == 0 else -1.0
+                jacobian[c, row, side, :3] = sign * axes[row]
+                jacobian[c, row, side, 3:] = sign * np.cross(contacts.point[c] - origin[body], axes[row])
+                response[c, row, side] = mobility[body] @ jacobian[c, row, side]
+                compliance[c, row] += jacobian[c, row, side] @ response[c, row, side]
+    return jacobian, response, compliance

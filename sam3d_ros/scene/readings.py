@@ -1,4 +1,4 @@
-"""What one image says about objects that are looked for: depth readings per mask, and where a known surface shows."""
+"""Depth readings of an image by mask, and where in the image a known surface is visible, covered or missing."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ class Readings:
         return self.frame.colour[self.frame.labels == self.instances[index].label]
 
     def area(self, index: int) -> float:
-        """m^2 of an instance that the image shows, across the line of sight."""
+        """Visible area of an instance, m^2, projected along the line of sight."""
         k = self.frame.intrinsics
         points = self.points[index]
         return float(self.pixels[index] * np.mean(points[:, 2] ** 2) / (k.fx * k.fy)) if len(points) else 0.0
@@ -88,7 +88,7 @@ class Sighting:
 
     @property
     def shares(self) -> np.ndarray:
-        """(L,) of the visible samples, that each instance confirms."""
+        """(L,) share of the visible samples that each instance confirms."""
         return self.votes[:-1] / max(self.facing * (1 - self.covered), 1.0)
 
 

@@ -1,4 +1,4 @@
-"""When a reconstruction pays, and what it gives the tracker."""
+"""Decides what is worth reconstructing, runs the pipeline, and prepares its results for the tracker."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -34,8 +34,9 @@ _MOST_DOUBLED = 4
 
 
 def request(tracker: Tracker, wanted: Collection[int] | None = None) -> Request | None:
-    """What of the newest image is worth reconstructing: what is new, shows a new side, or has a doubtful mesh; None if
-    nothing is.  wanted: the labels of its instances that a goal asks for instead.
+    """The objects of the newest image to reconstruct: new ones, and those with a new side in view or a doubtful mesh.
+
+    wanted: labels of the instances that a goal asks for instead.  Returns None if there is nothing to reconstruct.
     """
     frame = tracker.frame
     if frame is None:
@@ -84,7 +85,7 @@ def run(pipeline: Pipeline, asked: Request, on_stage: Callable[[str], None] | No
         physics: bool = True) -> PipelineResult:
     """Reconstruct what a request asks for.
 
-    physics: what floats is drawn down, and surfaces that are unsure give way to each other and to the support
+    physics: extend floating objects down to their support, and let uncertain surfaces yield to each other and to it
     """
     if not physics:
         return pipeline.run(asked.frame, asked.earlier, on_stage, others=None)
@@ -103,8 +104,8 @@ def reconstruct(pipeline: Pipeline, frame: Frame, earlier: Mapping[int, Sequence
 
 
 def warm_up() -> None:
-    """Compile the physics of objects, so that the first is there as soon as the next; takes a third of a minute on a
-    slow machine the first time, after which Numba has it on disk."""
+    """Compile the physics, so that the first object does not wait for it.  The first time this takes some 20 s on a
+    slow machine; afterwards Numba has it on disk."""
     plane = np.array([0.0, 0.0, 1.0, 0.0])
     settle([body_from_object(item) for item in yielding([_block(1, 0.0), _block(2, 0.08)], plane)], plane)
 
@@ -121,7 +122,7 @@ def _block(label: int, x: float) -> ReconstructedObject:
 
 
 def prepare(asked: Request, objects: Sequence[ReconstructedObject]) -> list[Rebuilt]:
-    """What the tracker needs of reconstructed objects; takes some 30 ms for each on a core."""
+    """Make what the tracker needs from reconstructed objects; takes some 30 ms for each on one core."""
     meshes = [_in_its_track(asked, item) for item in objects]
     # Two tasks for each, so that a single object has two cores as well.
     made = in_parallel(lambda make, mesh: make(mesh.vertices, mesh.triangles),

@@ -1,4 +1,4 @@
-"""Whether a mask that no object claims shows one that is missing: lost from sight, or put elsewhere meanwhile."""
+"""Recognises missing objects, which were hidden or put elsewhere, in masks that belong to no tracked object."""
 from __future__ import annotations
 
 import numpy as np

@@ -1,8 +1,8 @@
-"""Where objects rest, as physics has it: the place where contacts are solved for, and what becomes of the answer.
+"""Keeps objects at rest: solves for contacts now and then, and keeps the answer as a correction of each pose.
 
-The depth says where each object is on its own, to a millimetre or a few; contacts say how they can lie together. The
-answer is kept as a correction of each object for as long as that lies still: contacts are worth milliseconds once in a
-while, not in every image.
+Depth gives the pose of each object on its own, to a few millimetres; contacts tell how objects can lie together.
+Solving for contacts takes milliseconds, so it is done after a reconstruction only, and not in every image. The
+correction is kept for as long as the object lies still.
 """
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A mesh made ready for tracking: a signed-distance grid to register depth to, and samples to look for in an image."""
+"""A mesh prepared for tracking: a signed-distance grid for registration, and surface samples to look for in images."""
 from __future__ import annotations
 
 from dataclasses import dataclass

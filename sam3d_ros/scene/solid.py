@@ -1,4 +1,4 @@
-"""A closed mesh as contacts see it: points of its surface, and its signed distance on a grid."""
+"""A closed mesh prepared for contacts: points of its surface, and its signed distance on a grid."""
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the scene holds: tracks, what is told of them at the moment of an image, and what goes to reconstruction."""
+"""Data of the scene: tracks, tracked objects at the moment of an image, and requests for reconstruction."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -93,7 +93,7 @@ class Track:
         return replace(self, **{name: getattr(later, name) for name in _FOLLOWED})
 
     def may_be_called(self, class_id: str) -> bool:
-        """Whether a class does not speak against being this object; "": it is not known."""
+        """Whether an object of this class may be this one; "": the class is not known."""
         return "" in (self.class_id, class_id) or self.class_id == class_id
 
     def note_class(self, class_id: str) -> None:

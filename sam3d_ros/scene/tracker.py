@@ -108,11 +108,10 @@ class Tracker:
         self.updates += 1
 
     def fork(self, ahead: Tracker | None = None) -> Tracker:
-        """A copy to be followed into images whose masks are not there yet: that objects have none means nothing in it.
-        Meshes, shapes and views are shared.
+        """A copy for images whose masks have not come yet: in it, an object needs no mask to be seen.  Meshes, shapes
+        and views are shared with this tracker.
 
-        ahead: a copy made before, with the same objects; the cameras and objects of its newer images are where they are
-        in it
+        ahead: an earlier copy with the same objects, from whose newer images the poses of cameras and objects are taken
         """
         fork = copy(self)
         fork._masks_are_due = True
@@ -170,8 +169,8 @@ class Tracker:
 
     @property
     def not_put_at_rest(self) -> list[str]:
-        """Ids of the objects, but those known to be gone, that would have had to move farther than their covariance
-        allows.  May be asked for by any thread."""
+        """Ids of the objects that physics did not put at rest, since they would have had to move farther than their
+        covariance allows; without those that are gone.  May be called from any thread."""
         refused = map(self.tracks.get, self._resting.refused if self._resting else ())
         return [track.id for track in refused if track and track.presence is not Presence.GONE]
 
@@ -225,8 +224,8 @@ class Tracker:
     # One image
 
     def _follow(self, readings: Readings) -> None:
-        """Find camera and objects in an image: those that a mask shows, those that the depth alone confirms, and those
-        that turn up elsewhere; what is left are new objects."""
+        """Find camera and objects in an image: objects with a mask, objects that only the depth confirms, and missing
+        objects that turn up elsewhere.  The masks that are left are new objects."""
         frame = readings.frame
         self._locate_camera(readings)
         pose = self.scene_from_camera(frame)
@@ -257,8 +256,8 @@ class Tracker:
         self.unknown = tuple(readings.instances[index] for index in unknown if index not in waiting)
 
     def _least_confirmed(self, track: Track, sighting: Sighting, now_ns: int) -> float:
-        """Share of its visible samples that must be confirmed where a track has no mask.  One whose next mask is due
-        counts as seen however much of it is covered, as it will with that mask."""
+        """Share of its visible samples that the depth must confirm if a track has no mask.  While its next mask is due,
+        covered samples do not count against it: with that mask it will count as seen, too."""
         is_due = self._masks_are_due and now_ns - track.masked_ns < self.config.unmasked * 1e9
         return _LEAST_CONFIRMED * (1 - sighting.covered if is_due else 1.0)
 
@@ -268,7 +267,8 @@ class Tracker:
             and track.seen_ns == self._newest_ns.get(track.seen_by) and frame.stamp_ns - track.seen_ns < _VOUCHED_NS
 
     def _may_be_near(self, track: Track, now_ns: int) -> bool:
-        """Whether what is not where it should be was seen a moment ago, and it or the camera may have moved."""
+        """Whether an object that is not at its place was seen there a moment ago, and it or the camera may have moved.
+        """
         moves = not self._in_world or now_ns < track.restless_until_ns
         return moves and now_ns - track.seen_ns < _RESTLESS_NS
 
@@ -410,8 +410,11 @@ class Tracker:
             track.views = with_view(track.views, make_view(frame, instance.label, camera_from_object, area))
 
     def _find_again(self, taken: set[int], readings: Readings) -> set[int]:
-        """Look for objects that are not where they were among the masks that no object claims; the masks found.  One
-        that another camera shows is not elsewhere, but what the cameras' poses differ by may hide it here."""
+        """Look for missing objects in masks that belong to no object; returns the indices of the masks found.
+
+        An object that another camera sees is looked for only near its place, from which errors of the cameras' poses
+        may shift it.
+        """
         missing = [t for t in self.tracks.values() if t.seen_ns < readings.frame.stamp_ns]
         missing.sort(key=lambda track: -track.seen_ns)
         scene_from_camera = self.scene_from_camera(readings.frame)
@@ -438,7 +441,7 @@ class Tracker:
         return found
 
     def _is_fragment(self, index: int, readings: Readings, besides: Track | None = None) -> bool:
-        """Whether a mask that no object claims lies on one that is seen, or on any other than `besides`."""
+        """Whether a mask that belongs to no object lies on a visible one other than `besides`."""
         points = readings.points[index]
         return len(points) > 0 and any(
             near_share(track.shape, points, self._camera_from(track, readings.frame), _ON_SURFACE) > _FRAGMENT
@@ -450,7 +453,8 @@ class Tracker:
         return bool(np.linalg.norm(points.mean(axis=0) - place) < track.shape.diagonal / 2)
 
     def _was_refused(self, index: int, readings: Readings) -> bool:
-        """Whether a mask lies where, a moment ago, as little was rebuilt of an object that is known better."""
+        """Whether a mask shows a small part of a hidden object, from which a mesh was refused a moment ago, since the
+        object's own mesh was made from more of it."""
         points = readings.points[index]
         return len(points) > 0 and any(
             track.presence is Presence.HIDDEN and track.may_be_called(readings.instances[index].class_id)
@@ -459,12 +463,13 @@ class Tracker:
             for track in self.tracks.values())
 
     def _waits(self, index: int, readings: Readings) -> bool:
-        """Whether a mask there gave no object a moment ago; what `there` is must be known."""
+        """Whether a mask at this place gave no object a moment ago; needs a known scene frame to tell places apart."""
         is_placed = self._in_world or any(track.presence is Presence.SEEN for track in self.tracks.values())
         return is_placed and self._failed.waits(readings, index, self.scene_from_camera(readings.frame))
 
     def _forget(self, now_ns: int) -> None:
-        """Drop what was not seen for long, and what is seen but has had no mask for long: it is no object any more."""
+        """Drop objects that were not seen for long, and visible ones that have had no mask for long: these are no
+        objects any more."""
         for track in [*self.tracks.values()]:
             unmasked = not self._masks_are_due and track.presence is Presence.SEEN \
                 and now_ns - track.masked_ns > self.config.unmasked * 1e9
@@ -493,10 +498,10 @@ class Tracker:
                 self._failed.note(readings, index, request.scene_from_camera)
 
     def _at(self, request: Request, item: Rebuilt, others: Collection[str]) -> Track | None:
-        """The known object at the place of a rebuilt one: the image it was made from did not tell.
+        """The known object that a rebuilt one is, although its mask was not matched to any; None if it is a new one.
 
-        Its centre is near, for the smaller of the two, and what depth there is of the new one lies on it.  others: ids
-        that it is not: the image shows them elsewhere.
+        Its centre must be near, relative to the smaller of the two, and the depth readings of the new one must lie on
+        it.  others: ids of objects that the image shows elsewhere.
         """
         place = item.scene_from_object[:3, 3]
         camera_from_scene = np.linalg.inv(request.scene_from_camera)

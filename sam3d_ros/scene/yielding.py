@@ -1,6 +1,6 @@
-"""Surfaces that give way to each other and to the support where they are unsure, before whole bodies are moved.
+"""Lets uncertain surfaces yield to each other and to the support, before whole bodies are moved.
 
-What one camera sees of an object is sure, its far side and its underside are guessed, and two guesses may overlap.
+The side that a camera sees is certain; far side and underside are guesses, and two guesses may overlap.
 Camera frame, metres.
 """
 from __future__ import annotations
@@ -36,23 +36,23 @@ _SEPARATIONS = 8             # directions on the support along which objects are
 
 
 def yielding(objects: Sequence[ReconstructedObject], plane: np.ndarray) -> list[ReconstructedObject]:
-    """The objects without what they have inside each other and below the support, as far as their surfaces are unsure.
+    """The objects with their overlaps with each other and with the support removed, where their surfaces are uncertain.
 
     plane: (4,) as for `settle`, camera frame
 
-    Undersides and far sides are not seen, and guessed too deep or too shallow: to move an object out of a neighbour for
-    that would spoil the side that was seen. So first the surfaces give way: a vertex inside another object recedes into
-    its own, or is shifted out of the other where that would leave nothing, by its share of the way, the share being
-    that of its variance in both; and a face that another has come through is dented. Then what is below the support is
-    raised to it, unless it was seen to reach far down, and a foot just above what carries it is drawn down. Where
-    objects were far inside each other, all of that once more. No vertex moves by more than MAX_SIGMAS of its standard
-    deviation. An object's origin moves to the middle of its new mesh.
+    Hidden sides are guessed too deep or too shallow. Moving a whole object out of a neighbour for that would displace
+    its visible side, which is right, so the surfaces yield first. A vertex inside another object recedes into its own
+    object or, if that would leave nothing of it, is shifted out of the other one; each surface takes a share
+    of the overlap in proportion to its variance, and a face that the other has come through is dented. Then what is
+    below the support is raised to it, unless it was seen to reach far down, and a foot just above the support is drawn
+    down. If objects were far inside each other, all this is done twice. No vertex moves by more than MAX_SIGMAS of its
+    standard deviation. An object's origin moves to the middle of its new mesh.
     """
     if not objects:
         return []
     plane = np.asarray(plane, np.float64)
     reshaped, farthest = _give_way(objects, plane)
-    if farthest > _FAR:         # so far inside that the ways out were not what they looked like
+    if farthest > _FAR:         # so far inside that the first directions out were rough
         reshaped, _ = _give_way(reshaped, plane)
     return [_bounded(*pair) for pair in zip(objects, reshaped, strict=True)]
 
@@ -148,7 +148,7 @@ def _dent(item: ReconstructedObject, inward: np.ndarray, solid: Solid, tree: cKD
 
 
 def _share(way: np.ndarray, own: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """What a surface takes of a way, given both sides' standard deviations: by variance, and no more than it may."""
+    """A surface's part of a shift, split by the variances of both sides, and at most MAX_SIGMAS of its own."""
     return np.minimum(way * own ** 2 / (own ** 2 + theirs ** 2), MAX_SIGMAS * own)
 
 

@@ -1,4 +1,4 @@
-"""How an object comes to rest: the orientations in which its convex hull stands on a plane."""
+"""Stable poses: the orientations in which an object's convex hull stands on a plane."""
 from __future__ import annotations
 
 import numpy as np

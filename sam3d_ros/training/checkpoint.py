@@ -1,4 +1,4 @@
-"""What a training run leaves for later: checkpoints, written whole or not at all and read without pickle; its log."""
+"""Checkpoints of a training run, written whole or not at all and read without pickle; and its log."""
 from __future__ import annotations
 
 import io

@@ -1,4 +1,4 @@
-"""A student that begins with the weights of an exported one, in which normalisation is folded into the convolutions."""
+"""Starts a student with the weights of an exported one, in which normalisation is folded into the convolutions."""
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Processes that work for a training."""
+"""Worker processes of a training run."""
 from __future__ import annotations
 
 import signal
