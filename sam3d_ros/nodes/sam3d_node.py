@@ -98,15 +98,19 @@ class _Superseded(Exception):
 
 def load_pipeline(settings: Settings, on_progress: Callable[[int, str], None] = lambda percent, what: None) -> Any:
     """The real pipeline, and all that is compiled for the node.  Imported here: it takes seconds, in which the node can
-    be seen already."""
+    be seen already.
+
+    on_progress: called with percent done, and with what is being done, so that a first start does not look like a hang
+    """
+    on_progress(0, "the model is loaded")
     from sam3d_ros.perception.pipeline import Pipeline
     pipeline = Pipeline.from_config(pipeline_config(settings), on_progress)
     with ExitStack() as on_failure:
         on_failure.callback(pipeline.close)
-        pipeline.warm_up()
-        warm_up()
-        if settings.physics:
-            rebuild.warm_up()
+        steps = [pipeline.warm_up, warm_up, *[rebuild.warm_up] * settings.physics]
+        for number, step in enumerate(steps):
+            on_progress(100 * number // len(steps), "code is made ready, for a minute or more at the first start")
+            step()
         on_failure.pop_all()
     exempt_from_collection()
     return pipeline
