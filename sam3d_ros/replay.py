@@ -18,7 +18,7 @@ from sam3d_ros.perception.frame import check_frame
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
 from sam3d_ros.ros.bags import STORAGES, BagMessage, BagReader, BagWriter
-from sam3d_ros.ros.frames import decode_frame, decode_masks_or_none, input_types, message_bytes
+from sam3d_ros.ros.frames import decode_frame, decode_masks_or_none, input_types, message_bytes, type_name
 from sam3d_ros.ros.images import DEPTH_ENCODINGS, stamp_ns
 from sam3d_ros.ros.messages import MeshSchedule, PlacedObject, object_mesh_array, pose_array
 from sam3d_ros.ros.parameters import MASK_FORMATS, Settings
@@ -130,11 +130,6 @@ def choose_topics(topics: Sequence[Topic], classes: Mapping[str, type], given: M
             raise Fault(FaultCode.BAG_TOPICS_UNCLEAR, f"{'several fit as' if fitting else 'no'} {wanted}{known}")
         chosen[stream] = fitting[0].name
     return chosen
-
-
-def type_name(message_class: type) -> str:
-    """Name of a message class as in a bag, such as sensor_msgs/msg/Image."""
-    return f"{message_class.__module__.split('.')[0]}/msg/{message_class.__name__}"
 
 
 def _narrow(stream: str, topics: list[Topic], image_topic: str | None) -> list[Topic]:

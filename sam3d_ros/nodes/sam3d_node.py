@@ -339,7 +339,7 @@ class Sam3dNode(LifecycleNode):
     def _watch(self) -> None:
         """Once a period: missing inputs, changed QoS, goals that wait in vain."""
         for camera in self._cameras:
-            fault = camera.synchroniser.fault(self.settings.input_timeout)
+            fault = camera.fault(self.settings.input_timeout)
             self._diagnostics.report(f"input {camera.namespace}", fault)
             camera.subscribe()
         self._serve_goals()
@@ -553,7 +553,7 @@ class Sam3dNode(LifecycleNode):
             return match is not None
 
         def lack() -> Fault:
-            return self._cameras[0].synchroniser.fault(timeout, now) or Fault(FaultCode.STAMPS_DO_NOT_MATCH)
+            return self._cameras[0].fault(timeout, now) or Fault(FaultCode.STAMPS_DO_NOT_MATCH)
         self._goals.serve(start, timeout, lack)
 
     def _fresh_match(self, request: Reconstruct.Goal, since: float) -> Match | None:
