@@ -335,12 +335,18 @@ NODE_INPUT = [Topic("/image", IMAGE_TYPE, "rgb8"), Topic("/depth_image", IMAGE_T
      ["/image", "/camera_info", "/depth_image", "/segmentation"]),
     (NODE_INPUT, {"depth_image": "/camera_info"}, None),
     ([], {}, None),
+    *(([Topic("/camera/image_raw", IMAGE_TYPE, encoding), *NODE_INPUT[1:3], Topic("/a/mask", IMAGE_TYPE, "mono8")], {},
+       ["/camera/image_raw", "/camera_info", "/depth_image", "/a/mask"])
+      for encoding in ("8UC3", "bayer_rggb8", "yuv422", "yuv422_yuy2", "uyvy", "nv21")),
+    ([*NODE_INPUT[:3], Topic("/debug", IMAGE_TYPE, "rgb8")], {}, None),                     # no masks, but an image
+    ([*NODE_INPUT[:3], Topic("/debug", IMAGE_TYPE, "rgb8"), Topic("/a/mask", IMAGE_TYPE, "8UC1")], {},
+     ["/image", "/camera_info", "/depth_image", "/a/mask"]),
 ])
 def test_choice_of_topics(topics, given, expected):
     classes = input_types(Settings(), with_detections=False)
     if expected is None:
         with pytest.raises(Fault) as info:
-            choose_topics(topics, classes, given)
+            choose_topics(topics, classes, given, "labels")
         assert info.value.code is FaultCode.BAG_TOPICS_UNCLEAR
     else:
-        assert choose_topics(topics, classes, given) == dict(zip(classes, expected, strict=True))
+        assert choose_topics(topics, classes, given, "labels") == dict(zip(classes, expected, strict=True))
