@@ -17,7 +17,7 @@ from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.frame import check_frame
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
-from sam3d_ros.ros.bags import STORAGES, BagMessage, BagReader, BagWriter
+from sam3d_ros.ros.bags import BAG_SUFFIXES, STORAGES, BagMessage, BagReader, BagWriter
 from sam3d_ros.ros.frames import decode_frame, decode_masks_or_none, input_types, message_bytes, type_name
 from sam3d_ros.ros.images import DEPTH_ENCODINGS, stamp_ns
 from sam3d_ros.ros.messages import MeshSchedule, PlacedObject, object_mesh_array, pose_array
@@ -35,7 +35,6 @@ POSES_TOPIC, POSES_TYPE = "/poses", "geometry_msgs/msg/PoseArray"
 # others, and grey ones last, since masks have these, too.
 IMAGE_ENCODINGS = (("rgb8", "bgr8", "rgba8", "bgra8", "8UC3", "8UC4"), ("bayer_", "yuv", "uyvy", "yuyv", "nv"),
                    ("mono8",))
-BAG_SUFFIXES = (".db3", ".mcap")
 # Stream -> option that names its topic
 OPTIONS = {IMAGE: "--image", DEPTH: "--depth", CAMERA_INFO: "--camera-info", MASKS: "--segmentation",
            DETECTIONS: "--detections"}

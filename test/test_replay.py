@@ -251,6 +251,18 @@ def test_truncated_and_foreign_files(tmp_path, pipeline, capsys, storage):
     assert "BAG_UNREADABLE" in failure(tmp_path, capsys, bag)
 
 
+@pytest.mark.parametrize("storage", PLUGINS)
+def test_a_bag_without_metadata_is_read_by_its_file(tmp_path, pipeline, capsys, storage):
+    """As the recorder leaves it where it is killed."""
+    bag = write_bag(tmp_path / "bag", storage, [images_of(index) for index in range(2)])
+    (bag / "metadata.yaml").unlink()
+    [file] = bag.iterdir()
+    told = failure(tmp_path, capsys, bag)
+    assert f"{bag} has no metadata.yaml, as after a recording that was cut off: give {file} (" in told
+    assert cli.main(["replay", str(file), "-o", str(tmp_path / "out")]) == 0
+    assert len(read(tmp_path / "out")["/objects"]) == 2
+
+
 def test_absent_bag_and_wrong_message(tmp_path, pipeline, capsys):
     assert "BAG_UNREADABLE" in failure(tmp_path, capsys, tmp_path / "absent")
     bag = write_bag(tmp_path / "bag", "sqlite3", [images_of(0)])
