@@ -104,19 +104,27 @@ def said(code: str, text: str, level: bytes) -> DiagnosticArray:
 
 
 @pytest.mark.usefixtures("ros")
-def test_a_node_that_says_how_far_its_set_up_is_has_not_kept_the_demo_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_waits_for_a_set_up_that_takes_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(demo_recorder.time, "monotonic", lambda: clock[0])
     recorder = demo_recorder.DemoRecorder()
+
+    def overdue(now: float) -> bool:
+        clock[0] = now
+        return recorder.is_overdue(100.0, 120.0)
+
     try:
-        clock[0] = 190.0
-        assert recorder.waiting(100.0) == 90.0
+        assert not overdue(219.0) and overdue(221.0)
+        clock[0] = 150.0
         recorder._on_diagnostics(said("CONFIGURING", "CONFIGURING: 40 %, timing kernels", DiagnosticStatus.WARN))
-        clock[0] = 250.0
-        assert recorder.waiting(100.0) == 60.0 and recorder.waiting(200.0) == 50.0
+        assert not overdue(150.0 + 1799.0) and overdue(150.0 + 1801.0)
         assert recorder.last_said == "CONFIGURING: 40 %, timing kernels" and not recorder.setup_fault
+        clock[0] = 900.0
+        recorder._on_diagnostics(said("OK", "OK", DiagnosticStatus.OK))
+        assert not overdue(900.0 + 119.0) and overdue(900.0 + 121.0)
+        recorder._on_diagnostics(said("OK", "OK", DiagnosticStatus.OK))
+        assert overdue(900.0 + 121.0)
         recorder._on_diagnostics(said("MODEL_INVALID", "MODEL_INVALID: a.onnx", DiagnosticStatus.ERROR))
-        assert recorder.waiting(100.0) == 60.0
         assert recorder.last_said == recorder.setup_fault == "MODEL_INVALID: a.onnx"
     finally:
         recorder.destroy_node()

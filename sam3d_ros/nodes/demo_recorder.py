@@ -24,9 +24,9 @@ from ..ros.qos import RESULTS
 from ..ros.transforms import matrix_from_pose
 from .simulated_camera import LATCHED
 
-# Seconds, each without a word of the node on how far its set-up is: compiling, or building an engine, takes minutes.
-FIRST_RESULT_TIMEOUT = 120.0      # the model is loaded and an orbit rendered meanwhile
+FIRST_RESULT_TIMEOUT = 120.0      # seconds; an orbit is rendered meanwhile
 NEXT_RESULT_TIMEOUT = 20.0
+SETUP_TIMEOUT = 1800.0            # without news of the node's set-up: on a slow machine, a step of it takes minutes
 HISTORY = 90                      # images and poses kept while their result is awaited: 3 s at 30 Hz
 
 
@@ -47,7 +47,8 @@ class DemoRecorder(Node):
         self.truth: ObjectMeshArray | None = None
         self.setup_fault = ""
         self.last_said = "the node has published nothing"
-        self._last_progress = 0.0      # when the node last said how far its set-up is, monotonic
+        self._is_configuring = False
+        self._last_progress = 0.0      # when the node last told of its set-up, or that it had ended, monotonic
         self.poses: dict[int, PoseStamped] = {}
         self.images: dict[int, Image] = {}
         self.labels: dict[int, Image] = {}
@@ -64,9 +65,11 @@ class DemoRecorder(Node):
         self.create_subscription(Image, "segmentation", lambda m: _keep(self.labels, m), qos)
         self.create_subscription(CameraInfo, "camera_info", lambda m: _keep(self.camera_info, m), qos)
 
-    def waiting(self, since: float) -> float:
-        """Seconds since `since` (monotonic), or since the node last said how far its set-up is."""
-        return time.monotonic() - max(since, self._last_progress)
+    def is_overdue(self, since: float, timeout: float) -> bool:
+        """Whether `timeout` seconds have passed since `since` (monotonic) and the end of the node's set-up, or
+        SETUP_TIMEOUT without news of the latter."""
+        limit = SETUP_TIMEOUT if self._is_configuring else timeout
+        return time.monotonic() - max(since, self._last_progress) > limit
 
     def complete_stamp(self) -> int | None:
         """Newest stamp of which result, image, masks, camera_info and pose are there."""
@@ -97,8 +100,11 @@ class DemoRecorder(Node):
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             values = {pair.key: pair.value for pair in status.values}
-            if values.get("code") == CONFIGURING:
-                self.last_said, self._last_progress = status.message, time.monotonic()
+            was_configuring, self._is_configuring = self._is_configuring, values.get("code") == CONFIGURING
+            if was_configuring or self._is_configuring:
+                self._last_progress = time.monotonic()
+            if self._is_configuring:
+                self.last_said = status.message
             elif status.level == DiagnosticStatus.ERROR:
                 self.last_said = status.message
                 if values.get("state") == "unconfigured":
@@ -122,8 +128,9 @@ def record(seconds: float, check_alive: Callable[[], None], on_progress: Callabl
                 check_alive()
                 if recorder.setup_fault and not recorder.results:
                     raise NoResult(recorder.setup_fault)
-                if recorder.waiting(started) > timeout:
-                    raise NoResult(f"no {missing} in {timeout:g} s; last diagnostic: {recorder.last_said}")
+                if recorder.is_overdue(started, timeout):
+                    raise NoResult(f"no {missing} in {time.monotonic() - started:.0f} s; last diagnostic: "
+                                   f"{recorder.last_said}")
                 executor.spin_once(timeout_sec=0.1)
 
         spin_until(lambda: bool(recorder.results and recorder.truth), FIRST_RESULT_TIMEOUT, "result")
