@@ -126,7 +126,7 @@ def launch_setup(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         frame = argument["target_frame"] or preset["fixed_frame"]
         actions.append(Node(package="rviz2", executable="rviz2", namespace=argument["namespace"],
                             arguments=["-d", str(config / "sam3d.rviz"), *(["-f", frame] if frame else [])],
-                            parameters=[common], remappings=list(topics.items())))
+                            parameters=[*files, common], remappings=list(topics.items())))
     return actions
 
 

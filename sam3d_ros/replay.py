@@ -17,11 +17,12 @@ from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.frame import check_frame
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
-from sam3d_ros.ros.bags import STORAGES, BagMessage, BagReader, BagWriter
-from sam3d_ros.ros.frames import decode_frame, decode_masks_or_none, input_types, message_bytes
+from sam3d_ros.ros.bags import BAG_SUFFIXES, STORAGES, BagMessage, BagReader, BagWriter
+from sam3d_ros.ros.frames import decode_frame, decode_masks_or_none, input_types, message_bytes, type_name
 from sam3d_ros.ros.images import DEPTH_ENCODINGS, stamp_ns
 from sam3d_ros.ros.messages import MeshSchedule, PlacedObject, object_mesh_array, pose_array
 from sam3d_ros.ros.parameters import MASK_FORMATS, Settings
+from sam3d_ros.ros.segmentation import mask_encodings
 from sam3d_ros.ros.synchroniser import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, MASKS, Match, Synchroniser
 from sam3d_ros.scene import rebuild
 from sam3d_ros.scene.resting import Resting
@@ -30,9 +31,10 @@ from sam3d_ros.terminal import in_range, printable
 
 OBJECTS_TOPIC, OBJECTS_TYPE = "/objects", "sam3d_ros/msg/ObjectMeshArray"
 POSES_TOPIC, POSES_TYPE = "/poses", "geometry_msgs/msg/PoseArray"
-COLOUR_ENCODINGS = ("rgb8", "bgr8", "rgba8", "bgra8")
-GREY_ENCODING = "mono8"           # an image only where no topic has colour: masks have this encoding, too
-BAG_SUFFIXES = (".db3", ".mcap")
+# Beginnings of the encodings of an image, the likeliest first: those that only ROS's cv_bridge decodes come after the
+# others, and grey ones last, since masks have these, too.
+IMAGE_ENCODINGS = (("rgb8", "bgr8", "rgba8", "bgra8", "8UC3", "8UC4"), ("bayer_", "yuv", "uyvy", "yuyv", "nv"),
+                   ("mono8",))
 # Stream -> option that names its topic
 OPTIONS = {IMAGE: "--image", DEPTH: "--depth", CAMERA_INFO: "--camera-info", MASKS: "--segmentation",
            DETECTIONS: "--detections"}
@@ -66,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or default_out(args.bag)
     with BagReader(args.bag) as reader:
         streams = input_types(settings, with_detections=DETECTIONS in given)
-        topics = choose_topics(describe_topics(reader), streams, given)
+        topics = choose_topics(describe_topics(reader), streams, given, args.mask_format)
         with BagWriter(out, args.storage or reader.storage) as writer:
             replay = Replay(Pipeline.from_config(pipeline_config(args)), settings, streams, writer)
             try:
@@ -108,7 +110,8 @@ def describe_topics(reader: BagReader) -> list[Topic]:
     return described
 
 
-def choose_topics(topics: Sequence[Topic], classes: Mapping[str, type], given: Mapping[str, str]) -> dict[str, str]:
+def choose_topics(topics: Sequence[Topic], classes: Mapping[str, type], given: Mapping[str, str],
+                  mask_format: str) -> dict[str, str]:
     """Stream -> name of its topic: as given, else the only one that fits and is no other stream's.
 
     Raises Fault(BAG_TOPICS_UNCLEAR) where none or several fit; its detail lists the topics.
@@ -124,7 +127,7 @@ def choose_topics(topics: Sequence[Topic], classes: Mapping[str, type], given: M
         else:
             taken = {*given.values(), *chosen.values()}
             free = [topic for topic in fitting if topic.name not in taken]
-            fitting = _narrow(stream, free, chosen.get(IMAGE))
+            fitting = _narrow(stream, free, chosen.get(IMAGE), mask_format)
         if len(fitting) != 1:
             wanted = f"{given[stream]} of type {type_name(message_class)}" if stream in given else f"topic for {stream}"
             raise Fault(FaultCode.BAG_TOPICS_UNCLEAR, f"{'several fit as' if fitting else 'no'} {wanted}{known}")
@@ -132,20 +135,15 @@ def choose_topics(topics: Sequence[Topic], classes: Mapping[str, type], given: M
     return chosen
 
 
-def type_name(message_class: type) -> str:
-    """Name of a message class as in a bag, such as sensor_msgs/msg/Image."""
-    return f"{message_class.__module__.split('.')[0]}/msg/{message_class.__name__}"
-
-
-def _narrow(stream: str, topics: list[Topic], image_topic: str | None) -> list[Topic]:
+def _narrow(stream: str, topics: list[Topic], image_topic: str | None, mask_format: str) -> list[Topic]:
     """The likely ones among topics of the right type: by encoding, and, as long as several are left, by name."""
     if stream == IMAGE:
-        coloured = [topic for topic in topics if topic.encoding in COLOUR_ENCODINGS]
-        topics = coloured or [topic for topic in topics if topic.encoding == GREY_ENCODING]
+        kinds = ([topic for topic in topics if topic.encoding.startswith(kind)] for kind in IMAGE_ENCODINGS)
+        topics = next(filter(None, kinds), [])
     if stream == DEPTH:
         topics = [topic for topic in topics if topic.encoding in DEPTH_ENCODINGS]
-    if stream == MASKS:
-        topics = [topic for topic in topics if topic.encoding != "32FC1"]
+    if stream == MASKS and (encodings := mask_encodings(mask_format)):
+        topics = [topic for topic in topics if topic.encoding in encodings]
     hints = [lambda name: name.rpartition("/")[2] == stream]
     if stream == DEPTH:
         hints.append(lambda name: "depth" in name)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from PIL import Image
 
 from sam3d_ros import demo_report
@@ -26,6 +27,7 @@ from sam3d_ros.demo_report import (
     overview,
     timing,
 )
+from sam3d_ros.nodes import demo_recorder
 from sam3d_ros.synth.tabletop import camera_intrinsics, framing_pose
 
 FOLDER = Path(__file__).parent
@@ -94,6 +96,38 @@ def test_overview_shows_rebuilt_and_true_meshes(recording: Recording, monkeypatc
     upper, lower = slice(60, half_y), slice(half_y + 60, None)
     left, right = slice(half_x - 20), slice(half_x + 20, None)
     assert all(pixels[panel].std() > 10 for panel in ((upper, right), (lower, left), (lower, right)))
+
+
+def said(code: str, text: str, level: bytes) -> DiagnosticArray:
+    values = [KeyValue(key="code", value=code), KeyValue(key="state", value="unconfigured")]
+    return DiagnosticArray(status=[DiagnosticStatus(level=level, message=text, values=values)])
+
+
+@pytest.mark.usefixtures("ros")
+def test_the_demo_waits_for_a_set_up_that_takes_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(demo_recorder.time, "monotonic", lambda: clock[0])
+    recorder = demo_recorder.DemoRecorder()
+
+    def overdue(now: float) -> bool:
+        clock[0] = now
+        return recorder.is_overdue(100.0, 120.0)
+
+    try:
+        assert not overdue(219.0) and overdue(221.0)
+        clock[0] = 150.0
+        recorder._on_diagnostics(said("CONFIGURING", "CONFIGURING: 40 %, timing kernels", DiagnosticStatus.WARN))
+        assert not overdue(150.0 + 1799.0) and overdue(150.0 + 1801.0)
+        assert recorder.last_said == "CONFIGURING: 40 %, timing kernels" and not recorder.setup_fault
+        clock[0] = 900.0
+        recorder._on_diagnostics(said("OK", "OK", DiagnosticStatus.OK))
+        assert not overdue(900.0 + 119.0) and overdue(900.0 + 121.0)
+        recorder._on_diagnostics(said("OK", "OK", DiagnosticStatus.OK))
+        assert overdue(900.0 + 121.0)
+        recorder._on_diagnostics(said("MODEL_INVALID", "MODEL_INVALID: a.onnx", DiagnosticStatus.ERROR))
+        assert recorder.last_said == recorder.setup_fault == "MODEL_INVALID: a.onnx"
+    finally:
+        recorder.destroy_node()
 
 
 def demo_process(out: Path, behaviour: str) -> subprocess.Popen:

@@ -1,10 +1,15 @@
 """What the node says while an engine is built, and the parameters that steer it."""
+from types import SimpleNamespace
+
 import pytest
 from node_rig import Rig
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import TransitionCallbackReturn
 
+from sam3d_ros.nodes import sam3d_node
 from sam3d_ros.perception.faults import Fault, FaultCode
+from sam3d_ros.perception.pipeline import Pipeline
+from sam3d_ros.ros.parameters import Settings
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -26,6 +31,25 @@ def test_a_build_shows_its_progress(ros):
         values = {pair.key: pair.value for pair in said[1].values}
         assert values["code"] == "CONFIGURING" and values["progress"] == "40" and values["state"] == "unconfigured"
         rig.wait(lambda: rig.diagnostics[-1].status[0].message == "OK")
+
+
+def test_a_first_start_says_what_it_does(monkeypatch):
+    """Loading and compiling take a minute on a slow machine, in which a user would take the node for hung."""
+    done: list[str] = []
+    pipeline = SimpleNamespace(warm_up=lambda: done.append("pipeline"), close=lambda: done.append("closed"))
+    monkeypatch.setattr(Pipeline, "from_config", lambda config, on_progress: done.append("loaded") or pipeline)
+    monkeypatch.setattr(sam3d_node, "warm_up", lambda: done.append("tracker"))
+    monkeypatch.setattr(sam3d_node.rebuild, "warm_up", lambda: done.append("physics"))
+    monkeypatch.setattr(sam3d_node, "exempt_from_collection", lambda: None)
+
+    def say(percent, what):
+        done.append(f"{percent} % {what[:4]}")
+
+    assert sam3d_node.load_pipeline(Settings(), say) is pipeline
+    assert done == ["0 % the ", "loaded", "0 % code", "pipeline", "33 % code", "tracker", "66 % code", "physics"]
+    done.clear()
+    assert sam3d_node.load_pipeline(Settings(physics=False), say) is pipeline
+    assert done[2:] == ["0 % code", "pipeline", "50 % code", "tracker"]
 
 
 @pytest.mark.timeout(120)

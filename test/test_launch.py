@@ -180,6 +180,20 @@ def test_rviz_takes_the_frame_of_the_results(launch_module):
     assert arguments(preset="realsense", target_frame="base_link")[2:] == ["-f", "base_link"]
 
 
+def test_rviz_keeps_the_time_of_the_preset(launch_module):
+    """With the wall's time beside a simulation's stamps, RViz takes all transforms for old."""
+    [file, given] = node(launched(launch_module, preset="gazebo", rviz="true"), "rviz2").keywords["parameters"]
+    assert given == {}
+    context = rclpy.Context()
+    rclpy.init(context=context, args=["--ros-args", "--params-file", file])
+    try:
+        rviz = Node("rviz2", context=context)
+        assert rviz.get_parameter("use_sim_time").value is True
+        rviz.destroy_node()
+    finally:
+        rclpy.shutdown(context=context)
+
+
 def test_every_argument_is_documented(launch_module):
     documented = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "launch.md").read_text()))
     assert {declared.name for declared in launch_module.ARGUMENTS} <= documented

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("rclpy")
+rclpy = pytest.importorskip("rclpy")
 
 from geometry_msgs.msg import TransformStamped  # noqa: E402
 from node_rig import HEIGHT, OBJECT, WIDTH, RefusingPipeline, Rig, scene  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
-from sensor_msgs.msg import Image  # noqa: E402
+from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from stand_ins import provide_tf2_ros  # noqa: E402
 
 from sam3d_ros.perception.faults import FaultCode  # noqa: E402
@@ -196,6 +196,27 @@ def test_images_without_objects_are_freed_at_once():
             assert frames() <= before + 1
         finally:
             gc.enable()
+
+
+def test_an_input_of_another_type_is_named():
+    """ROS matches no subscription with it, so that nothing comes on a topic whose name is right."""
+    context = rclpy.Context()                      # one participant of DDS cannot have two types on a topic
+    rclpy.init(context=context)
+    try:
+        detector = rclpy.create_node("detector", context=context)
+        with Rig(input_timeout=0.5) as rig:
+            rig.outside.destroy_publisher(rig.publishers["segmentation"])
+            detector.create_publisher(CompressedImage, f"/{rig.namespace}/segmentation", 10)
+            inputs = scene()
+            del inputs["segmentation"]
+            told = f"MASK_MISSING: /{rig.namespace}/segmentation is published as sensor_msgs/msg/CompressedImage, " \
+                   "not as sensor_msgs/msg/Image; on segmentation for "
+            rig.send_until(lambda: rig.send(inputs), lambda: any(
+                status.message.startswith(told) for array in rig.diagnostics for status in array.status))
+            assert "/image is published" not in rig.diagnostics[-1].status[0].message
+        detector.destroy_node()
+    finally:
+        rclpy.shutdown(context=context)
 
 
 def test_too_many_objects_keeps_the_largest():

@@ -17,7 +17,7 @@ import sam3d_ros
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "sam3d_ros").rglob("*.py"))
-EXECUTABLES = ("sam3d", "sam3d_node", "simulated_camera", "tabletop_segmenter")
+EXECUTABLES = ("grasp_consumer", "sam3d", "sam3d_node", "simulated_camera", "tabletop_segmenter")
 ROS_PACKAGES = {"ament_index_python", "cv_bridge", "launch", "launch_ros", "rclpy"}
 # Module -> distribution, where the names differ.
 DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image",
@@ -145,8 +145,9 @@ def test_executable_is_installed_where_ros2_run_looks(name):
     assert executable.read_text().startswith("#!/usr/bin/env python3\n")
 
 
-@pytest.mark.parametrize("file", ["launch/sam3d.launch.py", "config/fastdds_shm.xml", "config/sam3d.rviz",
-                                  "package.xml", "msg/ObjectMesh.msg", "action/Reconstruct.action"])
+@pytest.mark.parametrize("file", [
+    *(str(file.relative_to(ROOT)) for folder in ("launch", "config") for file in sorted((ROOT / folder).glob("*.*"))),
+    "package.xml", "msg/ObjectMesh.msg", "action/Reconstruct.action"])
 def test_share_holds(file):
     assert Path(get_package_share_directory("sam3d_ros"), file).exists()
 
@@ -178,6 +179,11 @@ def test_requirements_for_a_ros_machine_are_dependencies():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     required = {re.match(r"[\w-]+", line)[0] for line in lines if not line.startswith("#")}
     assert required <= listed_distributions("dependencies")
+
+
+def test_no_image_takes_in_what_is_built_beside_the_sources():
+    built = {line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines() if line.startswith("/")}
+    assert built | {".git"} <= set((ROOT / ".dockerignore").read_text().splitlines())
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.yaml")) + [ROOT / ".github/workflows/ci.yml"],

@@ -78,6 +78,35 @@ def test_names_of_cameras_are_checked(cameras: str, words: str):
     assert f"parameter cameras: {words}" in caught.value.detail
 
 
+@pytest.mark.usefixtures("ros")
+def test_changes_are_taken_by_the_rclpy_of_humble_too(monkeypatch):
+    """Which lacks what came with Iron: a Jetson with JetPack 6 has it."""
+    monkeypatch.delattr(Node, "add_post_set_parameters_callback", raising=False)
+    node = Node("sam3d_node", parameter_overrides=[Parameter("classes", value="cup"),
+                                                   Parameter("max_objects", value=0)])
+    changes: list[tuple[Settings, Settings]] = []
+    configured: list[bool] = []
+    try:
+        parameters = Parameters(node, lambda: not configured, lambda *change: changes.append(change))
+        assert (parameters.settings.classes, parameters.settings.max_objects) == ("cup", Settings().max_objects)
+        with pytest.raises(Fault, match="parameter max_objects: "):
+            parameters.check()
+        node.set_parameters([Parameter("max_objects", value=3)])
+        parameters.check()
+        configured.append(True)
+        good, fixed, wrong = node.set_parameters([Parameter("max_rate", value=5.0), Parameter("max_objects", value=4),
+                                                  Parameter("tf_timeout", value=11.0)])
+        assert (good.successful, fixed.successful, wrong.successful) == (True, False, False)
+        both = node.set_parameters_atomically([Parameter("max_rate", value=7.0), Parameter("model", value="base")])
+        assert not both.successful
+        expected = Settings(classes="cup", max_objects=3, max_rate=5.0)
+        assert parameters.settings == expected == changes[-1][1]
+        assert node.get_parameter("max_rate").value == 5.0
+        assert [after for _, after in changes[:-1]] == [before for before, _ in changes[1:]]
+    finally:
+        node.destroy_node()
+
+
 def test_wanted_classes():
     assert Settings().wanted_classes == frozenset()
     assert Settings(classes=" cup, bowl ,").wanted_classes == {"cup", "bowl"}

@@ -251,6 +251,18 @@ def test_truncated_and_foreign_files(tmp_path, pipeline, capsys, storage):
     assert "BAG_UNREADABLE" in failure(tmp_path, capsys, bag)
 
 
+@pytest.mark.parametrize("storage", PLUGINS)
+def test_a_bag_without_metadata_is_read_by_its_file(tmp_path, pipeline, capsys, storage):
+    """As the recorder leaves it where it is killed."""
+    bag = write_bag(tmp_path / "bag", storage, [images_of(index) for index in range(2)])
+    (bag / "metadata.yaml").unlink()
+    [file] = bag.iterdir()
+    told = failure(tmp_path, capsys, bag)
+    assert f"{bag} has no metadata.yaml, as after a recording that was cut off: give {file} (" in told
+    assert cli.main(["replay", str(file), "-o", str(tmp_path / "out")]) == 0
+    assert len(read(tmp_path / "out")["/objects"]) == 2
+
+
 def test_absent_bag_and_wrong_message(tmp_path, pipeline, capsys):
     assert "BAG_UNREADABLE" in failure(tmp_path, capsys, tmp_path / "absent")
     bag = write_bag(tmp_path / "bag", "sqlite3", [images_of(0)])
@@ -335,12 +347,18 @@ NODE_INPUT = [Topic("/image", IMAGE_TYPE, "rgb8"), Topic("/depth_image", IMAGE_T
      ["/image", "/camera_info", "/depth_image", "/segmentation"]),
     (NODE_INPUT, {"depth_image": "/camera_info"}, None),
     ([], {}, None),
+    *(([Topic("/camera/image_raw", IMAGE_TYPE, encoding), *NODE_INPUT[1:3], Topic("/a/mask", IMAGE_TYPE, "mono8")], {},
+       ["/camera/image_raw", "/camera_info", "/depth_image", "/a/mask"])
+      for encoding in ("8UC3", "bayer_rggb8", "yuv422", "yuv422_yuy2", "uyvy", "nv21")),
+    ([*NODE_INPUT[:3], Topic("/debug", IMAGE_TYPE, "rgb8")], {}, None),                     # no masks, but an image
+    ([*NODE_INPUT[:3], Topic("/debug", IMAGE_TYPE, "rgb8"), Topic("/a/mask", IMAGE_TYPE, "8UC1")], {},
+     ["/image", "/camera_info", "/depth_image", "/a/mask"]),
 ])
 def test_choice_of_topics(topics, given, expected):
     classes = input_types(Settings(), with_detections=False)
     if expected is None:
         with pytest.raises(Fault) as info:
-            choose_topics(topics, classes, given)
+            choose_topics(topics, classes, given, "labels")
         assert info.value.code is FaultCode.BAG_TOPICS_UNCLEAR
     else:
-        assert choose_topics(topics, classes, given) == dict(zip(classes, expected, strict=True))
+        assert choose_topics(topics, classes, given, "labels") == dict(zip(classes, expected, strict=True))

@@ -17,14 +17,16 @@ from sensor_msgs.msg import CameraInfo, Image
 from sam3d_ros.msg import ObjectMesh, ObjectMeshArray
 
 from ..demo_report import PosedMesh, RebuiltMesh, Recording
+from ..ros.diagnostics import CONFIGURING
 from ..ros.images import decode_camera_info, decode_colour, decode_pixels, stamp_ns
 from ..ros.messages import MeshMemory, mesh_arrays
 from ..ros.qos import RESULTS
 from ..ros.transforms import matrix_from_pose
 from .simulated_camera import LATCHED
 
-FIRST_RESULT_TIMEOUT = 120.0      # seconds; the model is loaded and an orbit rendered meanwhile
+FIRST_RESULT_TIMEOUT = 120.0      # seconds; an orbit is rendered meanwhile
 NEXT_RESULT_TIMEOUT = 20.0
+SETUP_TIMEOUT = 1800.0            # without news of the node's set-up: on a slow machine, a step of it takes minutes
 HISTORY = 90                      # images and poses kept while their result is awaited: 3 s at 30 Hz
 
 
@@ -44,7 +46,9 @@ class DemoRecorder(Node):
         self._meshes = MeshMemory()
         self.truth: ObjectMeshArray | None = None
         self.setup_fault = ""
-        self.last_fault = "the node has published nothing"
+        self.last_said = "the node has published nothing"
+        self._is_configuring = False
+        self._last_progress = 0.0      # when the node last told of its set-up, or that it had ended, monotonic
         self.poses: dict[int, PoseStamped] = {}
         self.images: dict[int, Image] = {}
         self.labels: dict[int, Image] = {}
@@ -60,6 +64,12 @@ class DemoRecorder(Node):
         self.create_subscription(Image, "image", lambda m: _keep(self.images, m), qos)
         self.create_subscription(Image, "segmentation", lambda m: _keep(self.labels, m), qos)
         self.create_subscription(CameraInfo, "camera_info", lambda m: _keep(self.camera_info, m), qos)
+
+    def is_overdue(self, since: float, timeout: float) -> bool:
+        """Whether `timeout` seconds have passed since `since` (monotonic) and the end of the node's set-up, or
+        SETUP_TIMEOUT without news of the latter."""
+        limit = SETUP_TIMEOUT if self._is_configuring else timeout
+        return time.monotonic() - max(since, self._last_progress) > limit
 
     def complete_stamp(self) -> int | None:
         """Newest stamp of which result, image, masks, camera_info and pose are there."""
@@ -89,9 +99,15 @@ class DemoRecorder(Node):
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            if status.level == DiagnosticStatus.ERROR:
-                self.last_fault = status.message
-                if any(pair.key == "state" and pair.value == "unconfigured" for pair in status.values):
+            values = {pair.key: pair.value for pair in status.values}
+            was_configuring, self._is_configuring = self._is_configuring, values.get("code") == CONFIGURING
+            if was_configuring or self._is_configuring:
+                self._last_progress = time.monotonic()
+            if self._is_configuring:
+                self.last_said = status.message
+            elif status.level == DiagnosticStatus.ERROR:
+                self.last_said = status.message
+                if values.get("state") == "unconfigured":
                     self.setup_fault = status.message
 
 
@@ -107,13 +123,14 @@ def record(seconds: float, check_alive: Callable[[], None], on_progress: Callabl
     executor.add_node(recorder)
     try:
         def spin_until(done: Callable[[], bool], timeout: float, missing: str) -> None:
-            deadline = time.monotonic() + timeout
+            started = time.monotonic()
             while not done():
                 check_alive()
                 if recorder.setup_fault and not recorder.results:
                     raise NoResult(recorder.setup_fault)
-                if time.monotonic() > deadline:
-                    raise NoResult(f"no {missing} in {timeout:g} s; last diagnostic: {recorder.last_fault}")
+                if recorder.is_overdue(started, timeout):
+                    raise NoResult(f"no {missing} in {time.monotonic() - started:.0f} s; last diagnostic: "
+                                   f"{recorder.last_said}")
                 executor.spin_once(timeout_sec=0.1)
 
         spin_until(lambda: bool(recorder.results and recorder.truth), FIRST_RESULT_TIMEOUT, "result")

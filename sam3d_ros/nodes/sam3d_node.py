@@ -98,15 +98,19 @@ class _Superseded(Exception):
 
 def load_pipeline(settings: Settings, on_progress: Callable[[int, str], None] = lambda percent, what: None) -> Any:
     """The real pipeline, and all that is compiled for the node.  Imported here: it takes seconds, in which the node can
-    be seen already."""
+    be seen already.
+
+    on_progress: called with percent done, and with what is being done, so that a first start does not look like a hang
+    """
+    on_progress(0, "the model is loaded")
     from sam3d_ros.perception.pipeline import Pipeline
     pipeline = Pipeline.from_config(pipeline_config(settings), on_progress)
     with ExitStack() as on_failure:
         on_failure.callback(pipeline.close)
-        pipeline.warm_up()
-        warm_up()
-        if settings.physics:
-            rebuild.warm_up()
+        steps = [pipeline.warm_up, warm_up, *[rebuild.warm_up] * settings.physics]
+        for number, step in enumerate(steps):
+            on_progress(100 * number // len(steps), "code is made ready, for a minute or more at the first start")
+            step()
         on_failure.pop_all()
     exempt_from_collection()
     return pipeline
@@ -335,7 +339,7 @@ class Sam3dNode(LifecycleNode):
     def _watch(self) -> None:
         """Once a period: missing inputs, changed QoS, goals that wait in vain."""
         for camera in self._cameras:
-            fault = camera.synchroniser.fault(self.settings.input_timeout)
+            fault = camera.fault(self.settings.input_timeout)
             self._diagnostics.report(f"input {camera.namespace}", fault)
             camera.subscribe()
         self._serve_goals()
@@ -549,7 +553,7 @@ class Sam3dNode(LifecycleNode):
             return match is not None
 
         def lack() -> Fault:
-            return self._cameras[0].synchroniser.fault(timeout, now) or Fault(FaultCode.STAMPS_DO_NOT_MATCH)
+            return self._cameras[0].fault(timeout, now) or Fault(FaultCode.STAMPS_DO_NOT_MATCH)
         self._goals.serve(start, timeout, lack)
 
     def _fresh_match(self, request: Reconstruct.Goal, since: float) -> Match | None:

@@ -23,6 +23,7 @@ from rosbags.typesys.store import Typestore
 from ..perception.faults import Fault, FaultCode
 
 STORAGES = {"sqlite3": StoragePlugin.SQLITE3, "mcap": StoragePlugin.MCAP}
+BAG_SUFFIXES = (".db3", ".mcap")
 PACKAGE = "sam3d_ros"
 _BAG_VERSION = 9          # of the metadata; what Jazzy writes
 
@@ -45,6 +46,9 @@ class BagReader:
 
     def __init__(self, path: Path):
         self.path = path
+        if files := _files_without_metadata(path):
+            raise Fault(FaultCode.BAG_UNREADABLE, f"{path} has no metadata.yaml, as after a recording that was cut "
+                                                  f"off: give {' or '.join(map(str, files))}")
         self._reader = self._guard(Reader, path)
         self._guard(self._reader.open)
         self._connections = {connection.topic: connection for connection in self._reader.connections}
@@ -135,6 +139,13 @@ class BagWriter:
         if kind is None:
             os.rename(self._draft / self.path.name, self.path)
         shutil.rmtree(self._draft)
+
+
+def _files_without_metadata(path: Path) -> list[Path]:
+    """The files of a recording that lacks its metadata; none if it has it, or is no folder."""
+    if not path.is_dir() or (path / "metadata.yaml").exists():
+        return []
+    return sorted(file for file in path.iterdir() if file.suffix in BAG_SUFFIXES)
 
 
 def _message_types() -> Typestore:

@@ -2,14 +2,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from rclpy.node import Node
 from rclpy.subscription import Subscription
 
 from ..perception.faults import Fault
-from .frames import message_bytes
+from .frames import message_bytes, type_name
 from .images import stamp_ns
 from .parameters import Settings
 from .qos import adapted_subscription
@@ -52,6 +52,24 @@ class CameraInput:
             self._subscriptions[stream] = adapted_subscription(
                 self._node, self._subscriptions.get(stream), kind, topic,
                 functools.partial(self._on_message, stream), self._reliability)
+
+    def fault(self, timeout: float, now: float | None = None) -> Fault | None:
+        """Why there has been no complete set for `timeout` seconds, or None.
+
+        An input that is published, but as another type of message, so that it is not received, comes first.
+        """
+        fault = self.synchroniser.fault(timeout, now)
+        if fault is None or not (others := [*self._other_types()]):
+            return fault
+        return Fault(fault.code, "; ".join([*others, fault.detail]))
+
+    def _other_types(self) -> Iterator[str]:
+        for stream, subscription in self._subscriptions.items():
+            if self.synchroniser.status[stream].arrival is None:
+                topic, wanted = subscription.topic_name, type_name(self._types[stream])
+                published = {publisher.topic_type for publisher in self._node.get_publishers_info_by_topic(topic)}
+                if published and wanted not in published:
+                    yield f"{topic} is published as {', '.join(sorted(published))}, not as {wanted}"
 
     def destroy(self) -> None:
         """Release the subscriptions."""

@@ -17,6 +17,8 @@ _WARNINGS = frozenset({
     FaultCode.OBJECT_TOO_LARGE, FaultCode.MASK_SCATTERED, FaultCode.MASK_INVALID,
     FaultCode.STAMP_OUT_OF_ORDER, FaultCode.CLOCK_JUMPED_BACK,
 })
+# The code, in place of a fault's name, while a set-up goes on that takes long.
+CONFIGURING = "CONFIGURING"
 
 
 def level(fault: Fault | None) -> bytes:
@@ -74,9 +76,9 @@ class Diagnostics:
             if (percent, what) == self._announced or not self._node.context.ok():
                 return
             self._announced = (percent, what)
-            text = f"CONFIGURING: {percent} %, {what}"
+            text = f"{CONFIGURING}: {percent} %, {what}"
             self._node.get_logger().info(text)
-            self._publish(DiagnosticStatus.WARN, text, {"code": "CONFIGURING", "progress": str(percent)})
+            self._publish(DiagnosticStatus.WARN, text, {"code": CONFIGURING, "progress": str(percent)})
 
     def tick(self) -> None:
         """Publish the worst fault since the last call, or that all is well."""

@@ -92,6 +92,11 @@ def _no_masks(match: Match, *warnings: Fault) -> Segmentation:
     return Segmentation(np.zeros((image.height, image.width), np.int32), (), warnings)
 
 
+def type_name(message_class: type) -> str:
+    """Name of a message class as on a topic or in a bag, such as sensor_msgs/msg/Image."""
+    return f"{message_class.__module__.split('.')[0]}/msg/{message_class.__name__}"
+
+
 def message_bytes(message: object) -> int:
     """Memory of a message's bulk data, that of all its tensors if it is a list of them; small messages count as
     nothing."""

@@ -165,8 +165,11 @@ class Parameters:
     A wrong value given at start (YAML, command line) does not stop the node: it is kept in mind, `check` raises it, and
     setting the parameter again mends it.
 
+    Changes are taken in the callback that may refuse them: rclpy has had one for what was set only since Iron, and a
+    Jetson with JetPack 6 has Humble.
+
     is_unconfigured: whether parameters that are not live may change now
-    on_change: called after a change with the settings before and after it
+    on_change: called with the settings before and after each change, those at start among them
     """
 
     def __init__(self, node: Node, is_unconfigured: Callable[[], bool],
@@ -176,11 +179,10 @@ class Parameters:
         self._refused: dict[str, str] = {}
         self._is_unconfigured = is_unconfigured
         self._on_change = on_change
-        node.add_on_set_parameters_callback(self._check_values)
+        self.settings = Settings()
+        node.add_on_set_parameters_callback(self._on_set)
         for field in self._fields.values():
             self._declare(field)
-        self.settings = self._read()
-        node.add_post_set_parameters_callback(self._changed)
 
     def check(self) -> None:
         """Raise Fault PARAMETER_INVALID if a value given at start was refused, or cameras are named wrongly or lack a
@@ -209,33 +211,34 @@ class Parameters:
         try:
             self._node.declare_parameter(field.name, field.default, descriptor(field))
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-            self._refused[field.name] = f"parameter {field.name}: {error}"
             self._node.declare_parameter(field.name, field.default, descriptor(field), ignore_override=True)
+            self._refused[field.name] = f"parameter {field.name}: {error}"
 
-    def _check_values(self, parameters: list[Parameter]) -> SetParametersResult:
-        for parameter in parameters:
-            field = self._fields.get(parameter.name)
-            if field is None:
-                continue
-            choices = field.metadata["choices"]
-            if choices and parameter.value not in choices:
-                return SetParametersResult(reason=f"parameter {field.name}: '{parameter.value}' is not one of "
-                                                  + ", ".join(choices))
-            if self._is_unconfigured():
-                continue
-            if not field.metadata["live"]:
-                return SetParametersResult(reason=f"parameter {field.name}: can be set only while the node is "
-                                                  "unconfigured (clean it up first)")
-            if field.name == "target_frame" and not parameter.value and len(self.settings.camera_namespaces) > 1:
-                return SetParametersResult(reason=_NO_COMMON_FRAME)
+    def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
+        ours = [parameter for parameter in parameters if parameter.name in self._fields]
+        if reason := next(filter(None, map(self._objection, ours)), ""):
+            return SetParametersResult(reason=reason)
+        self._take(ours)
         return SetParametersResult(successful=True)
 
-    def _changed(self, parameters: list[Parameter]) -> None:
+    def _objection(self, parameter: Parameter) -> str:
+        """Why a parameter may not be set to this value now, or nothing."""
+        field = self._fields[parameter.name]
+        choices = field.metadata["choices"]
+        if choices and parameter.value not in choices:
+            return f"parameter {field.name}: '{parameter.value}' is not one of " + ", ".join(choices)
+        if self._is_unconfigured():
+            return ""
+        if not field.metadata["live"]:
+            return f"parameter {field.name}: can be set only while the node is unconfigured (clean it up first)"
+        if field.name == "target_frame" and not parameter.value and len(self.settings.camera_namespaces) > 1:
+            return _NO_COMMON_FRAME
+        return ""
+
+    def _take(self, parameters: list[Parameter]) -> None:
         for parameter in parameters:
             self._refused.pop(parameter.name, None)
-        before, self.settings = self.settings, self._read()
+        before = self.settings
+        self.settings = dataclasses.replace(before, **{parameter.name: parameter.value for parameter in parameters})
         if before != self.settings:
             self._on_change(before, self.settings)
-
-    def _read(self) -> Settings:
-        return Settings(**{name: self._node.get_parameter(name).value for name in self._fields})

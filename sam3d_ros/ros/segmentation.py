@@ -50,6 +50,11 @@ def segmentation_type(mask_format: str) -> type:
     return getattr(package, name)
 
 
+def mask_encodings(mask_format: str) -> tuple[str, ...]:
+    """Encodings that the `segmentation` topic may have; none where it holds no images."""
+    return _IMAGE_FORMATS[mask_format][0] if mask_format in _IMAGE_FORMATS else ()
+
+
 def decode_segmentation(message: Any, detections: Any | None, height: int, width: int,
                         settings: Settings) -> masks.Segmentation:
     """Masks for an image of `height` x `width` pixels.
