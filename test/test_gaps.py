@@ -15,7 +15,9 @@ HOLE = np.s_[80:100, 60:100]
 
 @pytest.mark.parametrize("empty", [
     ROWS % 2 == 1, COLUMNS % 2 == 0, (ROWS % 2 == 1) | (COLUMNS % 2 == 1), (ROWS % 3 == 2) | (COLUMNS % 3 == 1),
-    np.floor(ROWS / 1.93) == np.floor((ROWS + 1) / 1.93)], ids=["rows", "columns", "both", "every third", "drifting"])
+    np.floor(ROWS / 1.93) == np.floor((ROWS + 1) / 1.93), (ROWS % 3 > 0) | (COLUMNS % 3 > 0),
+    np.floor(ROWS / 3.25) == np.floor((ROWS + 1) / 3.25)],
+    ids=["rows", "columns", "both", "every third", "drifting", "two of three", "drifting pairs and threes"])
 def test_gaps_take_a_reading_beside_them_and_holes_stay(empty: np.ndarray):
     depth = np.where(empty, 0, WHOLE)
     depth[HOLE] = 0
@@ -24,8 +26,8 @@ def test_gaps_take_a_reading_beside_them_and_holes_stay(empty: np.ndarray):
     np.testing.assert_array_equal(filled[given], depth[given])
     assert (filled[HOLE] == 0).all()
     inner = np.zeros(depth.shape, bool)
-    inner[2:-2, 2:-2] = True
-    inner[78:102, 58:102] = False
+    inner[3:-3, 3:-3] = True
+    inner[77:103, 57:103] = False
     assert (filled[inner] > 0).all()
     # Of the thing in front or of the slope a row or two beside, and nothing between.
     added = inner & ~given

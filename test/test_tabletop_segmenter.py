@@ -121,7 +121,7 @@ def test_a_flying_pixel_without_readings_around_it_is_none_of_an_object():
                                                                                         INTRINSICS))
 
 
-@pytest.mark.parametrize(("every_row", "every_column"), [(2, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize(("every_row", "every_column"), [(2, 1), (1, 2), (2, 2), (3, 3)])
 def test_depth_that_fills_its_image_in_part(every_row, every_column):
     depth, truth = render(BOXES)
     sparse = np.zeros_like(depth)

@@ -15,9 +15,10 @@ from scipy.spatial import ConvexHull, cKDTree
 
 from .faults import Fault, FaultCode
 from .frame import Intrinsics
+from .gaps import without_gaps
 from .plane import fit_support_plane, range_factor
 
-_FLYING_NEIGHBOURS = 3            # of 8 that must lie at a pixel's own depth; that share of fewer, if depth is sparse
+_FLYING_NEIGHBOURS = 3            # of 8 that must lie at a pixel's own depth
 _SUPPORT_MARGIN = 0.02            # metres by which an object may stick out over the plane's visible part
 _CORE_NEIGHBOURS = 4              # occupied voxels within `gap` of one that belongs to a cluster
 _CLOSING = 4                      # pixels; half the width of the gaps in a mask that are bridged
@@ -58,7 +59,7 @@ def segment_tabletop(depth: np.ndarray, intrinsics: Intrinsics,
 
     Raises Fault: DEPTH_EMPTY without a reading within max_distance, SUPPORT_PLANE_NOT_FOUND.
     """
-    depth = np.where((depth > 0) & (depth < config.max_distance), depth, np.float32(0))
+    depth = without_gaps(np.where((depth > 0) & (depth < config.max_distance), depth, np.float32(0)))
     if not depth.any():
         raise Fault(FaultCode.DEPTH_EMPTY)
     points = _points(depth, intrinsics)
@@ -85,23 +86,16 @@ def _points(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
 
 
 def _flying_pixels(depth: np.ndarray) -> np.ndarray:
-    """(H, W) bool: pixels with too few neighbours at their own depth, such as a mix of near and far at an edge.
-
-    Depth that was aligned to a larger colour image fills it in part only: neighbours that have no reading are not
-    missed where most pixels lack as many.
-    """
+    """(H, W) bool: pixels with too few neighbours at their own depth, such as a mix of near and far at an edge."""
     height, width = depth.shape
     padded = np.pad(depth, 1)
     tolerance = 0.01 * depth                      # between neighbouring pixels, a surface seen at 80 degrees
-    near, readings = np.zeros(depth.shape, np.uint8), np.zeros(depth.shape, np.uint8)
+    near = np.zeros(depth.shape, np.uint8)
     for row in range(3):
         for column in range(3):
             if (row, column) != (1, 1):
-                neighbour = padded[row:row + height, column:column + width]
-                near += np.abs(neighbour - depth) < tolerance
-                readings += neighbour > 0
-    usual = np.median(readings[depth > 0]).astype(np.uint8)
-    return 8 * near < _FLYING_NEIGHBOURS * np.maximum(readings, usual)
+                near += np.abs(padded[row:row + height, column:column + width] - depth) < tolerance
+    return near < _FLYING_NEIGHBOURS
 
 
 def _over_support(candidates: np.ndarray, scene: np.ndarray, plane: np.ndarray, tolerance: float) -> np.ndarray:

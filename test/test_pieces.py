@@ -1,0 +1,85 @@
+"""Readings in a mask that are not its object's: islands, what is far behind a coarse mask's rim, the support."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from sam3d_ros.perception.candidates import find_candidates
+from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, back_project
+from sam3d_ros.perception.pieces import in_one_piece
+
+CAMERA = Intrinsics(320, 240, 300.0, 300.0, 159.5, 119.5)
+TABLE = np.array([0.0, 0.0, -1.0, 0.8])             # 0.8 m below a camera that looks straight down
+OBJECT = np.s_[80:130, 140:200]                     # 10 x 12 cm, 20 cm above what is behind
+
+
+def scene(*changes: tuple[tuple[slice, slice], int, float]) -> Frame:
+    """A block, label 1, 0.6 m from the camera, and 0.8 m away what is behind it; changes: window, label, depth."""
+    depth, labels = np.full((240, 320), 0.8, np.float32), np.zeros((240, 320), np.int32)
+    for window, label, metres in ((OBJECT, 1, 0.6), *changes):
+        depth[window], labels[window] = metres, label
+    return Frame(np.zeros((240, 320, 3), np.uint8), depth, labels, CAMERA, (Instance(1),))
+
+
+def kept(frame: Frame, support: float = 9.0) -> np.ndarray:
+    """(H, W) bool: the readings that count as the object's; support: metres from the camera."""
+    rows, columns = np.nonzero((frame.labels == 1) & (frame.depth > 0))
+    found = np.zeros(frame.labels.shape, bool)
+    points = back_project(frame.depth, CAMERA, rows, columns)
+    found[rows, columns] = in_one_piece(frame, rows, columns, points, points[:, 2] < support)
+    return found
+
+
+def test_what_is_far_behind_the_rim_of_a_coarse_mask_is_left_out():
+    """The rim has more readings than the object."""
+    exact = scene()
+    coarse = replace(exact, labels=ndimage.grey_dilation(exact.labels, (51, 51)))
+    assert (coarse.labels == 1).sum() > 2 * (exact.labels == 1).sum()
+    np.testing.assert_array_equal(kept(coarse), exact.labels == 1)
+
+
+def test_of_object_and_a_larger_patch_of_the_support_the_object_is_kept():
+    frame = scene((np.s_[130:220, 100:240], 1, 0.8))
+    np.testing.assert_array_equal(kept(frame, support=0.79), scene().labels == 1)
+
+
+def test_islands_are_left_out():
+    islands = [(np.s_[row:row + 15, column:column + 15], 1, 0.8) for row, column in ((10, 20), (200, 30), (30, 290))]
+    np.testing.assert_array_equal(kept(scene(*islands)), scene().labels == 1)
+
+
+
+@pytest.mark.parametrize(("label", "metres", "whole"), [(2, 0.45, True), (0, 0.0, True), (0, 0.8, False)],
+                         ids=["a neighbour before it", "no reading", "nothing"])
+def test_two_parts_are_one_object_unless_nothing_is_seen_between(label, metres, whole):
+    frame = scene((np.s_[80:130, 185:260], 1, 0.6), (np.s_[60:150, 165:250], label, metres))
+    both = (frame.labels == 1) & (frame.depth > 0)
+    larger = both & (np.arange(320) < 165)
+    np.testing.assert_array_equal(kept(frame), both if whole else larger)
+
+
+def test_sparse_and_noisy_readings_are_all_kept():
+    rng = np.random.default_rng(0)
+    frame = scene()
+    noisy = frame.depth + rng.normal(scale=0.002, size=frame.depth.shape).astype(np.float32)
+    sparse = replace(frame, depth=np.where(rng.random(noisy.shape) < 0.6, 0, noisy))
+    np.testing.assert_array_equal(kept(sparse), (frame.labels == 1) & (sparse.depth > 0))
+
+
+def test_the_cube_of_a_mask_that_takes_in_the_table_is_that_of_the_object():
+    exact = scene()
+    for leak in (ndimage.grey_dilation(exact.labels, (21, 21)), scene((np.s_[130:180, 140:200], 1, 0.8)).labels):
+        cubes = [found.cube for frame in (exact, replace(exact, labels=leak))
+                 for found in find_candidates(frame, frame.labels, TABLE, None, {}, 50, 16)[1]]
+        assert cubes[1].edge == pytest.approx(cubes[0].edge, rel=0.01)
+        np.testing.assert_allclose(cubes[1].centre, cubes[0].centre, atol=0.001)
+
+
+def test_the_cube_takes_in_what_of_an_object_reaches_below_the_support():
+    """Over the edge of a table, or into a bin in it."""
+    frame = scene((np.s_[130:150, 140:200], 1, 0.83))
+    cubes = [find_candidates(frame, frame.labels, plane, None, {}, 50, 16)[1][0].cube for plane in (None, TABLE)]
+    assert cubes[0].edge == pytest.approx(cubes[1].edge)
