@@ -51,6 +51,25 @@ def test_islands_are_left_out():
     np.testing.assert_array_equal(kept(scene(*islands)), scene().labels == 1)
 
 
+@pytest.mark.parametrize("half", [18, 23])
+def test_of_a_ring_and_what_is_seen_through_it_the_ring_is_kept(half):
+    """Outlines fill holes.  Behind the wider one are most readings, and behind both those deepest in the mask."""
+    hole = np.s_[105 - half:105 + half, 170 - half:170 + half]
+    frame, ring = scene((hole, 1, 1.0)), scene().labels == 1
+    ring[hole] = False
+    np.testing.assert_array_equal(kept(frame), ring)
+
+
+def test_cap_and_base_of_a_glass_bottle_are_one_object():
+    """The mask holds what is seen through the bottle, where an island of a mask has nothing around it."""
+    cap, glass, base = (np.s_[rows, 140:200] for rows in (slice(80, 88), slice(88, 118), slice(118, 130)))
+    found = kept(scene((glass, 1, 0.8)), support=0.79)
+    assert found[cap].all()
+    assert found[base].all()
+    found = kept(scene((glass, 0, 0.8)))
+    assert not found[cap].any()
+    assert found[base].all()
+
 
 @pytest.mark.parametrize(("label", "metres", "whole"), [(2, 0.45, True), (0, 0.0, True), (0, 0.8, False)],
                          ids=["a neighbour before it", "no reading", "nothing"])

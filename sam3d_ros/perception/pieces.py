@@ -20,6 +20,8 @@ _ROUNDS = 4             # in which pieces join, as the object grows by those bef
 _SAMPLES = 500          # readings, about, of the object and of all other pieces that distances are measured with
 _STEPS = np.linspace(0, 1, 12)[1:-1, None]     # of the way from the object to a piece, at which the image is asked
 _SEEN = 0.3             # share of them past which the camera must see
+_ACROSS = 0.75          # of the distance: a step in depth below it leads across the view rather than away from it
+_FRAME = 0.05           # share of the readings that a piece must have to be what another is seen through
 
 
 def in_one_piece(frame: Frame, rows: np.ndarray, columns: np.ndarray, points: np.ndarray,
@@ -27,8 +29,9 @@ def in_one_piece(frame: Frame, rows: np.ndarray, columns: np.ndarray, points: np
     """(N,) bool: which of an instance's readings are one piece: points (N, 3) metres, camera frame, at rows, columns.
 
     is_its_own: (N,) bool, without those that may be the support's.  The object is the piece that has most of them, the
-    more deeply inside of the mask the more they count.  Another is left out if it is farther than half the
-    object's extent and the camera sees past the way to it: a neighbour in front may hide what joins two parts.
+    more deeply inside of the mask the more they count, or what that is seen through: masks fill holes.  Another is left
+    out if it is farther than half the object's extent and the camera sees past the way to it: a neighbour in front may
+    hide what joins two parts, and so may glass, through which the mask's own pixels show what is behind.
     """
     top, left = rows.min(), columns.min()
     depth = np.zeros((rows.max() - top + 1, columns.max() - left + 1), np.float32)
@@ -38,8 +41,11 @@ def in_one_piece(frame: Frame, rows: np.ndarray, columns: np.ndarray, points: np
     if sizes.max() >= _WHOLE * len(piece):
         return np.ones(len(piece), bool)
     inwards = ndimage.distance_transform_cdt(np.pad(depth > 0, 1))[1 + rows - top, 1 + columns - left]
+    most = int(np.bincount(piece, inwards * is_its_own).argmax())
     is_in = np.zeros(len(sizes), bool)
-    is_in[np.bincount(piece, inwards * is_its_own).argmax()] = True
+    is_in[_seen_through(most, piece, sizes, np.column_stack([rows, columns]), points[:, 2])] = True
+    shown = np.full(frame.labels.shape, -1, np.int32)
+    shown[rows, columns] = piece
     for _ in range(_ROUNDS):
         own, others = (np.flatnonzero(is_in[piece] == side) for side in (True, False))
         if not len(others):
@@ -49,7 +55,8 @@ def in_one_piece(frame: Frame, rows: np.ndarray, columns: np.ndarray, points: np
         far = max(_LEAST_FAR, _FAR * np.ptp(points[own], axis=0).max())
         order = np.argsort(distance)
         closest = order[np.unique(piece[others[order]], return_index=True)[1]]       # of each piece the nearest reading
-        is_apart = _is_seen_apart(points[own[nearest[closest]]], points[others[closest]], frame)
+        is_apart = _is_seen_apart(points[own[nearest[closest]]], points[others[closest]], frame, shown,
+                                  piece[others[closest]])
         joins = (distance[closest] < far) | ~is_apart
         if not joins.any():
             break
@@ -57,12 +64,34 @@ def in_one_piece(frame: Frame, rows: np.ndarray, columns: np.ndarray, points: np
     return is_in[piece]
 
 
-def _is_seen_apart(starts: np.ndarray, ends: np.ndarray, frame: Frame) -> np.ndarray:
-    """(P,) bool: whether the camera sees past the way from points (P, 3) to others."""
+def _seen_through(most: int, piece: np.ndarray, sizes: np.ndarray, pixels: np.ndarray, depth: np.ndarray) -> int:
+    """The piece in front of piece `most` that reaches around it, such as a ring around its hole; `most` if none does.
+
+    piece: (N,) of each reading; sizes: (P,) of the pieces; pixels: (N, 2); depth: (N,) metres
+    """
+    for other in np.flatnonzero(sizes >= _FRAME * len(piece)):
+        inner, outer = piece == most, piece == other
+        if np.median(depth[outer]) < np.median(depth[inner]) \
+                and (pixels[outer].min(axis=0) < pixels[inner].min(axis=0)).all() \
+                and (pixels[outer].max(axis=0) > pixels[inner].max(axis=0)).all():
+            most = int(other)
+    return most
+
+
+def _is_seen_apart(starts: np.ndarray, ends: np.ndarray, frame: Frame, shown: np.ndarray,
+                   pieces: np.ndarray) -> np.ndarray:
+    """(P,) bool: whether the camera sees past the way from points (P, 3) to others, of `pieces` (P,).
+
+    shown: (H, W) int32, the piece of each reading in the mask, elsewhere -1
+    """
     way = (starts + _STEPS[..., None] * (ends - starts)).reshape(-1, 3)
     rows, columns, inside = nearest_pixels(way, frame.intrinsics)
     seen = inside & (frame.depth[rows, columns] > way[:, 2] + _STEP * np.maximum(1, way[:, 2] ** 2))
-    return seen.reshape(len(_STEPS), -1).mean(axis=0) > _SEEN
+    seen = seen.reshape(len(_STEPS), -1)
+    behind = shown[rows, columns].reshape(seen.shape)
+    across = np.abs(ends - starts)[:, 2] < _ACROSS * np.linalg.norm(ends - starts, axis=1)
+    seen &= ~across | (behind < 0) | (behind == pieces)      # else through glass: the mask says it is there
+    return seen.mean(axis=0) > _SEEN
 
 
 @numba.njit(nogil=True, cache=True)
