@@ -20,7 +20,7 @@ from .attempts import FailedAttempts
 from .camera import camera_motion
 from .fusion import make_view, needs_view, with_view
 from .readings import CONFIRM, Readings, Sighting, look_for, read
-from .registration import Registration, are_near, near_share, register
+from .registration import Registration, are_near, count_on_backs, near_share, register
 from .relocation import may_be, relocated
 from .resting import Resting
 from .shape import make_shape
@@ -237,14 +237,16 @@ class Tracker:
         for identity, sighting in sightings.items():
             track, index = self.tracks[identity], pairs.get(identity)
             points = sighting.points if index is None else readings.points[index]
-            believed = index is not None or sighting.confirmed >= self._least_confirmed(track, sighting, frame.stamp_ns)
+            missing = self._missing(track, sighting, frame)
+            believed = index is not None or missing < _GONE \
+                and sighting.confirmed >= self._least_confirmed(track, sighting, frame.stamp_ns)
             if believed and self._measure(track, points, pose, frame.stamp_ns):
                 self._seen(track, index, readings)
             else:
                 pairs.pop(identity, None)
                 track.label = 0
                 if not self._is_vouched_for(track, frame):
-                    gone = sighting.missing >= _GONE and not self._may_be_near(track, frame.stamp_ns)
+                    gone = missing >= _GONE and not self._may_be_near(track, frame.stamp_ns)
                     track.presence = Presence.GONE if gone else Presence.HIDDEN
         taken = {*pairs.values()}
         taken |= self._find_again(taken, readings)
@@ -261,6 +263,12 @@ class Tracker:
         counts as seen however much of it is covered, as it will with that mask."""
         is_due = self._masks_are_due and now_ns - track.masked_ns < self.config.unmasked * 1e9
         return _LEAST_CONFIRMED * (1 - sighting.covered if is_due else 1.0)
+
+    def _missing(self, track: Track, sighting: Sighting, frame: Frame) -> float:
+        """Share of the visible samples of a track at which the camera looks through it.  Where the background is no
+        farther than its underside, it does so too: a flat object was taken away, and what it lay on shows."""
+        behind = count_on_backs(track.shape, sighting.points, self._camera_from(track, frame))
+        return sighting.missing + behind / max(sighting.facing, 1)
 
     def _is_vouched_for(self, track: Track, frame: Frame) -> bool:
         """Whether the newest image of another camera than that of `frame` shows it."""
@@ -525,6 +533,7 @@ def warm_up() -> None:
     readings = read(frame)
     look_for(shape, pose, readings)
     near_share(shape, readings.points[0], pose, _NEAR)
+    count_on_backs(shape, readings.points[0], pose)
     register(shape, readings.points[0], pose, np.eye(6))
     camera_motion([(shape, pose, readings.points[0])])
     motion.difference(pose, np.eye(4))
