@@ -10,7 +10,7 @@ import trimesh
 from made_objects import BOX_CORNERS, BOX_SIDES, made_object
 from tabletop_toys import BOX, CAN, EGG, Toy, camera_at, picture, pose, reconstruction
 
-from sam3d_ros.perception.frame import Intrinsics, back_project
+from sam3d_ros.perception.frame import Instance, Intrinsics, back_project
 from sam3d_ros.perception.objects import Status
 from sam3d_ros.perception.support import support_plane
 from sam3d_ros.scene import rebuild
@@ -664,6 +664,23 @@ def test_what_one_of_two_cameras_shows_is_seen():
         found.append({item.id: item.presence for item in world.tracker.update(frame)})
     assert all(presence is Presence.SEEN for items in found for presence in items.values())
     assert [len(items) for items in found] == [3, 3, 3, 3, 3, 2, 2, 2]
+
+
+def test_what_a_camera_alone_shows_is_asked_for_whatever_was_made_from_another_s_image_meanwhile():
+    """Left shows the first toy, the other two are covered; right shows the first two."""
+    tracker, rng = Tracker(), np.random.default_rng(0)
+    asked = {}
+    for camera, labels in (("left", (1,)), ("right", (1, 2))):
+        frame = picture([*zip(TOYS, PLACES, strict=True)], camera_at(0.3), (1, 2, 3), rng=rng)
+        seen = np.where(np.isin(frame.labels, labels), frame.labels, 0)
+        depth = np.where((frame.labels > 0) & (seen == 0), np.float32(0.2), frame.depth)
+        tracker.update(replace(frame, depth=depth, labels=seen, frame_id=camera,
+                               instances=tuple(Instance(label) for label in labels)))
+        asked[camera] = rebuild.request(tracker)
+    made = reconstruction(BOX, np.linalg.inv(camera_at(0.3)) @ PLACES[0], 1)
+    tracker.absorb(asked["left"], rebuild.prepare(asked["left"], [made]))
+    assert [i.label for i in rebuild.still_wanted(tracker, asked["right"]).frame.instances] == [2]
+    assert rebuild.still_wanted(tracker, asked["left"]) is None
 
 
 def test_of_two_alike_each_in_another_camera_s_view_one_is_not_found_at_the_other_s_place():

@@ -222,6 +222,17 @@ class Tracker:
             self._resting.update([*self.tracks.values()], request.frame.stamp_ns, request.scene_from_camera, plane)
         return ids
 
+    def knows(self, request: Request, label: int) -> bool:
+        """Whether a mask of a request for a new object shows one that was made since, from another image; without depth
+        that is not known."""
+        frame = request.frame
+        if frame.depth is None:
+            return False
+        [points] = read(replace(frame, instances=tuple(i for i in frame.instances if i.label == label))).points
+        camera_from_scene = np.linalg.inv(request.scene_from_camera)
+        return any(near_share(track.shape, points, camera_from_scene @ track.belief.scene_from_object, _NEAR)
+                   > _LEAST_NEAR for track in self._present() if track.id not in request.shown)
+
     # One image
 
     def _follow(self, readings: Readings) -> None:
