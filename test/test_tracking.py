@@ -220,6 +220,36 @@ def test_an_object_that_is_carried_is_followed():
     assert item.revision == 1
 
 
+@pytest.mark.parametrize("height", [0.008, 0.02, 0.06])
+def test_what_slides_across_the_view_is_followed_though_depth_shows_a_flat_face_alone(monkeypatch, height):
+    """At 0.1 m/s, under a camera that looks down on it."""
+    start = pose(-0.12, 0.0, height / 2, 0.4)
+    monkeypatch.setattr("test_tracking.TOYS", [Toy("box", np.array([0.12, 0.08, height])), *TOYS[1:]])
+    monkeypatch.setattr("test_tracking.PLACES", [start, *PLACES[1:]])
+    world = World()
+    for step in range(1, 20):
+        moved = pose(0.07 * step / 30, 0.07 * step / 30, 0) @ start
+        item = world.look(step / 30, camera_at(0.3, elevation=1.5), places=[moved, *PLACES[1:]])[world.ids[1]]
+        error = world.error(item, 1, moved)
+        assert np.linalg.norm(error[:3]) < 0.011
+        assert error @ np.linalg.solve(item.object.pose_covariance, error) < 22.5    # once in a thousand times
+
+
+@pytest.mark.parametrize("share", [0.4, 0.7])
+def test_an_object_stays_where_it_is_when_its_mask_is_cut_off(share):
+    """share: of its columns that the mask has, from the left."""
+    world = World()
+    for step in range(1, 12):
+        frame = picture([*zip(TOYS, PLACES, strict=True)], camera_at(0.3, elevation=1.5), (1, 2, 3), step / 30)
+        rows, columns = np.nonzero(frame.labels == 1)
+        end = columns.min() + round(share * np.ptp(columns))
+        labels = frame.labels.copy()
+        labels[rows[columns > end], columns[columns > end]] = 0
+        world.camera = camera_at(0.3, elevation=1.5)
+        found = {item.id: item for item in world.tracker.update(replace(frame, labels=labels))}
+        assert np.linalg.norm(world.error(found[world.ids[1]], 1)[:3]) < 0.003
+
+
 @pytest.mark.parametrize("labels", [(1, 2, 1), (3, 2, 3), (1, 1, 1)])
 def test_a_mask_that_shows_two_known_objects_spoils_neither_and_is_no_third(labels: tuple[int, ...]):
     """The detector takes two for one in some images, after the meshes are old enough to be made anew."""
