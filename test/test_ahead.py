@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tabletop_toys import camera_at, picture, pose
-from test_tracking import PLACES, World
+from tabletop_toys import Toy, camera_at, picture, pose
+from test_tracking import PLACES, TOYS, World
 
 from sam3d_ros.perception.frame import Frame
 from sam3d_ros.scene.ahead import Ahead
@@ -99,6 +99,21 @@ def test_an_object_that_is_taken_away_is_not_seen_ahead_of_the_masks():
         presence = seen[world.ids[1]].presence if world.ids[1] in seen else Presence.GONE
         assert (presence is Presence.SEEN) == (moment <= 0.5)
         assert all(seen[world.ids[label]].presence is Presence.SEEN for label in (2, 3))
+
+
+def test_a_flat_object_is_seen_ahead_of_the_masks_until_it_is_taken_away(monkeypatch):
+    """8 mm high, under a camera that looks down on it: the table behind it is as near as its underside."""
+    flat = pose(-0.12, 0.0, 0.004, 0.4)
+    monkeypatch.setattr("test_tracking.TOYS", [Toy("box", np.array([0.12, 0.08, 0.008])), *TOYS[1:]])
+    monkeypatch.setattr("test_tracking.PLACES", [flat, *PLACES[1:]])
+    world = Lagging(lambda moment: [pose(0, 0, -1.0) if moment > 0.5 else flat, *PLACES[1:]],
+                    lambda moment: camera_at(0.3, elevation=1.45))
+    for masks, start, end in ((True, 0.0, 0.5), (False, 0.5, 1.2)):
+        for moment, seen in world.run(start, end, masks):
+            assert (world.ids[1] in seen) == (moment <= 0.5)
+            if moment <= 0.5:
+                assert seen[world.ids[1]].presence is Presence.SEEN
+                assert np.linalg.norm(world.error(seen[world.ids[1]], 1)[:3]) < 0.003
 
 
 def test_what_moves_too_far_between_two_images_is_found_as_soon_as_its_masks_come():

@@ -18,6 +18,7 @@ from rclpy.action import ActionClient  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from sensor_msgs.msg import RegionOfInterest  # noqa: E402
 from stand_ins import provide_tf2_ros  # noqa: E402
+from test_node import SIDES, two_cameras  # noqa: E402
 
 from sam3d_ros.action import Reconstruct  # noqa: E402
 from sam3d_ros.msg import ObjectMeshArray  # noqa: E402
@@ -59,6 +60,18 @@ class Goal:
 def on_demand() -> Iterator[Rig]:
     with Rig(BlockPipeline(delay=0.05), enabled=False, input_timeout=1.0) as rig:
         yield rig
+
+
+def test_a_goal_to_a_camera_with_the_frame_of_another_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch):
+    with two_cameras(monkeypatch, target_frame="base", input_timeout=1.0) as rig:
+        def send() -> None:
+            for side in SIDES:
+                rig.send({f"{side}/{name}": message for name, message in scene().items()})
+        rig.send_until(send, lambda: "PARAMETER_INVALID" in rig.codes())
+        future = (goal := Goal(rig, Reconstruct.Goal())).handle.get_result_async()
+        rig.send_until(send, future.done)
+        goal.client.destroy()
+        assert not future.result().result.success and "share the frame" in future.result().result.message
 
 
 def test_goal_for_everything(on_demand: Rig):

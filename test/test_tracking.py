@@ -10,7 +10,7 @@ import trimesh
 from made_objects import BOX_CORNERS, BOX_SIDES, made_object
 from tabletop_toys import BOX, CAN, EGG, Toy, camera_at, picture, pose, reconstruction
 
-from sam3d_ros.perception.frame import Intrinsics, back_project
+from sam3d_ros.perception.frame import Instance, Intrinsics, back_project
 from sam3d_ros.perception.objects import Status
 from sam3d_ros.perception.support import support_plane
 from sam3d_ros.scene import rebuild
@@ -218,6 +218,36 @@ def test_an_object_that_is_carried_is_followed():
     for label in (2, 3):
         assert np.linalg.norm(world.error(seen[world.ids[label]], label)[:3]) < 0.003
     assert item.revision == 1
+
+
+@pytest.mark.parametrize("height", [0.008, 0.02, 0.06])
+def test_what_slides_across_the_view_is_followed_though_depth_shows_a_flat_face_alone(monkeypatch, height):
+    """At 0.1 m/s, under a camera that looks down on it."""
+    start = pose(-0.12, 0.0, height / 2, 0.4)
+    monkeypatch.setattr("test_tracking.TOYS", [Toy("box", np.array([0.12, 0.08, height])), *TOYS[1:]])
+    monkeypatch.setattr("test_tracking.PLACES", [start, *PLACES[1:]])
+    world = World()
+    for step in range(1, 20):
+        moved = pose(0.07 * step / 30, 0.07 * step / 30, 0) @ start
+        item = world.look(step / 30, camera_at(0.3, elevation=1.5), places=[moved, *PLACES[1:]])[world.ids[1]]
+        error = world.error(item, 1, moved)
+        assert np.linalg.norm(error[:3]) < 0.011
+        assert error @ np.linalg.solve(item.object.pose_covariance, error) < 22.5    # once in a thousand times
+
+
+@pytest.mark.parametrize("share", [0.4, 0.7])
+def test_an_object_stays_where_it_is_when_its_mask_is_cut_off(share):
+    """share: of its columns that the mask has, from the left."""
+    world = World()
+    for step in range(1, 12):
+        frame = picture([*zip(TOYS, PLACES, strict=True)], camera_at(0.3, elevation=1.5), (1, 2, 3), step / 30)
+        rows, columns = np.nonzero(frame.labels == 1)
+        end = columns.min() + round(share * np.ptp(columns))
+        labels = frame.labels.copy()
+        labels[rows[columns > end], columns[columns > end]] = 0
+        world.camera = camera_at(0.3, elevation=1.5)
+        found = {item.id: item for item in world.tracker.update(replace(frame, labels=labels))}
+        assert np.linalg.norm(world.error(found[world.ids[1]], 1)[:3]) < 0.003
 
 
 @pytest.mark.parametrize("labels", [(1, 2, 1), (3, 2, 3), (1, 1, 1)])
@@ -664,6 +694,23 @@ def test_what_one_of_two_cameras_shows_is_seen():
         found.append({item.id: item.presence for item in world.tracker.update(frame)})
     assert all(presence is Presence.SEEN for items in found for presence in items.values())
     assert [len(items) for items in found] == [3, 3, 3, 3, 3, 2, 2, 2]
+
+
+def test_what_a_camera_alone_shows_is_asked_for_whatever_was_made_from_another_s_image_meanwhile():
+    """Left shows the first toy, the other two are covered; right shows the first two."""
+    tracker, rng = Tracker(), np.random.default_rng(0)
+    asked = {}
+    for camera, labels in (("left", (1,)), ("right", (1, 2))):
+        frame = picture([*zip(TOYS, PLACES, strict=True)], camera_at(0.3), (1, 2, 3), rng=rng)
+        seen = np.where(np.isin(frame.labels, labels), frame.labels, 0)
+        depth = np.where((frame.labels > 0) & (seen == 0), np.float32(0.2), frame.depth)
+        tracker.update(replace(frame, depth=depth, labels=seen, frame_id=camera,
+                               instances=tuple(Instance(label) for label in labels)))
+        asked[camera] = rebuild.request(tracker)
+    made = reconstruction(BOX, np.linalg.inv(camera_at(0.3)) @ PLACES[0], 1)
+    tracker.absorb(asked["left"], rebuild.prepare(asked["left"], [made]))
+    assert [i.label for i in rebuild.still_wanted(tracker, asked["right"]).frame.instances] == [2]
+    assert rebuild.still_wanted(tracker, asked["left"]) is None
 
 
 def test_of_two_alike_each_in_another_camera_s_view_one_is_not_found_at_the_other_s_place():

@@ -66,15 +66,13 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 @dataclass(frozen=True)
 class _Job:
     """A complete set of a camera, the generation and the settings that it belongs to, the goal that it serves, if any,
-    what is to be reconstructed, once that is known, the number of reconstructions before that, and whether it is a set
-    ahead of its masks."""
+    what is to be reconstructed, once that is known, and whether it is a set ahead of its masks."""
 
     match: Match
     generation: int
     settings: Settings
     goal: ServerGoalHandle | None = None
     asked: rebuild.Request | None = None
-    reconstructions: int = 0
     is_ahead: bool = False
 
 
@@ -307,25 +305,24 @@ class Sam3dNode(LifecycleNode):
             return
         for source in ("input", "stamps"):
             self._diagnostics.report(f"{source} {camera.namespace}", None)
-        twins = self._twins(camera)
-        if len(twins) > 1:
-            self._diagnostics.report(f"input {camera.namespace}", Fault(
-                FaultCode.PARAMETER_INVALID, f"parameter cameras: {' and '.join(twins)} share the frame "
-                                             f"'{camera.frame_id}', so that nothing tells where each is"))
+        if fault := self._shared_frame(camera):
+            self._diagnostics.report(f"input {camera.namespace}", fault)
         elif self.settings.enabled:
             self._follower.put(_Job(match, self._generation, self.settings), camera.namespace)
 
     def _look_ahead(self, camera: CameraInput) -> None:
         """Have the objects followed into an image whose masks lag, if there is one."""
         settings = self.settings
-        if settings.enabled and settings.follow_ahead and len(self._twins(camera)) == 1 \
+        if settings.enabled and settings.follow_ahead and not self._shared_frame(camera) \
                 and (match := camera.synchroniser.ahead()):
             # In a slot of its own: neither it nor a set with masks, which tells more, takes the other's place.
             self._follower.put(_Job(match, self._generation, settings, is_ahead=True), f"{camera.namespace} ahead")
 
-    def _twins(self, camera: CameraInput) -> list[str]:
-        """Namespaces of the cameras that have this one's frame, its own among them."""
-        return [other.namespace for other in self._cameras if other.frame_id == camera.frame_id]
+    def _shared_frame(self, camera: CameraInput) -> Fault | None:
+        """That another camera has the frame of this one, if so."""
+        twins = [other.namespace for other in self._cameras if camera.frame_id and other.frame_id == camera.frame_id]
+        return Fault(FaultCode.PARAMETER_INVALID, f"parameter cameras: {' and '.join(twins)} share the frame "
+                     f"'{camera.frame_id}', so that nothing tells where each is") if len(twins) > 1 else None
 
     def _on_fault(self, camera: CameraInput, fault: Fault) -> None:
         self._diagnostics.report(f"stamps {camera.namespace}", fault)
@@ -381,8 +378,7 @@ class Sam3dNode(LifecycleNode):
                 if asked is None and not self._tracker.waiting:
                     self._diagnostics.report("reconstruction", None)
                 if asked is not None:
-                    self._builder.put(replace(job, asked=asked, reconstructions=self._reconstructions),
-                                      view.frame.frame_id)
+                    self._builder.put(replace(job, asked=asked), view.frame.frame_id)
         except _Superseded:
             pass
         except Exception as error:
@@ -458,8 +454,8 @@ class Sam3dNode(LifecycleNode):
                 self._check(job)
                 if self._latest.frame.frame_id == job.asked.frame.frame_id:
                     asked = rebuild.request(self._tracker)
-                else:       # of another camera, that may not see what is asked for, unless that was made meanwhile
-                    asked = job.asked if job.reconstructions == self._reconstructions else None
+                else:       # of another camera, that may not see what is asked for
+                    asked = rebuild.still_wanted(self._tracker, job.asked)
             if asked is not None:
                 self._reconstruct(asked, job, lambda stage: None)
                 with self._lock:
@@ -553,11 +549,14 @@ class Sam3dNode(LifecycleNode):
             return match is not None
 
         def lack() -> Fault:
-            return self._cameras[0].fault(timeout, now) or Fault(FaultCode.STAMPS_DO_NOT_MATCH)
+            camera = self._cameras[0]
+            return self._shared_frame(camera) or camera.fault(timeout, now) or Fault(FaultCode.STAMPS_DO_NOT_MATCH)
         self._goals.serve(start, timeout, lack)
 
     def _fresh_match(self, request: Reconstruct.Goal, since: float) -> Match | None:
         """The newest set for a goal that came in after `since` (monotonic, s), with masks if there is one."""
+        if self._shared_frame(self._cameras[0]):
+            return None
         synchroniser = self._cameras[0].synchroniser
         choices = [synchroniser.required]
         if not needs_masks(request):

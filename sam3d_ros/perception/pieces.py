@@ -14,8 +14,8 @@ _BESIDE = 3             # pixels within which a reading to the left, and above, 
 _STEEPEST = 5.0         # depth by width of a step from pixel to pixel; a steeper one, and higher than _STEP, is an edge
 _STEP = 0.01            # metres up to 1 m, beyond that growing with the depth's square
 _WHOLE = 0.98           # share of the readings: if one piece has as much, the rest are stray readings
-_FAR = 0.5              # of the extent of what is the object's for sure: a piece nearer than this belongs to it
-_LEAST_FAR = 0.02       # metres, the same
+_FAR = 1.0              # of the extent of what is the object's for sure: a piece nearer than this belongs to it
+_LEAST_FAR = 0.03       # metres, the same
 _ROUNDS = 4             # in which pieces join, as the object grows by those before
 _SAMPLES = 500          # readings, about, of the object and of all other pieces that distances are measured with
 _STEPS = np.linspace(0, 1, 12)[1:-1, None]     # of the way from the object to a piece, at which the image is asked
@@ -30,7 +30,7 @@ def in_one_piece(frame: Frame, rows: np.ndarray, columns: np.ndarray, points: np
 
     is_its_own: (N,) bool, without those that may be the support's.  The object is the piece that has most of them, the
     more deeply inside of the mask the more they count, or what that is seen through: masks fill holes.  Another is left
-    out if it is farther than half the object's extent and the camera sees past the way to it: a neighbour in front may
+    out if it is farther than the object's extent and the camera sees past the way to it: a neighbour in front may
     hide what joins two parts, and so may glass, through which the mask's own pixels show what is behind.
     """
     top, left = rows.min(), columns.min()

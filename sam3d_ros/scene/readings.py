@@ -73,7 +73,7 @@ class Sighting:
 
     facing: samples that face the camera, are in the image and have a reading; confirmed, covered, missing: shares of
     these with a reading at the sample, in front of it (own parts not counted), behind it
-    seen: share of all samples that are confirmed
+    seen: share of all samples that are confirmed; visible: (S,) bool, which are confirmed or missing
     votes: (L + 1,) confirmed samples per instance, the last for the background; points: (N, 3) metres, camera frame,
     the readings that confirm samples and belong to no instance
     """
@@ -83,6 +83,7 @@ class Sighting:
     covered: float
     missing: float
     seen: float
+    visible: np.ndarray
     votes: np.ndarray
     points: np.ndarray
 
@@ -112,7 +113,20 @@ def look_for(shape: Shape, camera_from_object: np.ndarray, readings: Readings, o
     voters = where[confirmed]
     votes = np.bincount(np.where(voters < 0, len(readings.points), voters), minlength=len(readings.points) + 1)
     return Sighting(facing, *(float(counts[s] / max(facing, 1)) for s in (_CONFIRMED, _COVERED, _MISSING)),
-                    float(counts[_CONFIRMED] / len(state)), votes, points[confirmed & (where == _BACKGROUND)])
+                    float(counts[_CONFIRMED] / len(state)), confirmed | (state == _MISSING), votes,
+                    points[confirmed & (where == _BACKGROUND)])
+
+
+def off_middle(shape: Shape, camera_from_object: np.ndarray, sighting: Sighting, points: np.ndarray) -> np.ndarray:
+    """(3,) metres, camera frame: from the middle of what is visible of a shape at camera_from_object (4, 4) to that of
+    the readings (N, 3) of its mask, across the line of sight."""
+    rotation = camera_from_object[:3, :3]
+    samples = shape.samples[sighting.visible] @ rotation.T + camera_from_object[:3, 3]
+    normals = shape.normals[sighting.visible] @ rotation.T
+    pixels = -np.sum(normals * samples, axis=1) / np.linalg.norm(samples, axis=1) ** 3      # that each sample covers
+    middle = np.average(samples, axis=0, weights=pixels)
+    off, sight = points.mean(axis=0) - middle, middle / np.linalg.norm(middle)
+    return off - sight * (sight @ off)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -66,6 +66,18 @@ def request(tracker: Tracker, wanted: Collection[int] | None = None) -> Request 
                    tracker.generation, shown, frames, others)
 
 
+def still_wanted(tracker: Tracker, asked: Request) -> Request | None:
+    """What of a request was not made since from the image of another camera; None if all was."""
+    def is_wanted(label: int) -> bool:
+        if label not in asked.tracks:
+            return not tracker.knows(asked, label)
+        track = tracker.tracks.get(asked.tracks[label])
+        return track is not None and _pays(track, asked.camera_from_object[label], asked.areas[label],
+                                           asked.frame.stamp_ns)
+    instances = tuple(instance for instance in asked.frame.instances if is_wanted(instance.label))
+    return replace(asked, frame=replace(asked.frame, instances=instances)) if instances else None
+
+
 def _pays(track: Track, camera_from_object: np.ndarray, area: float, now_ns: int) -> bool:
     """Whether a new mesh of a known object may be better than the one there is.
 

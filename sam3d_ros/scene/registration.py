@@ -70,6 +70,12 @@ def near_share(shape: Shape, points: np.ndarray, camera_from_object: np.ndarray,
     return float(are_near(shape, points, camera_from_object, within).mean()) if len(points) else 0.0
 
 
+def are_on_backs(shape: Shape, points: np.ndarray, camera_from_object: np.ndarray) -> np.ndarray:
+    """(N,) bool: which of the points (N, 3), metres, camera frame, lie at sides of a shape that face away from the
+    camera."""
+    return _are_on_backs(shape.distance, shape.origin, shape.cell, points, np.ascontiguousarray(camera_from_object))
+
+
 def are_near(shape: Shape, points: np.ndarray, camera_from_object: np.ndarray, within: float) -> np.ndarray:
     """(N,) bool: which of the points (N, 3), metres, camera frame, lie within that distance (m) of a surface."""
     pose = np.ascontiguousarray(camera_from_object)
@@ -187,6 +193,22 @@ def _fit(grid, origin, cell, points, pose, prior, start, data, figures):  # prag
         if scale <= SCALE_END and np.abs(step).max() < _SETTLED:
             break
         scale = max(SCALE_END, scale * SCALE_STEP)
+
+
+@numba.njit(cache=True, nogil=True)
+def _are_on_backs(grid, origin, cell, points, pose):  # pragma: no cover (compiled)
+    """(N,) bool: at which of the points (N, 3), camera frame, the signed distance from the surface at `pose` (4, 4)
+    rises away from the camera."""
+    behind = np.zeros(len(points), np.bool_)
+    for index in range(len(points)):
+        px, py, pz = points[index, 0] - pose[0, 3], points[index, 1] - pose[1, 3], points[index, 2] - pose[2, 3]
+        x = (pose[0, 0] * px + pose[1, 0] * py + pose[2, 0] * pz - origin[0]) / cell
+        y = (pose[0, 1] * px + pose[1, 1] * py + pose[2, 1] * pz - origin[1]) / cell
+        z = (pose[0, 2] * px + pose[1, 2] * py + pose[2, 2] * pz - origin[2]) / cell
+        inside, _, gx, gy, gz = _look_up(grid, x, y, z)
+        sight = points[index] @ np.ascontiguousarray(pose[:3, :3])
+        behind[index] = inside and gx * sight[0] + gy * sight[1] + gz * sight[2] > 0
+    return behind
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)

@@ -19,8 +19,8 @@ from . import motion
 from .attempts import FailedAttempts
 from .camera import camera_motion
 from .fusion import make_view, needs_view, with_view
-from .readings import CONFIRM, Readings, Sighting, look_for, read
-from .registration import Registration, are_near, near_share, register
+from .readings import CONFIRM, Readings, Sighting, look_for, off_middle, read
+from .registration import Registration, are_near, are_on_backs, near_share, register
 from .relocation import may_be, relocated
 from .resting import Resting
 from .shape import make_shape
@@ -41,6 +41,9 @@ _SEARCHES = 4             # in one image at most: each takes milliseconds
 _LOST_SECONDS = 10.0      # of motion that nobody saw: after that the new place is all that is known
 _SURPRISE = 22.5          # chi-squared of 6 degrees of freedom exceeds it once in a thousand times
 _WORSE = 2.0              # times the root mean square distance with free motion: so badly does it fit where it was
+# A track slides with its mask by no less, metres, and if its share in the mask, and the mask's share on it, rise so.
+_LEAST_SLIDE, _CLEARLY_MORE = 0.003, 0.03
+_ON_FACE = 0.004          # metres from a surface on which readings lie, but for noise
 _RESTLESS_NS = 400_000_000    # so long after it moved, or was last seen, an object may be moving
 _VOUCHED_NS = 1_000_000_000    # so long what a camera's newest image shows counts as seen in those of others
 _MOVING = 0.05            # m/s, of an object that may not be taken to rest while no mask would find it again
@@ -221,6 +224,17 @@ class Tracker:
             self._resting.update([*self.tracks.values()], request.frame.stamp_ns, request.scene_from_camera, plane)
         return ids
 
+    def knows(self, request: Request, label: int) -> bool:
+        """Whether a mask of a request for a new object shows one that was made since, from another image; without depth
+        that is not known."""
+        frame = request.frame
+        if frame.depth is None:
+            return False
+        [points] = read(replace(frame, instances=tuple(i for i in frame.instances if i.label == label))).points
+        camera_from_scene = np.linalg.inv(request.scene_from_camera)
+        return any(near_share(track.shape, points, camera_from_scene @ track.belief.scene_from_object, _NEAR)
+                   > _LEAST_NEAR for track in self._present() if track.id not in request.shown)
+
     # One image
 
     def _follow(self, readings: Readings) -> None:
@@ -235,15 +249,21 @@ class Tracker:
         self.shared = frozenset(readings.instances[index].label for index in shared)
         for identity, sighting in sightings.items():
             track, index = self.tracks[identity], pairs.get(identity)
+            behind = are_on_backs(track.shape, sighting.points, self._camera_from(track, frame))
             points = sighting.points if index is None else readings.points[index]
-            believed = index is not None or sighting.confirmed >= self._least_confirmed(track, sighting, frame.stamp_ns)
+            if index is not None and self._in_world:      # else the camera may have moved, and not it
+                self._slide(track, sighting, index, readings)
+            # The camera looks through it, or sees what it lay on, where that is no farther than the underside.
+            missing = sighting.missing + behind.sum() / max(sighting.facing, 1)
+            believed = index is not None or missing < _GONE \
+                and sighting.confirmed >= self._least_confirmed(track, sighting, frame.stamp_ns)
             if believed and self._measure(track, points, pose, frame.stamp_ns):
                 self._seen(track, index, readings)
             else:
                 pairs.pop(identity, None)
                 track.label = 0
                 if not self._is_vouched_for(track, frame):
-                    gone = sighting.missing >= _GONE and not self._may_be_near(track, frame.stamp_ns)
+                    gone = missing >= _GONE and not self._may_be_near(track, frame.stamp_ns)
                     track.presence = Presence.GONE if gone else Presence.HIDDEN
         taken = {*pairs.values()}
         taken |= self._find_again(taken, readings)
@@ -362,6 +382,31 @@ class Tracker:
             if ((near & ~main).sum(axis=1) > near.sum(axis=1) / 2).any():
                 shared.add(index)
         return shared
+
+    def _slide(self, track: Track, sighting: Sighting, index: int, readings: Readings) -> None:
+        """Take a track along with its mask: depth does not tell that a flat face slides across the line of sight.
+
+        It is believed where the mask shows clearly more of the track, and the track explains clearly more of the mask:
+        of a mask that was cut off or leaks, only one of them is so."""
+        frame, points = readings.frame, readings.points[index]
+        if len(points) < _LEAST_READINGS or not sighting.visible.any():
+            return
+        scene_from_camera, before = self.scene_from_camera(frame), self._camera_from(track, frame)
+        step = np.zeros(6)
+        step[:3] = scene_from_camera[:3, :3] @ off_middle(track.shape, before, sighting, points)
+        if np.linalg.norm(step) < _LEAST_SLIDE:
+            return
+        moved = replace(track.belief, scene_from_object=motion.shifted(track.belief.scene_from_object, step))
+        free = motion.predicted(moved, _LEAST_SECONDS, motion.MOVED)
+        after = _registered(track, points, free, scene_from_camera).camera_from_object
+        shown = look_for(track.shape, after, readings).shares[index] - sighting.shares[index]
+        explained = near_share(track.shape, points, after, _ON_FACE) - near_share(track.shape, points, before, _ON_FACE)
+        if min(shown, explained) < _CLEARLY_MORE:
+            return
+        track.belief = replace(track.belief, scene_from_object=scene_from_camera @ after)
+        seconds = max(_LEAST_SECONDS, (frame.stamp_ns - track.seen_ns) / 1e9)
+        track.velocity = track.velocity + _SMOOTHING * step[:3] / seconds
+        track.restless_until_ns = frame.stamp_ns + _RESTLESS_NS
 
     def _measure(self, track: Track, points: np.ndarray, scene_from_camera: np.ndarray, now_ns: int) -> bool:
         """Register a track to its readings and update its belief; False if they do not fit."""
@@ -530,6 +575,7 @@ def warm_up() -> None:
     readings = read(frame)
     look_for(shape, pose, readings)
     near_share(shape, readings.points[0], pose, _NEAR)
+    are_on_backs(shape, readings.points[0], pose)
     register(shape, readings.points[0], pose, np.eye(6))
     camera_motion([(shape, pose, readings.points[0])])
     motion.difference(pose, np.eye(4))
