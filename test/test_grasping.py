@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from sam3d_ros.evaluation import grasping
 from sam3d_ros.evaluation.grasp_trial import attempt
-from sam3d_ros.grasping.antipodal import Grasp, SceneMesh, plan_grasps
+from sam3d_ros.grasping.antipodal import RETREAT, Grasp, SceneMesh, plan_grasps
 from sam3d_ros.grasping.gripper import FRANKA
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.pipeline import PipelineResult
@@ -94,16 +94,28 @@ def test_guessed_surfaces_are_avoided():
     assert min(grasp.world_from_grasp[1, 3] for grasp in grasps) > -0.01
 
 
-def test_the_hand_keeps_away_from_guessed_surfaces_by_their_standard_deviation():
+def test_the_hand_keeps_away_from_guessed_surfaces_where_it_can():
     ball = mesh_at(trimesh.creation.icosphere(3, 0.02), [0, 0, 0.02])
-    ring = trimesh.creation.annulus(0.05, 0.07, 0.03).subdivide_to_size(0.03)      # leaves the fingers 6 mm
+    wall = trimesh.creation.box([0.02, 0.3, 0.03], trimesh.transformations.translation_matrix([0.06, 0, 0.015]))
+    wall = wall.subdivide_to_size(0.004)
 
-    def grasps(std: float | None) -> list[Grasp]:
-        wall = mesh_at(ring, [0, 0, 0.015], None if std is None else np.full(len(ring.vertices), std))
-        return plan_grasps([ball, wall], FLOOR, targets=[0], count=1000)
+    def grasps(std: float) -> list[Grasp]:
+        beside = mesh_at(wall, [0, 0, 0], np.full(len(wall.vertices), std))
+        return plan_grasps([ball, beside], FLOOR, targets=[0], count=1000)
 
-    assert len(grasps(None)) == len(grasps(0.0)) > len(grasps(0.004)) > 0
-    assert grasps(0.007) == []
+    def clearance(grasp: Grasp) -> float:
+        """From the wall to the hand on its way in."""
+        pose, boxes = grasp.world_from_grasp, FRANKA.boxes(grasp.opening, RETREAT)
+        inside = (wall.vertices - pose[:3, 3]) @ pose[:3, :3]
+        return min(np.linalg.norm(inside - np.clip(inside, *box), axis=1).min() for box in boxes)
+
+    scores = [grasp.score for grasp in grasps(0.0)]
+    assert scores == sorted(scores, reverse=True)
+    guessed = grasps(0.008)
+    assert len(guessed) == len(scores)
+    [first_near] = np.flatnonzero(np.diff([grasp.score for grasp in guessed]) > 0) + 1
+    assert min(map(clearance, guessed[:first_near])) > 0.0075
+    assert max(map(clearance, guessed[first_near:])) < 0.008 * 3 ** 0.5 + 0.002    # of a box's corner
 
 
 def test_grasps_that_would_not_hold_are_none():

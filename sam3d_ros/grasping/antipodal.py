@@ -3,7 +3,7 @@
 Pairs of opposite surface points whose normals lie in the friction cones around the line between them (Nguyen 1988),
 found by casting rays through the mesh from points sampled on it; the hand turned around that line in equal steps; the
 hand on its straight way in tested against surface points of all meshes and against the support.  What the camera did
-not see is a guess: its standard deviation lowers a grasp's rank, and the hand keeps as far away from it.
+not see is a guess: its standard deviation lowers a grasp's rank, and the hand keeps as far away from it if it can.
 
 One frame for everything, named "world" here. Metres.
 """
@@ -32,7 +32,7 @@ RETREAT = 0.08               # metres of straight way in
 SUPPORT_CLEARANCE = 0.004    # metres between hand and support
 OBSTACLE_SPACING = 0.003     # metres between surface points that stand for a mesh; less than half of any finger's side
 SURE = 0.004                 # metres: standard deviation of the surface at which a grasp loses 40 % of its score
-_MOST_MARGIN = 0.01          # metres that the hand keeps at most from a surface that is a guess
+_MOST_MARGIN = 0.01          # metres that the hand keeps at most from a surface that is a guess, if it can
 _LEAST_SCORE = 0.05          # grasps below it mostly slip: better none, and another view
 _MAX_TILT = np.deg2rad(80)   # of the approach from straight down
 _LEAST_WIDTH = 0.003         # metres between contacts
@@ -92,11 +92,20 @@ class _Hands:
     score: np.ndarray
     target: np.ndarray
 
+    def grasp(self, index: int, gripper: ParallelGripper) -> Grasp:
+        """A candidate as a grasp."""
+        pose = np.eye(4)
+        pose[:3, :3], pose[:3, 3] = self.rotation[index], self.origin[index]
+        width = float(self.width[index])
+        return Grasp(int(self.target[index]), pose, min(gripper.max_opening, width + 2 * CLEARANCE), width,
+                     float(self.score[index]))
+
 
 def plan_grasps(meshes: Sequence[SceneMesh], plane: np.ndarray, gripper: ParallelGripper = FRANKA,
                 targets: Sequence[int] | None = None, count: int = 20, seed: int = 0) -> list[Grasp]:
     """The best `count` grasps of the targets that touch nothing on their way in, the best first, but those of doubtful
-    meshes after all others.  Grasps that would hardly hold are not among them.
+    meshes after all others, and of each the ones that come near to guessed surfaces after those that do not.  Grasps
+    that would hardly hold are not among them.
 
     plane: (4,) unit normal, against gravity, and offset: n . p + d is the height of p over the support
     targets: indices of meshes; None: all. The same seed gives the same grasps.
@@ -109,17 +118,20 @@ def plan_grasps(meshes: Sequence[SceneMesh], plane: np.ndarray, gripper: Paralle
         return []
     hands = _Hands(*(np.concatenate([getattr(some, field.name) for some in candidates]) for field in fields(_Hands)))
     obstacles, margins = map(np.concatenate, zip(*(_surface(mesh, generator) for mesh in meshes), strict=True))
-    found: list[Grasp] = []
     is_doubtful = np.array([mesh.is_doubtful for mesh in meshes])[hands.target]
-    for index in np.lexsort([-hands.score, is_doubtful]):
-        pose = np.eye(4)
-        pose[:3, :3], pose[:3, 3] = hands.rotation[index], hands.origin[index]
-        width = float(hands.width[index])
-        opening = min(gripper.max_opening, width + 2 * CLEARANCE)
-        if not _collides(pose, opening, obstacles, margins, plane, gripper):
-            found.append(Grasp(int(hands.target[index]), pose, opening, width, float(hands.score[index])))
-            if len(found) == count:
-                break
+    ranked = np.argsort(-hands.score, kind="stable")
+    found: list[Grasp] = []
+    for doubtful in (False, True):
+        near: list[Grasp] = []                   # they touch nothing, but come near to what is a guess
+        for index in ranked[is_doubtful[ranked] == doubtful]:
+            grasp = hands.grasp(index, gripper)
+            if not _collides(grasp, obstacles, margins, plane, gripper):
+                found.append(grasp)
+                if len(found) == count:
+                    return found
+            elif len(near) < count and not _collides(grasp, obstacles, np.zeros_like(margins), plane, gripper):
+                near.append(grasp)
+        found += near[:count - len(found)]
     return found
 
 
@@ -209,12 +221,12 @@ def _hands(pairs: _Pairs, target: int, plane: np.ndarray) -> _Hands:
                   np.full(int(good.sum()), target))
 
 
-def _collides(pose: np.ndarray, opening: float, obstacles: np.ndarray, margins: np.ndarray, plane: np.ndarray,
+def _collides(grasp: Grasp, obstacles: np.ndarray, margins: np.ndarray, plane: np.ndarray,
               gripper: ParallelGripper) -> bool:
-    """Whether the hand at world_from_grasp = pose, or on its way there, comes nearer to an obstacle (P, 3) than its
-    margin (P,), or touches the support.
+    """Whether the hand at a grasp, or on its way there, comes nearer to an obstacle (P, 3) than its margin (P,), or
+    touches the support.
     """
-    boxes = gripper.boxes(opening, RETREAT)
+    pose, boxes = grasp.world_from_grasp, gripper.boxes(grasp.opening, RETREAT)
     heights = boxes * (pose[:3, :3].T @ plane[:3])                      # of the corners, axis by axis
     lowest = heights.min(axis=1).sum(axis=1) + plane[:3] @ pose[:3, 3] + plane[3]
     if lowest.min() < SUPPORT_CLEARANCE:
