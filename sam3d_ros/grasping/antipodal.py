@@ -3,14 +3,16 @@
 Pairs of opposite surface points whose normals lie in the friction cones around the line between them (Nguyen 1988),
 found by casting rays through the mesh from points sampled on it; the hand turned around that line in equal steps; the
 hand on its straight way in tested against surface points of all meshes and against the support.  What the camera did
-not see is a guess: its standard deviation lowers a grasp's rank, and the hand keeps as far away from it if it can.
+not see is a guess: its standard deviation lowers a grasp's rank, where fingers touch it and where the hand comes near.
 
 One frame for everything, named "world" here. Metres.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import chain, islice
 
 import numba
 import numpy as np
@@ -32,7 +34,8 @@ RETREAT = 0.08               # metres of straight way in
 SUPPORT_CLEARANCE = 0.004    # metres between hand and support
 OBSTACLE_SPACING = 0.003     # metres between surface points that stand for a mesh; less than half of any finger's side
 SURE = 0.004                 # metres: standard deviation of the surface at which a grasp loses 40 % of its score
-_MOST_MARGIN = 0.01          # metres that the hand keeps at most from a surface that is a guess, if it can
+_NEAR = 0.5                  # of the score of a grasp where the hand comes nearer to a surface than one deviation,
+_MOST_MARGIN = 0.01          # or than this, metres
 _LEAST_SCORE = 0.05          # grasps below it mostly slip: better none, and another view
 _MAX_TILT = np.deg2rad(80)   # of the approach from straight down
 _LEAST_WIDTH = 0.003         # metres between contacts
@@ -104,8 +107,7 @@ class _Hands:
 def plan_grasps(meshes: Sequence[SceneMesh], plane: np.ndarray, gripper: ParallelGripper = FRANKA,
                 targets: Sequence[int] | None = None, count: int = 20, seed: int = 0) -> list[Grasp]:
     """The best `count` grasps of the targets that touch nothing on their way in, the best first, but those of doubtful
-    meshes after all others, and of each the ones that come near to guessed surfaces after those that do not.  Grasps
-    that would hardly hold are not among them.
+    meshes after all others.  Grasps that would hardly hold are not among them.
 
     plane: (4,) unit normal, against gravity, and offset: n . p + d is the height of p over the support
     targets: indices of meshes; None: all. The same seed gives the same grasps.
@@ -120,19 +122,27 @@ def plan_grasps(meshes: Sequence[SceneMesh], plane: np.ndarray, gripper: Paralle
     obstacles, margins = map(np.concatenate, zip(*(_surface(mesh, generator) for mesh in meshes), strict=True))
     is_doubtful = np.array([mesh.is_doubtful for mesh in meshes])[hands.target]
     ranked = np.argsort(-hands.score, kind="stable")
-    found: list[Grasp] = []
-    for doubtful in (False, True):
-        near: list[Grasp] = []                   # they touch nothing, but come near to what is a guess
-        for index in ranked[is_doubtful[ranked] == doubtful]:
-            grasp = hands.grasp(index, gripper)
-            if not _collides(grasp, obstacles, margins, plane, gripper):
-                found.append(grasp)
-                if len(found) == count:
-                    return found
-            elif len(near) < count and not _collides(grasp, obstacles, np.zeros_like(margins), plane, gripper):
-                near.append(grasp)
-        found += near[:count - len(found)]
-    return found
+    free = (_free(hands, ranked[is_doubtful[ranked] == doubtful], obstacles, margins, plane, gripper)
+            for doubtful in (False, True))
+    return list(islice(chain.from_iterable(free), count))
+
+
+def _free(hands: _Hands, ranked: np.ndarray, obstacles: np.ndarray, margins: np.ndarray, plane: np.ndarray,
+          gripper: ParallelGripper) -> Iterator[Grasp]:
+    """Those of the candidates `ranked`, indices from the best, that touch nothing, the best first.
+
+    One that comes nearer to an obstacle (P, 3) than its margin (P,) has a lower score.
+    """
+    near: deque[Grasp] = deque()
+    for index in ranked:
+        grasp = hands.grasp(index, gripper)
+        while near and near[0].score >= grasp.score:
+            yield near.popleft()
+        if not _collides(grasp, obstacles, margins, plane, gripper):
+            yield grasp
+        elif not _collides(grasp, obstacles, np.zeros_like(margins), plane, gripper):
+            near.append(replace(grasp, score=_NEAR * grasp.score))
+    yield from near
 
 
 def _surface(mesh: SceneMesh, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
