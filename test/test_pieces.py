@@ -61,12 +61,15 @@ def test_of_a_ring_and_what_is_seen_through_it_the_ring_is_kept(half):
 
 
 def test_cap_and_base_of_a_glass_bottle_are_one_object():
-    """The mask holds what is seen through the bottle, where an island of a mask has nothing around it."""
-    cap, glass, base = (np.s_[rows, 140:200] for rows in (slice(80, 88), slice(88, 118), slice(118, 130)))
-    found = kept(scene((glass, 1, 0.8)), support=0.79)
+    """The mask holds what is seen through the bottle, where an island of a mask has nothing around it.  The bottle is 4
+    cm wide, with 6 cm between cap and base: farther than either is large.
+    """
+    cap, glass, base = (np.s_[rows, 160:180] for rows in (slice(80, 88), slice(88, 118), slice(118, 130)))
+    narrow = [(np.s_[80:130, columns], 0, 0.8) for columns in (slice(140, 160), slice(180, 200))]
+    found = kept(scene(*narrow, (glass, 1, 0.8)), support=0.79)
     assert found[cap].all()
     assert found[base].all()
-    found = kept(scene((glass, 0, 0.8)))
+    found = kept(scene(*narrow, (glass, 0, 0.8)))
     assert not found[cap].any()
     assert found[base].all()
 
@@ -78,6 +81,12 @@ def test_two_parts_are_one_object_unless_nothing_is_seen_between(label, metres, 
     both = (frame.labels == 1) & (frame.depth > 0)
     larger = both & (np.arange(320) < 165)
     np.testing.assert_array_equal(kept(frame), both if whole else larger)
+
+
+def test_parts_that_are_nearer_than_they_are_large_are_one_object():
+    """The legs of a bridge, of which an eroded mask has lost what joins them."""
+    frame = scene((np.s_[60:150, 165:185], 0, 0.8))
+    np.testing.assert_array_equal(kept(frame), frame.labels == 1)
 
 
 def test_sparse_and_noisy_readings_are_all_kept():
