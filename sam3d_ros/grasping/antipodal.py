@@ -40,6 +40,7 @@ _LEAST_SCORE = 0.05          # grasps below it mostly slip: better none, and ano
 _MAX_TILT = np.deg2rad(80)   # of the approach from straight down
 _LEAST_WIDTH = 0.003         # metres between contacts
 _LEAST_LEVEL = 0.2           # sine of the angle between the closing axis and the vertical
+_NONE, _CLOSE, _TOUCHING = range(3)     # contact of a hand with what is around it
 _CONE_SPREAD = 0.15          # radians: rays leave the surface normal by about this
 
 
@@ -138,9 +139,10 @@ def _free(hands: _Hands, ranked: np.ndarray, obstacles: np.ndarray, margins: np.
         grasp = hands.grasp(index, gripper)
         while near and near[0].score >= grasp.score:
             yield near.popleft()
-        if not _collides(grasp, obstacles, margins, plane, gripper):
+        contact = _contact(grasp, obstacles, margins, plane, gripper)
+        if contact == _NONE:
             yield grasp
-        elif not _collides(grasp, obstacles, np.zeros_like(margins), plane, gripper):
+        elif contact == _CLOSE:
             near.append(replace(grasp, score=_NEAR * grasp.score))
     yield from near
 
@@ -231,33 +233,35 @@ def _hands(pairs: _Pairs, target: int, plane: np.ndarray) -> _Hands:
                   np.full(int(good.sum()), target))
 
 
-def _collides(grasp: Grasp, obstacles: np.ndarray, margins: np.ndarray, plane: np.ndarray,
-              gripper: ParallelGripper) -> bool:
-    """Whether the hand at a grasp, or on its way there, comes nearer to an obstacle (P, 3) than its margin (P,), or
-    touches the support.
+def _contact(grasp: Grasp, obstacles: np.ndarray, margins: np.ndarray, plane: np.ndarray,
+             gripper: ParallelGripper) -> int:
+    """_TOUCHING if the hand at a grasp, or on its way there, touches an obstacle (P, 3) or the support, _CLOSE if it
+    comes nearer to an obstacle than its margin (P,), else _NONE.
     """
     pose, boxes = grasp.world_from_grasp, gripper.boxes(grasp.opening, RETREAT)
     heights = boxes * (pose[:3, :3].T @ plane[:3])                      # of the corners, axis by axis
     lowest = heights.min(axis=1).sum(axis=1) + plane[:3] @ pose[:3, 3] + plane[3]
     if lowest.min() < SUPPORT_CLEARANCE:
-        return True
-    return _any_inside(obstacles, margins, np.ascontiguousarray(pose[:3, :3]), pose[:3, 3].copy(), boxes)
+        return _TOUCHING
+    return _contact_of_boxes(obstacles, margins, np.ascontiguousarray(pose[:3, :3]), pose[:3, 3].copy(), boxes)
 
 
 @numba.njit(cache=True)
-def _any_inside(points, margins, rotation, origin, boxes):  # pragma: no cover (compiled)
-    """Whether any of (P, 3) points lies in one of (K, 2, 3) boxes of the frame world_from_frame = rotation, origin,
-    which are larger by the point's margin (P,) on all sides.
+def _contact_of_boxes(points, margins, rotation, origin, boxes):  # pragma: no cover (compiled)
+    """_TOUCHING if any of (P, 3) points lies in one of (K, 2, 3) boxes of the frame world_from_frame = rotation,
+    origin; _CLOSE if one would, were they larger by its margin (P,) on all sides; else _NONE.
     """
+    contact = _NONE
     for index in range(len(points)):
         x, y, z = points[index, 0] - origin[0], points[index, 1] - origin[1], points[index, 2] - origin[2]
         a = rotation[0, 0] * x + rotation[1, 0] * y + rotation[2, 0] * z
         b = rotation[0, 1] * x + rotation[1, 1] * y + rotation[2, 1] * z
         c = rotation[0, 2] * x + rotation[1, 2] * y + rotation[2, 2] * z
-        margin = margins[index]
         for k in range(len(boxes)):
-            if boxes[k, 0, 0] - margin <= a <= boxes[k, 1, 0] + margin \
-                    and boxes[k, 0, 1] - margin <= b <= boxes[k, 1, 1] + margin \
-                    and boxes[k, 0, 2] - margin <= c <= boxes[k, 1, 2] + margin:
-                return True
-    return False
+            low, high = boxes[k]
+            outside = max(low[0] - a, a - high[0], low[1] - b, b - high[1], low[2] - c, c - high[2])
+            if outside <= 0:
+                return _TOUCHING
+            if outside <= margins[index]:
+                contact = _CLOSE
+    return contact
