@@ -195,18 +195,24 @@ def _fit(grid, origin, cell, points, pose, prior, start, data, figures):  # prag
         scale = max(SCALE_END, scale * SCALE_STEP)
 
 
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _cell_of(point, pose, origin, cell):  # pragma: no cover (compiled)
+    """Place of a point (3,), camera frame, in cells of the grid of a shape at `pose` (4, 4)."""
+    px, py, pz = point[0] - pose[0, 3], point[1] - pose[1, 3], point[2] - pose[2, 3]
+    return ((pose[0, 0] * px + pose[1, 0] * py + pose[2, 0] * pz - origin[0]) / cell,
+            (pose[0, 1] * px + pose[1, 1] * py + pose[2, 1] * pz - origin[1]) / cell,
+            (pose[0, 2] * px + pose[1, 2] * py + pose[2, 2] * pz - origin[2]) / cell)
+
+
 @numba.njit(cache=True, nogil=True)
 def _are_on_backs(grid, origin, cell, points, pose):  # pragma: no cover (compiled)
     """(N,) bool: at which of the points (N, 3), camera frame, the signed distance from the surface at `pose` (4, 4)
     rises away from the camera."""
-    behind = np.zeros(len(points), np.bool_)
+    behind, rotation = np.zeros(len(points), np.bool_), np.ascontiguousarray(pose[:3, :3])
     for index in range(len(points)):
-        px, py, pz = points[index, 0] - pose[0, 3], points[index, 1] - pose[1, 3], points[index, 2] - pose[2, 3]
-        x = (pose[0, 0] * px + pose[1, 0] * py + pose[2, 0] * pz - origin[0]) / cell
-        y = (pose[0, 1] * px + pose[1, 1] * py + pose[2, 1] * pz - origin[1]) / cell
-        z = (pose[0, 2] * px + pose[1, 2] * py + pose[2, 2] * pz - origin[2]) / cell
+        x, y, z = _cell_of(points[index], pose, origin, cell)
         inside, _, gx, gy, gz = _look_up(grid, x, y, z)
-        sight = points[index] @ np.ascontiguousarray(pose[:3, :3])
+        sight = points[index] @ rotation
         behind[index] = inside and gx * sight[0] + gy * sight[1] + gz * sight[2] > 0
     return behind
 
@@ -216,10 +222,7 @@ def _are_near(grid, origin, cell, points, pose, within):  # pragma: no cover (co
     """(N,) bool: which of the points (N, 3), camera frame, are nearer than `within` metres to the surface at `pose`."""
     near = np.zeros(len(points), np.bool_)
     for index in range(len(points)):
-        px, py, pz = points[index, 0] - pose[0, 3], points[index, 1] - pose[1, 3], points[index, 2] - pose[2, 3]
-        x = (pose[0, 0] * px + pose[1, 0] * py + pose[2, 0] * pz - origin[0]) / cell
-        y = (pose[0, 1] * px + pose[1, 1] * py + pose[2, 1] * pz - origin[1]) / cell
-        z = (pose[0, 2] * px + pose[1, 2] * py + pose[2, 2] * pz - origin[2]) / cell
+        x, y, z = _cell_of(points[index], pose, origin, cell)
         inside, distance, _, _, _ = _look_up(grid, x, y, z)
         near[index] = inside and abs(distance) < within
     return near
