@@ -109,8 +109,8 @@ def _candidate(frame: Frame, instance: Instance, window: _Window | None, views: 
     further = np.concatenate([NO_POINTS, *(observed_points(view, _LEAST_READINGS, _ENOUGH_POINTS) for view in views)])
     step = max(1, len(points) // _ENOUGH_POINTS)
     own = points[::step]
-    cube, without = (fit_cube(shown, up, further) for shown in (own, own[_off_support(own, plane)]))
-    if without.edge < _MUCH_SUPPORT * cube.edge:
+    cube, off = fit_cube(own, up, further), _off_support(own, plane)
+    if not off.all() and (without := fit_cube(own[off], up, further)).edge < _MUCH_SUPPORT * cube.edge:
         cube = without
     if (extent := cube.edge / EDGE_PER_EXTENT) > _LARGEST:
         return rejection(instance, FaultCode.OBJECT_TOO_LARGE, f"{extent:.3g} m")
