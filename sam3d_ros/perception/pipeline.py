@@ -19,9 +19,10 @@ from .appearance import seen_vertices, vertex_colours, vertex_normals
 from .candidates import Candidate, find_candidates, rejection
 from .config import DEFAULTS, PipelineConfig
 from .cube import IMAGE_UP
-from .evidence import Observation, filled, first_view, further_view, support_row
+from .evidence import Observation
 from .faults import Fault, FaultCode, engine_faults
 from .frame import Frame, Instance, Intrinsics, check_frame
+from .looks import first_look, merged, network_inputs, second_look
 from .object_frame import object_frame
 from .objects import Mesh, ReconstructedObject, Rejection, ScaleSource
 from .outline import grown_masks, hidden_share
@@ -127,10 +128,12 @@ class Pipeline:
             report("DONE")
             return PipelineResult([], tuple(rejections), clock.milliseconds, plane)
         with clock("evidence"):
-            inputs = _inputs(frame, candidates, earlier, plane, up)
+            shown = [(frame, c, earlier.get(c.instance.label, ()), plane, up) for c in candidates]
+            seconds = {index: look for index, each in enumerate(shown) if (look := second_look(*each))}
+            inputs = network_inputs([*(first_look(*each) for each in shown), *seconds.values()])
         report("INFERENCE")
         with clock("inference"):
-            outputs = self._infer(inputs)
+            outputs = merged(self._infer(inputs), seconds)
         report("SURFACE")
         if up is None:
             up = _guessed_up(outputs["layout"], candidates)
@@ -212,21 +215,6 @@ def _guessed_up(layout: np.ndarray, candidates: list[Candidate]) -> np.ndarray:
     """Up (3,) in the camera frame as the network sees it, the mean over all objects; layout: (B, 10)."""
     up = sum(c.cube.virtual_from_camera.T @ row[:3] for c, row in zip(candidates, layout, strict=True))
     return up / max(float(np.linalg.norm(up)), 1e-9) if np.linalg.norm(up) > 1e-6 else IMAGE_UP
-
-
-def _inputs(frame: Frame, candidates: list[Candidate], earlier: Mapping[int, Sequence[Observation]],
-            plane: np.ndarray | None, up: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Inputs of the network, as runtime/signature.py has them, for all candidates."""
-    seen = []
-    for candidate in candidates:
-        label = candidate.instance.label
-        views = [first_view(frame, label, candidate.cube)]
-        others = (further_view(observation, candidate.cube) for observation in earlier.get(label, ()))
-        seen.append(views + [view for view in others if view is not None])
-    count = max(len(views) for views in seen)
-    crops, rows = (np.stack(arrays) for arrays in zip(*(filled(views, count) for views in seen), strict=True))
-    support = np.stack([support_row(candidate.cube, up, plane) for candidate in candidates])
-    return {"crops": crops, "views": rows, "support": support}
 
 
 def _sized(frame: Frame, candidate: Candidate, surface: Surface,
