@@ -250,6 +250,24 @@ def test_an_object_stays_where_it_is_when_its_mask_is_cut_off(share):
         assert np.linalg.norm(world.error(found[world.ids[1]], 1)[:3]) < 0.003
 
 
+@pytest.mark.parametrize("in_world", [True, False], ids=["with the camera's pose", "without"])
+@pytest.mark.parametrize("height", [0.008, 0.06])
+def test_a_mask_that_takes_in_the_table_does_not_draw_an_object_there(monkeypatch, height, in_world):
+    """By 10 pixels, 3 cm, on one side."""
+    start = pose(-0.12, 0.0, height / 2, 0.4)
+    monkeypatch.setattr("test_tracking.TOYS", [Toy("box", np.array([0.12, 0.08, height])), *TOYS[1:]])
+    monkeypatch.setattr("test_tracking.PLACES", [start, *PLACES[1:]])
+    for axis, side in ((0, 1), (0, -1), (1, 1), (1, -1)):
+        world = World(in_world)
+        for step in range(1, 10):
+            world.camera = camera_at(0.3)
+            frame = picture([*zip(TOYS, PLACES, strict=True)], world.camera, (1, 2, 3), step / 30, in_world, world.rng)
+            leaks = np.any([np.roll(frame.labels == 1, side * k, axis) for k in range(1, 11)], axis=0)
+            frame = replace(frame, labels=np.where(leaks & (frame.labels == 0), 1, frame.labels))
+            found = {item.id: item for item in world.tracker.update(frame)}
+            assert np.linalg.norm(world.error(found[world.ids[1]], 1)[:3]) < 0.003
+
+
 @pytest.mark.parametrize("labels", [(1, 2, 1), (3, 2, 3), (1, 1, 1)])
 def test_a_mask_that_shows_two_known_objects_spoils_neither_and_is_no_third(labels: tuple[int, ...]):
     """The detector takes two for one in some images, after the meshes are old enough to be made anew."""
@@ -646,7 +664,7 @@ def test_what_could_not_be_put_at_rest_is_named_as_long_as_it_is_there():
     world.look(0.4, camera_at(0.3))
     world.build()
     assert len(world.tracker.not_put_at_rest) == 3
-    resting.update([], 0, np.eye(4), None)
+    resting.update([], 0, None)
     assert world.tracker.not_put_at_rest == [] == Tracker().not_put_at_rest
 
 

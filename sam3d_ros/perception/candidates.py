@@ -14,15 +14,12 @@ from .frame import Frame, Instance, back_project, pixel_directions
 from .objects import Rejection, Status
 from .outline import hidden_share
 from .pieces import in_one_piece
-from .plane import range_factor
+from .support import off_support
 
 _FEW_POINTS = 4                 # times min_points: below, a result is marked LOW_QUALITY
 _LEAST_READINGS, _ENOUGH_POINTS = 4, 4000       # of a view, to find an object's cube and surface by
-_LEAST_ABOVE = 0.2              # share of an object's points: below, it is as flat as what it lies on
 _MOST_HIDDEN = 0.25             # share of the outline that others hide: above, a result is marked LOW_QUALITY
 _MASK_EDGE = 2                  # pixels of a mask's border that may belong to what is beside the object
-_CLEARANCE = 0.003              # metres above the support: nearer than this a reading may be the support's
-_BELOW = 0.01                   # metres below it, at 1 m: what is as far below stands on another level
 _BOX_CLEARANCE = 0.008          # metres above the support from which a box's content counts as the object
 _MUCH_SUPPORT = 0.8             # of the extent: readings of the support that make more of it count no more for the cube
 _LARGEST = 2.0                  # metres that an object's readings may span, far more than the model is trained for
@@ -101,7 +98,7 @@ def _candidate(frame: Frame, instance: Instance, window: _Window | None, views: 
                          cube=fit_cube_to_mask(rows, columns, frame.intrinsics, up), status=Status.LOW_QUALITY)
     points = back_project(frame.depth, frame.intrinsics, rows, columns)
     if len(points) >= min_points:
-        keep = in_one_piece(frame, rows, columns, points, _off_support(points, plane))
+        keep = in_one_piece(frame, rows, columns, points, off_support(points, plane))
         keep[keep] = inlier_points(points[keep])
         rows, columns, points = rows[keep], columns[keep], points[keep]
     if rejected := _no_object(instance, f"{len(points)} readings", len(points), given, window, min_points):
@@ -109,7 +106,7 @@ def _candidate(frame: Frame, instance: Instance, window: _Window | None, views: 
     further = np.concatenate([NO_POINTS, *(observed_points(view, _LEAST_READINGS, _ENOUGH_POINTS) for view in views)])
     step = max(1, len(points) // _ENOUGH_POINTS)
     own = points[::step]
-    cube, off = fit_cube(own, up, further), _off_support(own, plane)
+    cube, off = fit_cube(own, up, further), off_support(own, plane)
     if not off.all() and (without := fit_cube(own[off], up, further)).edge < _MUCH_SUPPORT * cube.edge:
         cube = without
     if (extent := cube.edge / EDGE_PER_EXTENT) > _LARGEST:
@@ -117,7 +114,7 @@ def _candidate(frame: Frame, instance: Instance, window: _Window | None, views: 
     is_doubtful = instance.is_box or len(points) < _FEW_POINTS * min_points or \
         _touches_border(window, frame.labels.shape) or _is_cut_off(frame, instance.label, window, views)
     seen = np.concatenate([own, further])
-    return Candidate(instance, points, rows, columns, seen=seen[_off_support(seen, plane)],
+    return Candidate(instance, points, rows, columns, seen=seen[off_support(seen, plane)],
                      unread=NO_POINTS if instance.is_box else _unread(frame, instance.label, window)[::step],
                      outline=NO_POINTS, cube=cube, status=Status.LOW_QUALITY if is_doubtful else Status.OK)
 
@@ -161,19 +158,6 @@ def _is_scattered(labels: np.ndarray, label: int, window: _Window) -> bool:
         return False
     around = ndimage.convolve(own.astype(np.uint8), np.ones((2 * _APART + 1,) * 2, np.uint8), mode="constant")
     return float((around[own] > 1).mean()) < _LEAST_TOGETHER
-
-
-def _off_support(points: np.ndarray, plane: np.ndarray | None) -> np.ndarray:
-    """(P,) bool: which points (P, 3) are not on the support, (4,), which a wide mask includes.
-
-    All of them if few would be left.
-    """
-    everything = np.ones(len(points), bool)
-    if plane is None:
-        return everything
-    heights = points @ plane[:3] + plane[3]
-    off = (heights > _CLEARANCE) | (heights < -_BELOW * range_factor(points[:, 2]))
-    return off if off.mean() > _LEAST_ABOVE else everything
 
 
 def _touches_border(window: _Window, shape: tuple[int, int]) -> bool:

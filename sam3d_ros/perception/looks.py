@@ -16,6 +16,7 @@ from .candidates import Candidate
 from .cube import IMAGE_UP, Cube, rotation_towards
 from .evidence import Observation, filled, first_view, further_view, support_row
 from .frame import Frame
+from .plane import moved_plane
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,9 @@ def second_look(frame: Frame, candidate: Candidate, earlier: Sequence[Observatio
     rest = [Observation(frame, label, pose)] + [
         Observation(view.frame, view.label, pose @ view.camera_from_observer)
         for view in (*earlier[:index], *earlier[index + 1:])]
-    if plane is not None:
-        normal = pose[:3, :3] @ plane[:3]
-        plane = np.append(normal, plane[3] - normal @ pose[:3, 3])
+    there = None if plane is None else moved_plane(plane, pose)
     return Look(_views(other.frame, other.label, turned, rest),
-                support_row(turned, None if up is None else upwards, plane),
+                support_row(turned, None if up is None else upwards, there),
                 turned.virtual_from_camera @ pose[:3, :3] @ cube.virtual_from_camera.T)
 
 

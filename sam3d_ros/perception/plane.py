@@ -20,6 +20,12 @@ def range_factor(z: np.ndarray) -> np.ndarray:
     return np.maximum(z, 1.0) ** 2
 
 
+def moved_plane(plane: np.ndarray, target_from_source: np.ndarray) -> np.ndarray:
+    """A plane (4,), unit normal and offset in metres, of one frame in another; target_from_source: (4, 4)."""
+    normal = target_from_source[:3, :3] @ plane[:3]
+    return np.append(normal, plane[3] - normal @ target_from_source[:3, 3])
+
+
 def fit_support_plane(points: np.ndarray, tolerance: float) -> np.ndarray:
     """The plane with most of `points` by RANSAC (Fischler and Bolles 1981), refined by least squares; near points count
     more, because a robot's table is nearer than the floor around it.

@@ -11,6 +11,9 @@ _PLANE_POINTS = 6000
 _PLANE_REACH = 0.35             # metres around the objects: their support, not the room
 _PLANE_TOLERANCE = 0.006        # metres at 1 m
 _LEVEL = np.cos(np.deg2rad(25))  # cosine between up and the normal of what can be a support
+_LEAST_ABOVE = 0.2              # share of an object's points: below, it is as flat as what it lies on
+_CLEARANCE = 0.003              # metres above the support: nearer than this a reading may be the support's
+_BELOW = 0.01                   # metres below it, at 1 m: what is as far below stands on another level
 _MOST_PLANES = 3                # that are looked at: a corner's two walls may be larger than what stands before them
 
 
@@ -45,6 +48,19 @@ def support_plane(frame: Frame) -> np.ndarray | None:
             return plane
         near = near[np.abs(near @ plane[:3] + plane[3]) > _PLANE_TOLERANCE * range_factor(near[:, 2])]
     return given
+
+
+def off_support(points: np.ndarray, plane: np.ndarray | None) -> np.ndarray:
+    """(P,) bool: which readings in a mask are not on the support, which a wide mask includes; all if few would be left.
+
+    points: (P, 3) metres, plane: (4,) unit normal (up) and offset in metres, both in the camera frame; None if unknown
+    """
+    everything = np.ones(len(points), bool)
+    if plane is None or not len(points):
+        return everything
+    heights = points @ plane[:3] + plane[3]
+    off = (heights > _CLEARANCE) | (heights < -_BELOW * range_factor(points[:, 2]))
+    return off if off.mean() > _LEAST_ABOVE else everything
 
 
 def _are_below(points: np.ndarray, plane: np.ndarray) -> bool:

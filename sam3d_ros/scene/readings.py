@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
 
 from ..perception.frame import Frame, Instance
+from ..perception.support import off_support
 from .shape import Shape
 
 _READINGS = 500            # per mask
@@ -45,6 +46,10 @@ class Readings:
     def colours(self, index: int) -> np.ndarray:
         """(N, 3) uint8 RGB of an instance's pixels."""
         return self.frame.colour[self.frame.labels == self.instances[index].label]
+
+    def off(self, support: np.ndarray) -> Readings:
+        """These without the readings that lie on the support, (4,), camera frame, which a wide mask includes."""
+        return replace(self, points=[points[off_support(points, support)] for points in self.points])
 
     def area(self, index: int) -> float:
         """Visible area of an instance, m^2, projected along the line of sight."""

@@ -29,32 +29,26 @@ class Resting:
     def __init__(self, solve: Callable[[Sequence[Body], np.ndarray], Settled] = settle):
         self.refused: tuple[str, ...] = ()
         self._solve = solve
-        self._plane: np.ndarray | None = None
         self._corrected: dict[str, tuple[int, np.ndarray, np.ndarray]] = {}      # id -> revision, pose, corrected pose
 
     def clear(self) -> None:
-        """Forget the plane and the corrections: the scene frame is another one."""
-        self._plane = None
+        """Forget the corrections: the scene frame is another one."""
         self._corrected, self.refused = {}, ()
 
-    def update(self, tracks: Sequence[Track], stamp_ns: int, scene_from_camera: np.ndarray,
-               plane: np.ndarray | None) -> None:
+    def update(self, tracks: Sequence[Track], stamp_ns: int, plane: np.ndarray | None) -> None:
         """Settle the objects that an image shows anew; takes milliseconds, to be called after a reconstruction.  Those
         that are hidden stay where they were put.
 
-        stamp_ns, scene_from_camera (4, 4): of the image; plane: (4,) that they stand on, unit normal against gravity
-        and offset in metres, camera frame; None: as before
+        stamp_ns: of the image; plane: (4,) that they stand on, unit normal against gravity and offset in metres, scene
+        frame; None if unknown
         """
-        if plane is not None:
-            normal = scene_from_camera[:3, :3] @ plane[:3]
-            self._plane = np.append(normal, plane[3] - normal @ scene_from_camera[:3, 3])
         present = [t for t in tracks if t.presence is Presence.SEEN and t.restless_until_ns <= stamp_ns]
         hidden = [t.id for t in tracks if t.presence is Presence.HIDDEN and t.id in self._corrected]
         self._corrected, self.refused = {identity: self._corrected[identity] for identity in hidden}, ()
-        if self._plane is None or not present:
+        if plane is None or not present:
             return
         settled = self._solve([Body(t.solid, t.belief.scene_from_object, t.belief.covariance) for t in present],
-                              self._plane)
+                              plane)
         for track, pose in zip(present, settled.poses, strict=True):
             self._corrected[track.id] = track.revision, track.belief.scene_from_object, pose
         self.refused = tuple(track.id for track, report in zip(present, settled.report, strict=True)

@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 
 from ..perception.frame import Frame, Instance, Intrinsics
 from ..perception.objects import ReconstructedObject, Status
+from ..perception.plane import moved_plane
 from . import motion
 from .attempts import FailedAttempts
 from .camera import camera_motion
@@ -83,6 +84,7 @@ class Tracker:
         self.unknown: tuple[Instance, ...] = ()
         self.waiting: tuple[Instance, ...] = ()
         self.shared: frozenset[int] = frozenset()
+        self._support: np.ndarray | None = None    # (4,) unit normal, up, and offset in metres, scene frame
         self._failed = FailedAttempts()
         self.generation = self.updates = 0
         self.frame: Frame | None = None
@@ -97,6 +99,7 @@ class Tracker:
     def clear(self) -> None:
         """Forget all objects; ids go on counting, so that an old id never names a new object."""
         self.tracks.clear()
+        self._support = None
         self._failed.clear()
         if self._resting:
             self._resting.clear()
@@ -220,8 +223,10 @@ class Tracker:
             ids[item.label] = track.id
         self._note_failures(request, ids)
         self.unknown = ()  # until the next image
+        if plane is not None:
+            self._support = moved_plane(plane, request.scene_from_camera)
         if self._resting:
-            self._resting.update([*self.tracks.values()], request.frame.stamp_ns, request.scene_from_camera, plane)
+            self._resting.update([*self.tracks.values()], request.frame.stamp_ns, self._support)
         return ids
 
     def knows(self, request: Request, label: int) -> bool:
@@ -243,6 +248,8 @@ class Tracker:
         frame = readings.frame
         self._locate_camera(readings)
         pose = self.scene_from_camera(frame)
+        if self._support is not None:
+            readings = readings.off(moved_plane(self._support, np.linalg.inv(pose)))
         sightings = {track.id: self._look(track, readings) for track in self._present()}
         pairs = self._match(sightings, readings)
         shared = self._shared(sightings, pairs, readings)
