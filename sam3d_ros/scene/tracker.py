@@ -11,46 +11,30 @@ from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from ..perception.frame import Frame, Instance, Intrinsics
 from ..perception.objects import ReconstructedObject, Status
 from ..perception.plane import moved_plane
 from . import motion
+from .association import NEAR, is_piece, matched, shared, shows
 from .attempts import FailedAttempts
 from .camera import camera_motion
 from .fusion import make_view, needs_view, with_view
-from .readings import CONFIRM, Readings, Sighting, look_for, off_middle, read
-from .registration import Registration, are_near, are_on_backs, near_share, register
+from .measurement import LEAST_READINGS, RESTLESS_NS, measure, slide
+from .readings import CONFIRM, Readings, Sighting, look_for, read
+from .registration import are_on_backs, near_share, register
 from .relocation import may_be, relocated
 from .resting import Resting
 from .shape import make_shape
 from .track import Presence, Rebuilt, Request, Track, TrackedObject
 
-# Which mask is which object: least share of the object's visible samples that lie in the mask, and of the mask's
-# readings that lie near the object's surface.
-_LEAST_VOTES, _LEAST_NEAR, _NEAR = 0.25, 0.35, 0.015
 # While the camera's own motion is still to be found, metres; and how long it is taken to go on as it went, seconds.
 _NEAR_CAMERA, _LONGEST_GLIDE = 0.03, 0.3
-# A mask is a piece of an object, not a new one, if that share of its readings lies on the object.
-_FRAGMENT, _ON_SURFACE = 0.6, 0.006
-# What a registration must reach to be believed.
-_LEAST_READINGS, _LEAST_INLIERS, _MOST_RMS = 25, 0.5, 0.006
 _LEAST_CONFIRMED = 0.35   # of the visible samples, where there is no mask; while masks are due, of the uncovered ones
 _GONE = 0.6               # of the visible samples missing: it is not there any more
 _SEARCHES = 4             # in one image at most: each takes milliseconds
 _LOST_SECONDS = 10.0      # of motion that nobody saw: after that the new place is all that is known
-_SURPRISE = 22.5          # chi-squared of 6 degrees of freedom exceeds it once in a thousand times
-_WORSE = 2.0              # times the root mean square distance with free motion: so badly does it fit where it was
-# A track slides with its mask by no less, metres, and if its share in the mask, and the mask's share on it, rise so.
-_LEAST_SLIDE, _CLEARLY_MORE = 0.003, 0.03
-_ON_FACE = 0.004          # metres from a surface on which readings lie, but for noise
-_RESTLESS_NS = 400_000_000    # so long after it moved, or was last seen, an object may be moving
 _VOUCHED_NS = 1_000_000_000    # so long what a camera's newest image shows counts as seen in those of others
-_MOVING = 0.05            # m/s, of an object that may not be taken to rest while no mask would find it again
-_LEAST_SECONDS = 0.01     # between two images of an object, for its velocity
-_LONGEST_FREE = 1.0       # seconds of free motion: a prior that is wider than after that holds nothing
-_SMOOTHING = 0.5          # weight of the newest velocity and misfit
 _SAME_PLACE = 0.5         # of the diagonal: a rebuilt object whose centre is farther from a known one is another
 _LEAST_PLACE = 0.03       # metres
 _LESS_IN_VIEW = 0.5       # of what its mesh was made from: a new mesh of less does not take its place
@@ -237,8 +221,8 @@ class Tracker:
             return False
         [points] = read(replace(frame, instances=tuple(i for i in frame.instances if i.label == label))).points
         camera_from_scene = np.linalg.inv(request.scene_from_camera)
-        return any(near_share(track.shape, points, camera_from_scene @ track.belief.scene_from_object, _NEAR)
-                   > _LEAST_NEAR for track in self._present() if track.id not in request.shown)
+        others = (track for track in self._present() if track.id not in request.shown)
+        return any(shows(track, points, camera_from_scene) for track in others)
 
     # One image
 
@@ -248,23 +232,24 @@ class Tracker:
         frame = readings.frame
         self._locate_camera(readings)
         pose = self.scene_from_camera(frame)
+        camera_from_scene = np.linalg.inv(pose)
         if self._support is not None:
-            readings = readings.off(moved_plane(self._support, np.linalg.inv(pose)))
-        sightings = {track.id: self._look(track, readings) for track in self._present()}
-        pairs = self._match(sightings, readings)
-        shared = self._shared(sightings, pairs, readings)
-        self.shared = frozenset(readings.instances[index].label for index in shared)
+            readings = readings.off(moved_plane(self._support, camera_from_scene))
+        sightings = self._sightings(readings)
+        pairs = matched(self.tracks, sightings, readings, camera_from_scene)
+        in_common = shared(self.tracks, sightings, pairs, readings, camera_from_scene)
+        self.shared = frozenset(readings.instances[index].label for index in in_common)
         for identity, sighting in sightings.items():
             track, index = self.tracks[identity], pairs.get(identity)
             behind = are_on_backs(track.shape, sighting.points, self._camera_from(track, frame))
             points = sighting.points if index is None else readings.points[index]
             if index is not None and self._in_world:      # else the camera may have moved, and not it
-                self._slide(track, sighting, index, readings)
+                slide(track, sighting, index, readings, pose)
             # The camera looks through it, or sees what it lay on, where that is no farther than the underside.
             missing = sighting.missing + behind.sum() / max(sighting.facing, 1)
             believed = index is not None or missing < _GONE \
                 and sighting.confirmed >= self._least_confirmed(track, sighting, frame.stamp_ns)
-            if believed and self._measure(track, points, pose, frame.stamp_ns):
+            if believed and measure(track, points, pose, frame.stamp_ns, goes_on=self._masks_are_due):
                 self._seen(track, index, readings)
             else:
                 pairs.pop(identity, None)
@@ -276,7 +261,7 @@ class Tracker:
         taken |= self._find_again(taken, readings)
         self.areas = {instance.label: readings.area(index) for index, instance in enumerate(readings.instances)}
         unknown = [index for index in range(len(readings.instances))
-                   if index not in taken and index not in shared and not self._is_fragment(index, readings)
+                   if index not in taken and index not in in_common and not self._is_fragment(index, readings)
                    and not self._was_refused(index, readings)]
         waiting = [index for index in unknown if self._waits(index, readings)]
         self.waiting = tuple(readings.instances[index] for index in waiting)
@@ -297,7 +282,7 @@ class Tracker:
         """Whether an object that is not at its place was seen there a moment ago, and it or the camera may have moved.
         """
         moves = not self._in_world or now_ns < track.restless_until_ns
-        return moves and now_ns - track.seen_ns < _RESTLESS_NS
+        return moves and now_ns - track.seen_ns < RESTLESS_NS
 
     def _present(self) -> Iterator[Track]:
         """All but what is known to be gone."""
@@ -326,17 +311,17 @@ class Tracker:
         seconds = (frame.stamp_ns - stamp_ns) / 1e9
         predicted = motion.shifted(last, speed * seconds if seconds < _LONGEST_GLIDE else np.zeros(6))
         self._scene_from_camera[frame.frame_id] = predicted
-        sightings = {track.id: self._look(track, readings, _NEAR_CAMERA) for track in self._present()}
-        found = {identity: readings.points[index] for identity, index
-                 in self._match(sightings, readings, _NEAR_CAMERA).items()}
+        sightings = self._sightings(readings, _NEAR_CAMERA)
+        pairs = matched(self.tracks, sightings, readings, np.linalg.inv(predicted), _NEAR_CAMERA)
+        found = {identity: readings.points[index] for identity, index in pairs.items()}
         if self._masks_are_due:
             found |= {identity: sighting.points for identity, sighting in sightings.items()
                       if identity not in found and sighting.confirmed >= _LEAST_CONFIRMED}
-        matched = [(self.tracks[identity], points) for identity, points in found.items()
-                   if len(points) >= _LEAST_READINGS]
+        measured = [(self.tracks[identity], points) for identity, points in found.items()
+                    if len(points) >= LEAST_READINGS]
         # Where most seem to move, it is the camera.
-        still = [pair for pair in matched if frame.stamp_ns >= pair[0].restless_until_ns]
-        trusted = still if 2 * len(still) >= len(matched) else matched
+        still = [pair for pair in measured if frame.stamp_ns >= pair[0].restless_until_ns]
+        trusted = still if 2 * len(still) >= len(measured) else measured
         if trusted:
             moved = camera_motion([(track.shape, self._camera_from(track, frame), points)
                                    for track, points in trusted])
@@ -351,96 +336,10 @@ class Tracker:
         """(4, 4) camera_from_object of a track in an image of this camera."""
         return np.linalg.inv(self.scene_from_camera(frame)) @ track.belief.scene_from_object
 
-    def _look(self, track: Track, readings: Readings, tolerance: float = CONFIRM) -> Sighting:
-        """Where a track shows if it is where it is believed to be; tolerance: metres."""
-        return look_for(track.shape, self._camera_from(track, readings.frame), readings, tolerance=tolerance)
-
-    def _match(self, sightings: dict[str, Sighting], readings: Readings, within: float = _NEAR) -> dict[str, int]:
-        """Id -> index of the instance that shows it, for as many and as well as possible; within: metres."""
-        if not sightings or not readings.points:
-            return {}
-        gain = np.zeros((len(sightings), len(readings.points)))
-        for row, (identity, sighting) in enumerate(sightings.items()):
-            votes = sighting.shares
-            for column in np.flatnonzero(votes >= _LEAST_VOTES):
-                track = self.tracks[identity]
-                pose = self._camera_from(track, readings.frame)
-                near = near_share(track.shape, readings.points[column], pose, within)
-                gain[row, column] = votes[column] * near if near >= _LEAST_NEAR else 0.0
-        identities = [*sightings]
-        return {identities[row]: int(column) for row, column in zip(*linear_sum_assignment(-gain), strict=True)
-                if gain[row, column] > 0}
-
-    def _shared(self, sightings: Mapping[str, Sighting], pairs: Mapping[str, int], readings: Readings) -> set[int]:
-        """Indices of the masks that show more than one known object.
-
-        Beside the object that the mask was matched with, or else that which shows the most in it, another one without a
-        mask of its own shows there, in readings that do not lie on the first: no second track of the same thing."""
-        shared = set()
-        for index, points in enumerate(readings.points):
-            shown = [self.tracks[identity] for identity, sighting in sightings.items()
-                     if sighting.shares[index] >= _LEAST_VOTES and pairs.get(identity, index) == index]
-            if len(shown) < 2:
-                continue
-            near = np.stack([are_near(track.shape, points, self._camera_from(track, readings.frame), _ON_SURFACE)
-                             for track in shown])
-            own = [track.id in pairs for track in shown]
-            main = near[own.index(True) if any(own) else int(near.sum(axis=1).argmax())]
-            if ((near & ~main).sum(axis=1) > near.sum(axis=1) / 2).any():
-                shared.add(index)
-        return shared
-
-    def _slide(self, track: Track, sighting: Sighting, index: int, readings: Readings) -> None:
-        """Take a track along with its mask: depth does not tell that a flat face slides across the line of sight.
-
-        It is believed where the mask shows clearly more of the track, and the track explains clearly more of the mask:
-        of a mask that was cut off or leaks, only one of them is so."""
-        frame, points = readings.frame, readings.points[index]
-        if len(points) < _LEAST_READINGS or not sighting.visible.any():
-            return
-        scene_from_camera, before = self.scene_from_camera(frame), self._camera_from(track, frame)
-        step = np.zeros(6)
-        step[:3] = scene_from_camera[:3, :3] @ off_middle(track.shape, before, sighting, points)
-        if np.linalg.norm(step) < _LEAST_SLIDE:
-            return
-        moved = replace(track.belief, scene_from_object=motion.shifted(track.belief.scene_from_object, step))
-        free = motion.predicted(moved, _LEAST_SECONDS, motion.MOVED)
-        after = _registered(track, points, free, scene_from_camera).camera_from_object
-        shown = look_for(track.shape, after, readings).shares[index] - sighting.shares[index]
-        explained = near_share(track.shape, points, after, _ON_FACE) - near_share(track.shape, points, before, _ON_FACE)
-        if min(shown, explained) < _CLEARLY_MORE:
-            return
-        track.belief = replace(track.belief, scene_from_object=scene_from_camera @ after)
-        seconds = max(_LEAST_SECONDS, (frame.stamp_ns - track.seen_ns) / 1e9)
-        track.velocity = track.velocity + _SMOOTHING * step[:3] / seconds
-        track.restless_until_ns = frame.stamp_ns + _RESTLESS_NS
-
-    def _measure(self, track: Track, points: np.ndarray, scene_from_camera: np.ndarray, now_ns: int) -> bool:
-        """Register a track to its readings and update its belief; False if they do not fit."""
-        if len(points) < _LEAST_READINGS:
-            return False
-        rest = track.belief
-        seconds = max(_LEAST_SECONDS, (now_ns - track.seen_ns) / 1e9)
-        free = motion.predicted(rest, min(seconds, _LONGEST_FREE), motion.MOVED)
-        measured = _registered(track, points, free, scene_from_camera)
-        if not _fits(measured):
-            return False
-        at_rest = _registered(track, points, rest, scene_from_camera)
-        if motion.surprise(rest, measured, scene_from_camera) > _SURPRISE or at_rest.rms > _WORSE * measured.rms:
-            track.restless_until_ns = now_ns + _RESTLESS_NS
-        before = rest.scene_from_object
-        if now_ns < track.restless_until_ns:
-            track.belief = motion.updated(free, measured, scene_from_camera)
-            moved = motion.difference(track.belief.scene_from_object, before)[:3] / seconds
-            track.velocity = track.velocity + _SMOOTHING * moved
-            if self._masks_are_due and np.linalg.norm(track.velocity) > _MOVING:
-                track.restless_until_ns = now_ns + _RESTLESS_NS
-        else:
-            measured = at_rest
-            track.belief = motion.updated(rest, measured, scene_from_camera)
-            track.velocity = np.zeros(3)
-        track.misfit += _SMOOTHING * (measured.rms - track.misfit) if track.misfit else measured.rms
-        return True
+    def _sightings(self, readings: Readings, tolerance: float = CONFIRM) -> dict[str, Sighting]:
+        """Id -> where a track that is not gone shows if it is where it is believed to be; tolerance: metres."""
+        return {track.id: look_for(track.shape, self._camera_from(track, readings.frame), readings,
+                                   tolerance=tolerance) for track in self._present()}
 
     def _seen(self, track: Track, index: int | None, readings: Readings) -> None:
         """Note that the image shows the track, as instance number `index` or without a mask."""
@@ -475,7 +374,7 @@ class Tracker:
         searches = 0
         for track in missing:
             for index, points in enumerate(readings.points):
-                if index in taken or index in found or len(points) < _LEAST_READINGS or searches >= _SEARCHES \
+                if index in taken or index in found or len(points) < LEAST_READINGS or searches >= _SEARCHES \
                         or track.presence is Presence.SEEN and not self._is_near(track, points, readings.frame) \
                         or not may_be(track, readings, index) or self._is_fragment(index, readings, besides=track):
                     continue
@@ -485,7 +384,7 @@ class Tracker:
                 if registration is not None:
                     free = motion.predicted(track.belief, _LOST_SECONDS, motion.MOVED)
                     track.belief = motion.updated(free, registration, scene_from_camera)
-                    track.restless_until_ns = readings.frame.stamp_ns + _RESTLESS_NS
+                    track.restless_until_ns = readings.frame.stamp_ns + RESTLESS_NS
                     track.velocity = np.zeros(3)
                     self._seen(track, index, readings)
                     found.add(index)
@@ -494,10 +393,8 @@ class Tracker:
 
     def _is_fragment(self, index: int, readings: Readings, besides: Track | None = None) -> bool:
         """Whether a mask that belongs to no object lies on a visible one other than `besides`."""
-        points = readings.points[index]
-        return len(points) > 0 and any(
-            near_share(track.shape, points, self._camera_from(track, readings.frame), _ON_SURFACE) > _FRAGMENT
-            for track in self.tracks.values() if track.presence is Presence.SEEN and track is not besides)
+        visible = (track for track in self.tracks.values() if track.presence is Presence.SEEN and track is not besides)
+        return is_piece(visible, readings.points[index], np.linalg.inv(self.scene_from_camera(readings.frame)))
 
     def _is_near(self, track: Track, points: np.ndarray, frame: Frame) -> bool:
         """Whether depth readings, (N, 3) metres, camera frame, lie about the place of a track."""
@@ -564,8 +461,7 @@ class Tracker:
             smaller = min(track.shape.diagonal, item.shape.diagonal)
             if not track.may_be_called(item.mesh.class_id) or distance > max(_LEAST_PLACE, _SAME_PLACE * smaller):
                 continue
-            pose = camera_from_scene @ track.belief.scene_from_object
-            if not len(points) or near_share(track.shape, points, pose, _NEAR) > _LEAST_NEAR:
+            if not len(points) or shows(track, points, camera_from_scene):
                 found.append((distance, track))
         return min(found, key=lambda pair: pair[0])[1] if found else None
 
@@ -581,7 +477,7 @@ def warm_up() -> None:
     pose[2, 3] = 0.5 + _BLOCK[0].max()
     readings = read(frame)
     look_for(shape, pose, readings)
-    near_share(shape, readings.points[0], pose, _NEAR)
+    near_share(shape, readings.points[0], pose, NEAR)
     are_on_backs(shape, readings.points[0], pose)
     register(shape, readings.points[0], pose, np.eye(6))
     camera_motion([(shape, pose, readings.points[0])])
@@ -591,18 +487,6 @@ def warm_up() -> None:
 _BLOCK = (np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * 0.07,
           np.array([[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1],
                     [2, 3, 7], [2, 7, 6], [0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3]]))
-
-
-def _registered(track: Track, points: np.ndarray, prior: motion.Belief, scene_from_camera: np.ndarray) -> Registration:
-    """Registration of a track to readings (N, 3), metres, camera frame, held by a prior in the scene frame."""
-    camera_from_scene = np.linalg.inv(scene_from_camera)
-    information = motion.rotated(np.linalg.inv(prior.noise), camera_from_scene)
-    return register(track.shape, points, camera_from_scene @ prior.scene_from_object, information)
-
-
-def _fits(registration: Registration) -> bool:
-    """Whether a registration can be believed."""
-    return registration.inliers >= _LEAST_INLIERS and registration.rms <= _MOST_RMS
 
 
 def _tracked(track: Track, camera_from_scene: np.ndarray, scene_from_object: np.ndarray) -> TrackedObject:
