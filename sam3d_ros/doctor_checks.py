@@ -246,7 +246,7 @@ def _gpu_engine_check(name: str) -> Check:
     """A GPU engine, run if it has been built; building one takes minutes, and is not begun here."""
     from sam3d_ros.runtime import cuda
     from sam3d_ros.runtime.engine import GPU_ENGINES
-    from sam3d_ros.runtime.tensorrt_build import MODULES
+    from sam3d_ros.runtime.tensorrt_build import NAMES
     if cuda.load_driver() is None:
         return Check("engine", name, GAP, "no NVIDIA driver")
     if importlib.util.find_spec(GPU_ENGINES[name]) is None:
@@ -258,7 +258,7 @@ def _gpu_engine_check(name: str) -> Check:
         state = GAP if not_built or fault.code is FaultCode.ENGINE_UNAVAILABLE else BROKEN
         advice = fault.code.advice
         if not_built:
-            advice = f"sam3d engine build --engine {name}" if name in MODULES else ""
+            advice = f"sam3d engine build --engine {name}" if name in NAMES else ""
         return Check("engine", name, state, f"{fault.code.name}: {fault.detail}", advice)
     except (ImportError, OSError) as error:
         return Check("engine", name, BROKEN, _last_line(error), f"pip install --force-reinstall {GPU_PACKAGES[name]}")
@@ -271,8 +271,8 @@ def _time_engine(name: str) -> str:
     """
     from sam3d_ros.perception.config import PipelineConfig
     from sam3d_ros.perception.pipeline import Pipeline
-    from sam3d_ros.runtime.engine import ENGINES
-    importlib.import_module(ENGINES[name])         # else it would only be unavailable, as one that is not installed
+    from sam3d_ros.runtime.engine import import_library
+    import_library(name)                           # else it would only be unavailable, as one that is not installed
     with closing(Pipeline.from_config(PipelineConfig(engine=name, allow_engine_build=False))) as pipeline:
         frame = sample_frame()
         pipeline.run(frame)                        # the first run compiles and allocates

@@ -153,7 +153,7 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
     TensorRT-RTX has compiled
     """
     trt = types.ModuleType(name)
-    trt.__spec__, trt.__version__ = ModuleSpec(name, None), version
+    trt.__spec__, trt.__file__, trt.__version__ = ModuleSpec(name, None), f"{name}/__init__.py", version
     trt.parse_error = trt.build_error = trt.load_error = trt.execute_error = ""
     trt.no_context = trt.no_size = trt.nan = trt.half_as_float = False
     trt.offset, trt.builds, trt.contexts, trt.step_seconds, trt.compiled = 0.0, 0, [], 0.0, []

@@ -108,7 +108,9 @@ def test_gpu_engines(engines, monkeypatch):
     monkeypatch.setattr(cuda, "load_driver", lambda: object())
     monkeypatch.setattr(doctor_checks.importlib.util, "find_spec",
                         lambda name: None if name == "tensorrt_rtx" else object())
-    monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
+    tensorrt = ModuleType("tensorrt")
+    tensorrt.__file__ = "tensorrt/__init__.py"
+    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt)
     engines |= {"tensorrt": Fault(FaultCode.ENGINE_NOT_BUILT, "fp16, for Orin"), "onnxruntime-cuda": FakePipeline(),
                 "onnxruntime-tensorrt": Fault(FaultCode.ENGINE_INACCURATE, "vIoU 0.5")}
     checks = doctor_checks.engine_checks()
@@ -132,6 +134,18 @@ def test_an_engine_whose_library_does_not_load_is_broken(monkeypatch, tmp_path):
     monkeypatch.setattr(cuda, "load_driver", lambda: object())
     check = doctor_checks._gpu_engine_check("tensorrt")
     assert check.state == BROKEN and "libnvinfer" in check.detail and "--force-reinstall tensorrt" in check.advice
+
+
+def test_what_is_left_of_a_library_is_to_be_installed_anew(monkeypatch, tmp_path):
+    """A folder without code, which Python takes for a package."""
+    from sam3d_ros.runtime import cuda
+    (tmp_path / "tensorrt_rtx").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "tensorrt_rtx", raising=False)
+    monkeypatch.setattr(cuda, "load_driver", lambda: object())
+    check = doctor_checks._gpu_engine_check("tensorrt-rtx")
+    assert check.state == BROKEN and "only parts of tensorrt_rtx are left" in check.detail
+    assert check.advice == "pip install --force-reinstall tensorrt-rtx-cu13"
 
 
 def test_an_engine_that_finds_nothing_is_broken(engines):

@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -144,6 +145,15 @@ class BuildOptions:
     must_keep: bool = False
 
 
+def import_library(name: str) -> ModuleType:
+    """The library of one of ENGINES.  Raises ImportError; OSError if a shared library that it needs is missing."""
+    module = importlib.import_module(ENGINES[name])
+    if getattr(module, "__file__", None) is None:       # Python takes a folder without code for a package
+        raise ImportError(f"only parts of {ENGINES[name]} are left, as of two packages that share its files when one "
+                          "of them is uninstalled")
+    return module
+
+
 def available_engines() -> list[str]:
     """Names of the CPU engines whose library is installed, preferred ones first."""
     return [name for name, module in CPU_ENGINES.items() if importlib.util.find_spec(module)]
@@ -172,11 +182,13 @@ def load_engine(name: str = "auto", model: str | Path = DEFAULT_MODEL, precision
 def load_named(name: str, file: ModelFile, precision: str, threads: int, signature: Signature,
                options: BuildOptions) -> Engine:
     """Load a model into the engine of this name, one of ENGINES.  Raises EngineError."""
-    if name not in ENGINES or not importlib.util.find_spec(ENGINES[name]):
-        raise EngineError("ENGINE_UNAVAILABLE", f"{name} (installed: {', '.join(available_engines()) or 'none'})")
+    if name not in ENGINES:
+        raise EngineError("ENGINE_UNAVAILABLE", f"there is no engine {name}, but {', '.join(ENGINES)}")
+    if not importlib.util.find_spec(ENGINES[name]):
+        raise EngineError("ENGINE_UNAVAILABLE", f"{name} is not installed")
     try:
-        importlib.import_module(ENGINES[name])
-    except (ImportError, OSError) as error:         # OSError: a shared library that it needs is missing
+        import_library(name)
+    except (ImportError, OSError) as error:
         raise EngineError("ENGINE_UNAVAILABLE", f"{name}: {error}") from error
     if name == "openvino":
         from .openvino_engine import OpenVinoEngine

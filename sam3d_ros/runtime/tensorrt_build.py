@@ -7,8 +7,6 @@ be there, and picks kernels on it when it first runs.
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import logging
 import threading
 from collections import Counter
@@ -18,7 +16,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from .engine import EngineError, ModelFile, check_signature, library_error
+from .engine import EngineError, ModelFile, check_signature, import_library, library_error
 from .precision import typed
 from .signature import Shape, Signature
 
@@ -45,17 +43,15 @@ class Library:
         return f"{self.name} {self.module.__version__}"
 
 
-# Name of the engine -> its module.
-MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+NAMES = ("tensorrt", "tensorrt-rtx")        # of the engines here
 
 
 def load_library(name: str) -> Library:
-    """Import a library of MODULES.  Raises EngineError ENGINE_UNAVAILABLE."""
+    """Import a library of NAMES.  Raises EngineError ENGINE_UNAVAILABLE."""
     try:
-        module = importlib.import_module(MODULES[name])
-    except (ImportError, OSError) as error:         # OSError: a shared library that it needs is missing
+        return Library(name, import_library(name), rtx=name == "tensorrt-rtx")
+    except (ImportError, OSError) as error:
         raise EngineError("ENGINE_UNAVAILABLE", f"{name}: {error}") from error
-    return Library(name, module, rtx=name == "tensorrt-rtx")
 
 
 @dataclass(frozen=True)
@@ -137,7 +133,7 @@ def build_plan(library: Library, model: ModelFile, signature: Signature, precisi
         config.set_flag(getattr(trt.BuilderFlag, flag))
     if library.rtx:
         config.num_compute_capabilities = 1
-        config.set_compute_capability(_rtx_capability(library, capability), 0)
+        config.set_compute_capability(rtx_capability(library, capability), 0)
     else:
         # False: it was made on another device of this name
         if not config.set_timing_cache(config.create_timing_cache(timing), False):
@@ -169,7 +165,11 @@ def _convolution_types(trt: Any, network: Any) -> dict[str, int]:
     return dict(Counter(layer.get_output(0).dtype.name for layer in layers if layer.type == trt.LayerType.CONVOLUTION))
 
 
-def _rtx_capability(library: Library, capability: str) -> Any:
+def rtx_capability(library: Library, capability: str) -> Any:
+    """TensorRT-RTX's value for a compute capability, as "8.6"; empty: for that of the device that is there.
+
+    Raises EngineError ENGINE_UNAVAILABLE if it builds nothing for it, as for the H100 and Jetsons.
+    """
     name = f"SM{capability.replace('.', '')}" if capability else "CURRENT"
     value = getattr(library.module.ComputeCapability, name, None)
     if value is None:
