@@ -31,6 +31,7 @@ from .tensorrt_build import (
     make,
     make_logger,
     profile_shapes,
+    rtx_capability,
 )
 
 BUCKETS = (1, 2, 4, 8, 16)
@@ -202,14 +203,14 @@ class TensorRtEngine:
 
 
 def open_device() -> cuda.Device:
-    """The first CUDA device.  Raises EngineError ENGINE_UNAVAILABLE."""
+    """The first CUDA device.  Raises EngineError ENGINE_UNAVAILABLE, ENGINE_OUT_OF_MEMORY."""
     driver = cuda.load_driver()
     if driver is None:
         raise EngineError("ENGINE_UNAVAILABLE", f"no NVIDIA driver: {cuda.LIBRARY} is not installed")
     try:
         return cuda.Device(driver)
     except cuda.CudaError as error:
-        raise EngineError("ENGINE_UNAVAILABLE", f"no usable NVIDIA GPU: {error}") from error
+        raise library_error("no usable NVIDIA GPU", str(error), "ENGINE_UNAVAILABLE") from error
 
 
 def engine_key(library: Library, model: ModelFile, signature: Signature, precision: str,
@@ -278,6 +279,8 @@ class _Loader:
         self.key = engine_key(library, model, signature, precision, device)
 
     def load(self) -> TensorRtEngine:
+        if self.library.rtx:
+            rtx_capability(self.library, self.key.capability)       # first: else it would only be not built yet
         engine = self._cached()
         if not engine and not self.options.allow_build and not self._plan_ahead():
             raise self._not_built()                 # at once, even while another process builds it
