@@ -226,6 +226,16 @@ def test_runs_that_fail_leave_nothing(machine):
     assert not configs
 
 
+def test_no_number_of_objects_is_new_after_the_first_runs(machine):
+    engine = machine.load("tensorrt-rtx")
+    for count in engine.first_runs:
+        engine.infer(student_inputs(count))
+    before = len(machine.rtx.contexts), list(machine.rtx.compiled), len(machine.cuda.buffers)
+    for count in range(1, engine.most_crops + 1):
+        engine.infer(student_inputs(count))
+    assert before == (len(machine.rtx.contexts), machine.rtx.compiled, len(machine.cuda.buffers))
+
+
 def test_memory_stays_the_same(machine):
     engine = machine.load()
     sizes = []

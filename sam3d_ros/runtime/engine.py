@@ -46,11 +46,13 @@ class Engine(Protocol):
     """A loaded network.
 
     name: engine and precision, as "openvino bf16"; most_crops: views of all objects together that it should be given at
-    a time: more take memory and are hardly faster
+    a time: more take memory and are hardly faster; first_runs: numbers of objects, the largest first, after a run with
+    each of which none with one view of each object has to compile, record or allocate any more
     """
 
     name: str
     most_crops: int
+    first_runs: tuple[int, ...]
 
     def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs of the network's signature for its inputs, by name, all float32; any batch size >= 1.

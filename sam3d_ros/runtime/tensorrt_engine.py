@@ -61,6 +61,7 @@ class TensorRtEngine:
     """
 
     most_crops = MAX_BATCH
+    first_runs = BUCKETS[::-1]
 
     def __init__(self, library: Library, plan: bytes, signature: Signature, precision: str, device: cuda.Device,
                  kernels: bytes = b"", keep_kernels: Callable[[bytes], None] = lambda kernels: None):
