@@ -32,7 +32,8 @@ class EngineError(Exception):
         self.detail = detail
 
 
-_OUT_OF_MEMORY = ("out of memory", "outofmemory", "out_of_memory")     # in what libraries and the driver say
+# In what libraries and the driver say; the last one is ONNX Runtime's.
+_OUT_OF_MEMORY = ("out of memory", "outofmemory", "out_of_memory", "failed to allocate memory")
 
 
 def library_error(name: str, message: str, reason: str) -> EngineError:
