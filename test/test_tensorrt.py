@@ -476,6 +476,16 @@ def test_build_failures_are_named(machine):
     assert not list((machine.folder / "engines").glob("*.engine"))
 
 
+def test_the_cause_of_a_failure_is_said_and_not_only_what_followed(machine):
+    """Nor what an earlier failure was."""
+    engine = machine.load()
+    for cause in ("no kernel image", "unspecified launch failure"):
+        machine.trt.execute_error = f"{cause}\ncannot run"
+        with pytest.raises(RuntimeError) as error:
+            engine.infer(student_inputs(2))
+        assert str(error.value) == f"{cause}; cannot run"
+
+
 def test_an_engine_that_loads_and_does_not_run_is_named(machine):
     machine.trt.no_context = True
     assert machine.refusal() == ("ENGINE_FAILED",

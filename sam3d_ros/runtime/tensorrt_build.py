@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
@@ -64,17 +64,24 @@ class Plan:
 
 
 def make_logger(library: Library) -> Any:
-    """The library's messages go to Python's logging; the last error is kept as `last_error`."""
+    """The library's messages go to Python's logging; `errors` gives its last ones since it was called before, in one
+    line: the cause comes first, and often another of no news after it.
+    """
     trt = library.module
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.last_error = ""
+            self._errors: deque[str] = deque(maxlen=3)
+
+        def errors(self) -> str:
+            said = "; ".join(dict.fromkeys(" ".join(error.split()) for error in self._errors))
+            self._errors.clear()
+            return said
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.last_error = message
+                self._errors.append(message)
                 _log.error("%s: %s", library.name, message)
             elif severity == trt.ILogger.WARNING:
                 _log.debug("%s: %s", library.name, message)
@@ -87,7 +94,7 @@ def make(library: Library, kind: str, logger: Any) -> Any:
     try:
         return getattr(library.module, kind)(logger)
     except (TypeError, RuntimeError) as error:      # how a constructor in C++ that gives nothing is answered
-        raise EngineError("ENGINE_UNAVAILABLE", f"{library.name}: {logger.last_error or error}") from error
+        raise EngineError("ENGINE_UNAVAILABLE", f"{library.name}: {logger.errors() or error}") from error
 
 
 def profile_shapes(signature: Signature, most_objects: int = MAX_BATCH) -> dict[str, tuple[tuple[int, ...], ...]]:
@@ -141,7 +148,7 @@ def build_plan(library: Library, model: ModelFile, signature: Signature, precisi
     monitor = config.progress_monitor = _monitor(trt, on_progress)
     plan = _interruptible(lambda: builder.build_serialized_network(network, config), monitor)
     if plan is None:
-        raise library_error(library.name, logger.last_error, "ENGINE_BUILD_FAILED")
+        raise library_error(library.name, logger.errors(), "ENGINE_BUILD_FAILED")
     on_progress(100, "built")
     return Plan(bytes(plan), b"" if library.rtx else bytes(config.get_timing_cache().serialize()), convolutions)
 
@@ -151,7 +158,7 @@ def _parse(library: Library, logger: Any, network: Any, model: ModelFile, data: 
     if not parser.parse(data):
         errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
         raise EngineError("MODEL_INVALID", f"{model.path}: {library.name} cannot use it: "
-                                           f"{'; '.join(errors) or logger.last_error}")
+                                           f"{'; '.join(errors) or logger.errors()}")
 
 
 def _shapes(network: Any, count: int, get: Callable[[int], Any]) -> dict[str, Shape]:

@@ -71,7 +71,7 @@ class TensorRtEngine:
         self._runtime = make(library, "Runtime", self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise library_error(library.name, f"the engine does not load: {self._logger.last_error}",
+            raise library_error(library.name, f"the engine does not load: {self._logger.errors()}",
                                 "ENGINE_BUILD_FAILED")
         self._kernels = None                       # of TensorRT-RTX, shared by the contexts
         self._kernels_kept, self._keep_kernels = kernels, keep_kernels
@@ -141,7 +141,7 @@ class TensorRtEngine:
         context, config = self._new_context()
         for name, shape in self._signature.input_shapes(batch=bucket, views=views).items():
             if not context.set_input_shape(name, shape):
-                raise RuntimeError(f"{name} cannot be {shape_text(shape)}: {self._logger.last_error}")
+                raise RuntimeError(f"{name} cannot be {shape_text(shape)}: {self._logger.errors()}")
         for name, address in self._addresses.items():
             context.set_tensor_address(name, address)
         self._give_scratch(context)
@@ -180,7 +180,7 @@ class TensorRtEngine:
         else:
             context = self._engine.create_execution_context(strategy)
         if context is None:
-            raise RuntimeError(f"no execution context: {self._logger.last_error}")
+            raise RuntimeError(f"no execution context: {self._logger.errors()}")
         context.nvtx_verbosity = trt.ProfilingVerbosity.NONE       # what it says of layers at each run takes time
         return context, config
 
@@ -198,7 +198,7 @@ class TensorRtEngine:
         for name, shape in self._signature.input_shapes(**lengths).items():
             self._device.to_device(self._addresses[name], self._staged(name, shape), self._stream)
         if not context.execute_async_v3(self._stream):
-            raise RuntimeError(self._logger.last_error or "the engine did not start")
+            raise RuntimeError(self._logger.errors() or "the engine did not start")
         for name, shape in self._signature.output_shapes(**lengths).items():
             self._device.from_device(self._staged(name, shape), self._addresses[name], self._stream)
 
