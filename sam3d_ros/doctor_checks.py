@@ -6,8 +6,6 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import shutil
-import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
@@ -22,7 +20,6 @@ from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, pixel_direct
 
 SUPPORTED_PYTHON = ((3, 10), (3, 13))
 DISCOVERY_SECONDS = 2.0
-GPU_QUERY_SECONDS = 10.0
 
 OK, GAP, BROKEN = "ok", "gap", "broken"
 
@@ -246,7 +243,7 @@ def _gpu_engine_check(name: str) -> Check:
     """A GPU engine, run if it has been built; building one takes minutes, and is not begun here."""
     from sam3d_ros.runtime import cuda
     from sam3d_ros.runtime.engine import GPU_ENGINES
-    from sam3d_ros.runtime.tensorrt_build import MODULES
+    from sam3d_ros.runtime.tensorrt_build import NAMES
     if cuda.load_driver() is None:
         return Check("engine", name, GAP, "no NVIDIA driver")
     if importlib.util.find_spec(GPU_ENGINES[name]) is None:
@@ -254,12 +251,10 @@ def _gpu_engine_check(name: str) -> Check:
     try:
         return Check("engine", name, OK, _time_engine(name))
     except Fault as fault:
-        not_built = fault.code is FaultCode.ENGINE_NOT_BUILT
-        state = GAP if not_built or fault.code is FaultCode.ENGINE_UNAVAILABLE else BROKEN
-        advice = fault.code.advice
-        if not_built:
-            advice = f"sam3d engine build --engine {name}" if name in MODULES else ""
-        return Check("engine", name, state, f"{fault.code.name}: {fault.detail}", advice)
+        advice = {FaultCode.ENGINE_NOT_BUILT: f"sam3d engine build --engine {name}" if name in NAMES else "",
+                  FaultCode.ENGINE_UNAVAILABLE: "docs/gpu.md says what it needs"}
+        return Check("engine", name, GAP if fault.code in advice else BROKEN, f"{fault.code.name}: {fault.detail}",
+                     advice.get(fault.code, fault.code.advice))
     except (ImportError, OSError) as error:
         return Check("engine", name, BROKEN, _last_line(error), f"pip install --force-reinstall {GPU_PACKAGES[name]}")
 
@@ -271,8 +266,8 @@ def _time_engine(name: str) -> str:
     """
     from sam3d_ros.perception.config import PipelineConfig
     from sam3d_ros.perception.pipeline import Pipeline
-    from sam3d_ros.runtime.engine import ENGINES
-    importlib.import_module(ENGINES[name])         # else it would only be unavailable, as one that is not installed
+    from sam3d_ros.runtime.engine import import_library
+    import_library(name)                           # else it would only be unavailable, as one that is not installed
     with closing(Pipeline.from_config(PipelineConfig(engine=name, allow_engine_build=False))) as pipeline:
         frame = sample_frame()
         pipeline.run(frame)                        # the first run compiles and allocates
@@ -313,17 +308,21 @@ def _ros_package_advice(package: str) -> str:
 
 
 def _gpu_check() -> Check:
-    tegra = Path("/etc/nv_tegra_release")
-    if tegra.is_file():
-        return Check("hardware", "GPU", OK, f"Jetson, {tegra.read_text().splitlines()[0].strip('# ')}")
-    if shutil.which("nvidia-smi") is None:
-        return Check("hardware", "GPU", GAP, "no NVIDIA driver found; not needed, sam3d runs on the CPU, too")
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    """What the driver says of the GPU, as engines ask it: nvidia-smi is not on every Jetson, nor in every container."""
+    from sam3d_ros.runtime import cuda
+    from sam3d_ros.runtime.engine import EngineError
+    from sam3d_ros.runtime.tensorrt_engine import gpu_facts
+    if cuda.load_driver() is None:
+        return Check("hardware", "GPU", GAP,
+                     f"no NVIDIA driver found ({cuda.LIBRARY}); not needed, sam3d runs on the CPU, too")
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=GPU_QUERY_SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        return Check("hardware", "GPU", BROKEN, f"nvidia-smi fails: {error}", "reinstall the NVIDIA driver")
-    return Check("hardware", "GPU", OK, "; ".join(answer.stdout.strip().splitlines()))
+        facts = gpu_facts()
+    except EngineError as error:
+        return Check("hardware", "GPU", BROKEN, error.detail,
+                     "start a container with --gpus all (Jetson: --runtime nvidia); elsewhere end other programs that "
+                     "use the GPU, or reinstall the NVIDIA driver")
+    detail = "{name}, compute capability {capability}, {memory_gib} GiB, CUDA {cuda}".format(**facts)
+    return Check("hardware", "GPU", OK, f"{detail}; {facts['driver'] or 'driver of unknown version'}")
 
 
 def _cpu_flags() -> set[str]:

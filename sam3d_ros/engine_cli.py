@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 import sys
 from contextlib import suppress
@@ -9,10 +10,18 @@ from pathlib import Path
 
 from sam3d_ros.perception.faults import engine_faults
 from sam3d_ros.runtime import golden
-from sam3d_ros.runtime.engine import DEFAULT_MODEL, MODEL_HELP, BuildOptions, EngineError, ModelFile, read_model
+from sam3d_ros.runtime.engine import (
+    DEFAULT_MODEL,
+    ENGINES,
+    MODEL_HELP,
+    BuildOptions,
+    EngineError,
+    ModelFile,
+    read_model,
+)
 from sam3d_ros.runtime.engine_cache import EngineCache, EngineKey, Entry
 from sam3d_ros.runtime.signature import STUDENT
-from sam3d_ros.runtime.tensorrt_build import MODULES, PRECISIONS, load_library
+from sam3d_ros.runtime.tensorrt_build import NAMES, PRECISIONS, load_library
 from sam3d_ros.runtime.tensorrt_engine import build_ahead, engine_key, load_tensorrt, open_device
 from sam3d_ros.terminal import printable
 
@@ -28,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                                description="Build the engine for this GPU, check it and keep it; nothing is built that "
                                            "is there already. With --capability, build for GPUs that are not here.")
     build.add_argument("--model", default=DEFAULT_MODEL, help=f"{MODEL_HELP} (default: %(default)s)")
-    build.add_argument("--engine", choices=tuple(MODULES), default="tensorrt", help="(default: %(default)s)")
+    build.add_argument("--engine", choices=NAMES, help=f"(default: the first of {' and '.join(NAMES)} that is "
+                                                       f"installed; with --capability: {AHEAD})")
     build.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="(default: %(default)s)")
     build.add_argument("--capability", action="append", metavar="X.Y", default=[], type=_capability,
                        help="compute capability of the GPU, as 8.6, 8.9 or 12.0; may be given several times; "
@@ -80,8 +90,8 @@ def _check_capabilities(args: argparse.Namespace) -> None:
     """
     if not args.capability:
         return
-    if args.engine != AHEAD:
-        args.refuse(f"argument --capability: only {AHEAD} builds ahead of time: add --engine {AHEAD}")
+    if args.engine not in (None, AHEAD):
+        args.refuse(f"argument --capability: only {AHEAD} builds ahead of time")
     known = re.findall(r"\bSM(\d+)(\d)\b", " ".join(dir(load_library(AHEAD).module.ComputeCapability)))
     supported = [f"{major}.{minor}" for major, minor in known]
     unknown = [capability for capability in args.capability if capability not in supported]
@@ -89,15 +99,21 @@ def _check_capabilities(args: argparse.Namespace) -> None:
         args.refuse(f"argument --capability: {AHEAD} builds for {', '.join(supported)}, not for {', '.join(unknown)}")
 
 
+def _installed() -> str:
+    """The first of the engines whose library is installed, without importing it; the first of all if none is."""
+    return next((name for name in NAMES if importlib.util.find_spec(ENGINES[name])), NAMES[0])
+
+
 def _build(args: argparse.Namespace) -> int:
     _check_capabilities(args)
+    name = args.engine or (AHEAD if args.capability else _installed())
     model = read_model(args.model)
     options = BuildOptions(must_keep=True, folder=args.cache, on_progress=ProgressLine())
     for capability in args.capability:
-        key = build_ahead(args.engine, model, STUDENT, args.precision, capability, options)
+        key = build_ahead(name, model, STUDENT, args.precision, capability, options)
         print(f"{key.digest[:12]}  {key.library}, {key.precision}, for compute capability {capability}")
     if not args.capability:
-        engine = load_tensorrt(args.engine, model, STUDENT, args.precision, options)
+        engine = load_tensorrt(name, model, STUDENT, args.precision, options)
         print(f"{engine.name} is ready")
         engine.close()
     return 0
@@ -150,7 +166,7 @@ def _keys_here(model: ModelFile) -> tuple[set[EngineKey], str]:
     except EngineError as error:
         return set(), error.detail
     keys = set()
-    for name in MODULES:
+    for name in NAMES:
         with suppress(EngineError):         # of a library that is not installed
             library = load_library(name)
             keys |= {engine_key(library, model, STUDENT, precision, device) for precision in PRECISIONS}

@@ -147,13 +147,13 @@ def _called_from_cpp(method, *arguments):
 def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
     """A module like `tensorrt` (or `tensorrt_rtx`).  Its attributes let it fail:
 
-    parse_error, build_error, load_error, execute_error: what it says then; no_context; no_size: does not tell what
-    memory a context needs; nan: outputs are not numbers; offset: added to the distance; half_as_float: claims to
-    compute float16 as float32; step_seconds: each step of a build takes.  builds: how many were made; compiled: what
-    TensorRT-RTX has compiled
+    parse_error, build_error, load_error, execute_error: what it says then, the last one line by line; no_context;
+    no_size: does not tell what memory a context needs; nan: outputs are not numbers; offset: added to the distance;
+    half_as_float: claims to compute float16 as float32; step_seconds: each step of a build takes.  builds: how many
+    were made; compiled: what TensorRT-RTX has compiled
     """
     trt = types.ModuleType(name)
-    trt.__spec__, trt.__version__ = ModuleSpec(name, None), version
+    trt.__spec__, trt.__file__, trt.__version__ = ModuleSpec(name, None), f"{name}/__init__.py", version
     trt.parse_error = trt.build_error = trt.load_error = trt.execute_error = ""
     trt.no_context = trt.no_size = trt.nan = trt.half_as_float = False
     trt.offset, trt.builds, trt.contexts, trt.step_seconds, trt.compiled = 0.0, 0, [], 0.0, []
@@ -361,7 +361,8 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
 
         def execute_async_v3(self, stream):
             if trt.execute_error:
-                self.engine.logger.log(ILogger.ERROR, trt.execute_error)
+                for error in trt.execute_error.splitlines():
+                    self.engine.logger.log(ILogger.ERROR, error)
                 return False
             assert self.nvtx_verbosity == "none"            # more takes time
             assert self.config is None or self.config() is not None         # it is used, and not kept

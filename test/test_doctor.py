@@ -7,9 +7,11 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from fake_gpu import FakeCuda
 
 from sam3d_ros import cli, doctor, doctor_checks
 from sam3d_ros.doctor_checks import BROKEN, GAP, OK, Check
+from sam3d_ros.evaluation.environment import describe_environment
 from sam3d_ros.perception import pipeline
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.pipeline import PipelineResult
@@ -108,7 +110,9 @@ def test_gpu_engines(engines, monkeypatch):
     monkeypatch.setattr(cuda, "load_driver", lambda: object())
     monkeypatch.setattr(doctor_checks.importlib.util, "find_spec",
                         lambda name: None if name == "tensorrt_rtx" else object())
-    monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
+    tensorrt = ModuleType("tensorrt")
+    tensorrt.__file__ = "tensorrt/__init__.py"
+    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt)
     engines |= {"tensorrt": Fault(FaultCode.ENGINE_NOT_BUILT, "fp16, for Orin"), "onnxruntime-cuda": FakePipeline(),
                 "onnxruntime-tensorrt": Fault(FaultCode.ENGINE_INACCURATE, "vIoU 0.5")}
     checks = doctor_checks.engine_checks()
@@ -116,11 +120,33 @@ def test_gpu_engines(engines, monkeypatch):
     assert named(checks, "tensorrt-rtx").advice == "pip install tensorrt-rtx-cu13"
     assert named(checks, "onnxruntime-cuda").state == OK
     assert named(checks, "onnxruntime-tensorrt").state == BROKEN
+    engines["onnxruntime-cuda"] = Fault(FaultCode.ENGINE_UNAVAILABLE, "this onnxruntime has no CUDAExecutionProvider")
+    unavailable = named(doctor_checks.engine_checks(), "onnxruntime-cuda")
+    assert unavailable.state == GAP and "docs/gpu.md" in unavailable.advice
     engines |= {"onnxruntime-tensorrt": Fault(FaultCode.ENGINE_NOT_BUILT, "builds one whenever it is loaded"),
                 "onnxruntime-cuda": OSError("libcudnn.so.9: cannot open shared object file")}
     checks = doctor_checks.engine_checks()
     assert named(checks, "onnxruntime-tensorrt").advice == ""           # `sam3d engine build` cannot
     assert named(checks, "onnxruntime-cuda").state == BROKEN and "libcudnn" in named(checks, "onnxruntime-cuda").detail
+
+
+def test_the_gpu_is_what_the_driver_says(monkeypatch):
+    from sam3d_ros.runtime import cuda
+    driver = FakeCuda("Orin", (8, 7), memory=62 << 29)
+    monkeypatch.setattr(cuda, "load_driver", lambda: driver)
+    monkeypatch.setattr(cuda, "_VERSION_FILES", ())
+    gpu = named(doctor_checks.hardware_checks(), "GPU")
+    assert gpu.state == OK
+    assert gpu.detail == "Orin, compute capability 8.7, 31.0 GiB, CUDA 12.6; driver of unknown version"
+    assert describe_environment()["gpu"] == {"name": "Orin", "capability": "8.7", "memory_gib": 31.0, "cuda": "12.6",
+                                             "driver": ""}
+    assert not driver.in_use
+    driver.fail["cuInit"] = 100
+    gpu = named(doctor_checks.hardware_checks(), "GPU")
+    assert gpu.state == BROKEN and gpu.detail == "no usable NVIDIA GPU: cuInit: error 100"
+    assert "--gpus all" in gpu.advice and describe_environment()["gpu"] is None
+    monkeypatch.setattr(cuda, "load_driver", lambda: None)
+    assert named(doctor_checks.hardware_checks(), "GPU").state == GAP
 
 
 def test_an_engine_whose_library_does_not_load_is_broken(monkeypatch, tmp_path):
@@ -132,6 +158,18 @@ def test_an_engine_whose_library_does_not_load_is_broken(monkeypatch, tmp_path):
     monkeypatch.setattr(cuda, "load_driver", lambda: object())
     check = doctor_checks._gpu_engine_check("tensorrt")
     assert check.state == BROKEN and "libnvinfer" in check.detail and "--force-reinstall tensorrt" in check.advice
+
+
+def test_what_is_left_of_a_library_is_to_be_installed_anew(monkeypatch, tmp_path):
+    """A folder without code, which Python takes for a package."""
+    from sam3d_ros.runtime import cuda
+    (tmp_path / "tensorrt_rtx").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "tensorrt_rtx", raising=False)
+    monkeypatch.setattr(cuda, "load_driver", lambda: object())
+    check = doctor_checks._gpu_engine_check("tensorrt-rtx")
+    assert check.state == BROKEN and "only parts of tensorrt_rtx are left" in check.detail
+    assert check.advice == "pip install --force-reinstall tensorrt-rtx-cu13"
 
 
 def test_an_engine_that_finds_nothing_is_broken(engines):

@@ -1,5 +1,8 @@
 """Engines give the network's numbers and refuse what is not a student."""
 import importlib
+import sys
+from importlib.machinery import PathFinder
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -206,6 +209,24 @@ def test_a_library_that_does_not_import_is_named(error, model, monkeypatch):
     with pytest.raises(EngineError) as unavailable:
         load_named("onnxruntime", read_model(model), "fp32", 1, STUDENT, BuildOptions())
     assert unavailable.value.reason == "ENGINE_UNAVAILABLE" and "onnxruntime: libfoo.so.2" in unavailable.value.detail
+
+
+def test_what_is_left_of_a_library_is_not_one(model, tmp_path, monkeypatch):
+    """Of onnxruntime beside onnxruntime-gpu, which share their files, when one of them is uninstalled."""
+    pytest.importorskip("openvino")
+    (tmp_path / "onnxruntime" / "capi").mkdir(parents=True)
+    left = PathFinder.find_spec("onnxruntime", [str(tmp_path)])
+    finder = SimpleNamespace(find_spec=lambda name, path, target=None: left if name == "onnxruntime" else None)
+    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "onnxruntime"]:
+        monkeypatch.delitem(sys.modules, name)
+    engine = load_engine("cpu", model, signature=STUDENT, options=BuildOptions(folder=tmp_path))
+    assert engine.name.startswith("openvino")
+    for name in ("onnxruntime", "onnxruntime-cuda"):
+        with pytest.raises(EngineError) as unavailable:
+            load_engine(name, model, signature=STUDENT)
+        assert unavailable.value.reason == "ENGINE_UNAVAILABLE"
+        assert f"{name}: only parts of onnxruntime are left" in unavailable.value.detail
 
 
 @pytest.mark.parametrize(("said", "reason"), [("no kernel", "ENGINE_BUILD_FAILED"),

@@ -226,6 +226,16 @@ def test_runs_that_fail_leave_nothing(machine):
     assert not configs
 
 
+def test_no_number_of_objects_is_new_after_the_first_runs(machine):
+    engine = machine.load("tensorrt-rtx")
+    for count in engine.first_runs:
+        engine.infer(student_inputs(count))
+    before = len(machine.rtx.contexts), list(machine.rtx.compiled), len(machine.cuda.buffers)
+    for count in range(1, engine.most_crops + 1):
+        engine.infer(student_inputs(count))
+    assert before == (len(machine.rtx.contexts), machine.rtx.compiled, len(machine.cuda.buffers))
+
+
 def test_memory_stays_the_same(machine):
     engine = machine.load()
     sizes = []
@@ -356,8 +366,12 @@ def test_the_command_that_builds(machine, capsys):
     for _ in range(2):
         assert cli.main(command) == 0 and capsys.readouterr().out == "tensorrt fp16 is ready\n"
     assert machine.trt.builds == 1
-    command += ["--engine", "tensorrt-rtx", "--precision", "fp32"]
-    assert cli.main(command) == 0 and capsys.readouterr().out == "tensorrt-rtx fp32 is ready\n"
+    assert cli.main([*command, "--engine", "tensorrt-rtx", "--precision", "fp32"]) == 0
+    assert capsys.readouterr().out == "tensorrt-rtx fp32 is ready\n"
+    machine.monkeypatch.setitem(sys.modules, "tensorrt", None)              # the only one that is installed
+    assert cli.main(command) == 0 and capsys.readouterr().out == "tensorrt-rtx fp16 is ready\n"
+    machine.monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    assert cli.main(command) == 1 and "ENGINE_UNAVAILABLE: tensorrt: " in capsys.readouterr().err
 
 
 def test_engines_are_verified_on_this_machine(machine, capsys):
@@ -462,6 +476,16 @@ def test_build_failures_are_named(machine):
     assert not list((machine.folder / "engines").glob("*.engine"))
 
 
+def test_the_cause_of_a_failure_is_said_and_not_only_what_followed(machine):
+    """Nor what an earlier failure was."""
+    engine = machine.load()
+    for cause in ("no kernel image", "unspecified launch failure"):
+        machine.trt.execute_error = f"{cause}\ncannot run"
+        with pytest.raises(RuntimeError) as error:
+            engine.infer(student_inputs(2))
+        assert str(error.value) == f"{cause}; cannot run"
+
+
 def test_an_engine_that_loads_and_does_not_run_is_named(machine):
     machine.trt.no_context = True
     assert machine.refusal() == ("ENGINE_FAILED",
@@ -538,6 +562,8 @@ def test_out_of_device_memory(machine):
     assert machine.refusal()[0] == "ENGINE_OUT_OF_MEMORY"
     machine.cuda.fail["cuStreamCreate"] = 999
     assert machine.refusal() == ("ENGINE_BUILD_FAILED", "tensorrt: cuStreamCreate: error 999")
+    machine.cuda.fail = {"cuDevicePrimaryCtxRetain": OUT_OF_MEMORY}         # others have all of it
+    assert machine.refusal()[0] == "ENGINE_OUT_OF_MEMORY"
 
 
 def test_an_inaccurate_engine_is_refused_with_its_figures(machine):
@@ -600,6 +626,15 @@ def test_a_refusal_that_cannot_be_kept_is_one_all_the_same(machine, caplog):
     assert machine.trt.builds == 2 and "the check's result cannot be kept" in caplog.text
 
 
+def test_a_gpu_that_tensorrt_rtx_does_not_know(machine):
+    """Whether it may build or not: the command that builds would be of no use."""
+    machine.install(FakeCuda("NVIDIA H100", (9, 0)))
+    for allow_build in (False, True):
+        assert machine.refusal(name="tensorrt-rtx", allow_build=allow_build) == (
+            "ENGINE_UNAVAILABLE", "tensorrt-rtx does not build for compute capability 9.0")
+    assert machine.rtx.builds == 0
+
+
 def test_machines_without_gpu(machine):
     assert machine.refusal(precision="bf16")[0] == "ENGINE_UNAVAILABLE"
     machine.cuda.fail["cuInit"] = 100
@@ -633,6 +668,20 @@ def test_auto_takes_the_gpu_and_passes_over_what_fails(machine, caplog):
     assert machine.load("cpu", "fp32").name in ("openvino fp32", "onnxruntime fp32")
     (machine.folder / "engines").chmod(0o777)
     assert machine.refusal(name="auto")[0] == "ENGINE_CACHE_UNSAFE"           # not passed over: an attack, maybe
+
+
+def test_auto_says_why_a_gpu_is_not_used(machine, caplog):
+    """As where the driver is too old, and the other libraries are not installed."""
+    machine.monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(None))
+    machine.monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    machine.load("auto", "fp32").close()
+    (record,) = [record for record in caplog.records if "the CPU is used" in record.message]
+    assert record.levelname == "WARNING"
+    assert "tensorrt: CUDA initialization failure with error: 35; tensorrt-rtx is not installed; " in record.message
+    caplog.clear()
+    machine.monkeypatch.setattr(cuda, "load_driver", lambda: None)          # nothing to be missed
+    machine.load("auto", "fp32").close()
+    assert "the CPU is used" not in caplog.text
 
 
 def test_without_anything_to_compare_with_nothing_is_built(machine):

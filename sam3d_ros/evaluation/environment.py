@@ -14,10 +14,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ..runtime.engine import EngineError
 from ..runtime.processor import cpu_model, instructions
+from ..runtime.tensorrt_engine import gpu_facts
 
-PACKAGES = ("sam3d_ros", "numpy", "numba", "open3d", "openvino", "onnxruntime", "scikit-image", "trimesh",
-            "ros-jazzy-rclpy", "ros-jazzy-rmw-fastrtps-cpp")
+PACKAGES = ("sam3d_ros", "numpy", "numba", "open3d", "openvino", "onnxruntime", "onnxruntime-gpu", "tensorrt",
+            "tensorrt-rtx-cu13", "torch", "scikit-image", "trimesh", "ros-jazzy-rclpy", "ros-jazzy-rmw-fastrtps-cpp")
 
 
 def describe_environment(cores: int | None = None) -> dict[str, Any]:
@@ -34,11 +36,20 @@ def describe_environment(cores: int | None = None) -> dict[str, Any]:
         "cpu_instructions": instructions(),
         "cores": min(cores or usable, usable),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpu": _gpu(),
         "load_average_1min": round(os.getloadavg()[0], 2),
         "system": platform.platform(),
         "python": platform.python_version(),
         "packages": package_versions(PACKAGES),
     }
+
+
+def _gpu() -> dict[str, Any] | None:
+    """The GPU's facts; None without one that can be used."""
+    try:
+        return gpu_facts()
+    except EngineError:
+        return None
 
 
 def git_commit(folder: Path) -> str | None:

@@ -19,6 +19,7 @@ class TorchEngine:
     """An `Engine`, on the GPU if PyTorch sees one; threads: of the whole process, 0 leaves them as they are."""
 
     most_crops = 8
+    first_runs = (most_crops,)
 
     def __init__(self, model: ModelFile, signature: Signature, precision: str = "auto", threads: int = 0):
         precision = "fp32" if precision == "auto" else precision

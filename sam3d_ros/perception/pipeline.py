@@ -88,7 +88,8 @@ class Pipeline:
         camera = Intrinsics(64 * count, 48, 100, 100, 32 * count, 24)
         frame = Frame(np.full((*labels.shape, 3), 128, np.uint8), np.tile(depth, (1, count)), labels, camera,
                       tuple(Instance(n) for n in range(1, count + 1)))
-        self.run(frame)
+        for number in self._engine.first_runs:
+            self.run(replace(frame, instances=frame.instances[:number]))
         hidden_share(frame, 1)
         hollows.warm_up()
 

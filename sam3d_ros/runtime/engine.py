@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -31,7 +32,8 @@ class EngineError(Exception):
         self.detail = detail
 
 
-_OUT_OF_MEMORY = ("out of memory", "outofmemory", "out_of_memory")     # in what libraries and the driver say
+# In what libraries and the driver say; the last one is ONNX Runtime's.
+_OUT_OF_MEMORY = ("out of memory", "outofmemory", "out_of_memory", "failed to allocate memory")
 
 
 def library_error(name: str, message: str, reason: str) -> EngineError:
@@ -45,11 +47,13 @@ class Engine(Protocol):
     """A loaded network.
 
     name: engine and precision, as "openvino bf16"; most_crops: views of all objects together that it should be given at
-    a time: more take memory and are hardly faster
+    a time: more take memory and are hardly faster; first_runs: numbers of objects, the largest first, after a run with
+    each of which none with one view of each object has to compile, record or allocate any more
     """
 
     name: str
     most_crops: int
+    first_runs: tuple[int, ...]
 
     def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs of the network's signature for its inputs, by name, all float32; any batch size >= 1.
@@ -144,6 +148,15 @@ class BuildOptions:
     must_keep: bool = False
 
 
+def import_library(name: str) -> ModuleType:
+    """The library of one of ENGINES.  Raises ImportError; OSError if a shared library that it needs is missing."""
+    module = importlib.import_module(ENGINES[name])
+    if getattr(module, "__file__", None) is None:       # Python takes a folder without code for a package
+        raise ImportError(f"only parts of {ENGINES[name]} are left, as of two packages that share its files when one "
+                          "of them is uninstalled")
+    return module
+
+
 def available_engines() -> list[str]:
     """Names of the CPU engines whose library is installed, preferred ones first."""
     return [name for name, module in CPU_ENGINES.items() if importlib.util.find_spec(module)]
@@ -172,11 +185,13 @@ def load_engine(name: str = "auto", model: str | Path = DEFAULT_MODEL, precision
 def load_named(name: str, file: ModelFile, precision: str, threads: int, signature: Signature,
                options: BuildOptions) -> Engine:
     """Load a model into the engine of this name, one of ENGINES.  Raises EngineError."""
-    if name not in ENGINES or not importlib.util.find_spec(ENGINES[name]):
-        raise EngineError("ENGINE_UNAVAILABLE", f"{name} (installed: {', '.join(available_engines()) or 'none'})")
+    if name not in ENGINES:
+        raise EngineError("ENGINE_UNAVAILABLE", f"there is no engine {name}, but {', '.join(ENGINES)}")
+    if not importlib.util.find_spec(ENGINES[name]):
+        raise EngineError("ENGINE_UNAVAILABLE", f"{name} is not installed")
     try:
-        importlib.import_module(ENGINES[name])
-    except (ImportError, OSError) as error:         # OSError: a shared library that it needs is missing
+        import_library(name)
+    except (ImportError, OSError) as error:
         raise EngineError("ENGINE_UNAVAILABLE", f"{name}: {error}") from error
     if name == "openvino":
         from .openvino_engine import OpenVinoEngine

@@ -70,6 +70,8 @@ class OnnxRuntimeEngine:
         check_signature(model, signature, _shapes(self._session.get_inputs()), _shapes(self._session.get_outputs()))
         self._outputs = list(signature.outputs)
         self.name = f"{name} {precision}"
+        # On a GPU, cuDNN tries out its algorithms anew for each number of objects.
+        self.first_runs = (_MOST_CROPS,) if wanted == _CPU[0] else tuple(range(_MOST_CROPS, 0, -1))
 
     def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See Engine.infer."""

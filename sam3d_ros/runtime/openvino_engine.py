@@ -18,6 +18,7 @@ class OpenVinoEngine:
     """An `Engine`.  One compiled network takes any batch size; the outputs are copied out of OpenVINO's memory."""
 
     most_crops = 8           # 270 MiB
+    first_runs = (most_crops,)
 
     def __init__(self, model: ModelFile, signature: Signature, precision: str, threads: int = 0):
         core = openvino.Core()

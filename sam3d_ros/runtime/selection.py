@@ -45,11 +45,16 @@ _log = logging.getLogger(__name__)
 
 def best(file: ModelFile, precision: str, threads: int, signature: Signature, options: BuildOptions) -> Engine:
     """The first GPU engine that works here, else the fastest CPU engine.  Raises EngineError."""
+    unavailable = []
     for name in GPU_ENGINES if cuda.load_driver() else ():
         try:
             return load_named(name, file, precision, threads, signature, options)
         except EngineError as error:
             _pass_over(name, error)
+            unavailable += [error.detail] * (error.reason == "ENGINE_UNAVAILABLE")
+    if unavailable:         # who has such a GPU would else take the CPU's pace for that of the GPU
+        _log.warning("this machine has NVIDIA's driver, and the CPU is used, as no engine for the GPU works "
+                     "(sam3d doctor says more): %s", "; ".join(dict.fromkeys(unavailable)))
     return fastest_cpu(file, precision, threads, signature, options)
 
 

@@ -7,18 +7,16 @@ be there, and picks kernels on it when it first runs.
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import logging
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from .engine import EngineError, ModelFile, check_signature, library_error
+from .engine import EngineError, ModelFile, check_signature, import_library, library_error
 from .precision import typed
 from .signature import Shape, Signature
 
@@ -45,17 +43,15 @@ class Library:
         return f"{self.name} {self.module.__version__}"
 
 
-# Name of the engine -> its module.
-MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+NAMES = ("tensorrt", "tensorrt-rtx")        # of the engines here
 
 
 def load_library(name: str) -> Library:
-    """Import a library of MODULES.  Raises EngineError ENGINE_UNAVAILABLE."""
+    """Import a library of NAMES.  Raises EngineError ENGINE_UNAVAILABLE."""
     try:
-        module = importlib.import_module(MODULES[name])
-    except (ImportError, OSError) as error:         # OSError: a shared library that it needs is missing
+        return Library(name, import_library(name), rtx=name == "tensorrt-rtx")
+    except (ImportError, OSError) as error:
         raise EngineError("ENGINE_UNAVAILABLE", f"{name}: {error}") from error
-    return Library(name, module, rtx=name == "tensorrt-rtx")
 
 
 @dataclass(frozen=True)
@@ -68,17 +64,24 @@ class Plan:
 
 
 def make_logger(library: Library) -> Any:
-    """The library's messages go to Python's logging; the last error is kept as `last_error`."""
+    """The library's messages go to Python's logging; `errors` gives its last ones since it was called before, in one
+    line: the cause comes first, and often another of no news after it.
+    """
     trt = library.module
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.last_error = ""
+            self._errors: deque[str] = deque(maxlen=3)
+
+        def errors(self) -> str:
+            said = "; ".join(dict.fromkeys(" ".join(error.split()) for error in self._errors))
+            self._errors.clear()
+            return said
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.last_error = message
+                self._errors.append(message)
                 _log.error("%s: %s", library.name, message)
             elif severity == trt.ILogger.WARNING:
                 _log.debug("%s: %s", library.name, message)
@@ -91,7 +94,7 @@ def make(library: Library, kind: str, logger: Any) -> Any:
     try:
         return getattr(library.module, kind)(logger)
     except (TypeError, RuntimeError) as error:      # how a constructor in C++ that gives nothing is answered
-        raise EngineError("ENGINE_UNAVAILABLE", f"{library.name}: {logger.last_error or error}") from error
+        raise EngineError("ENGINE_UNAVAILABLE", f"{library.name}: {logger.errors() or error}") from error
 
 
 def profile_shapes(signature: Signature, most_objects: int = MAX_BATCH) -> dict[str, tuple[tuple[int, ...], ...]]:
@@ -137,7 +140,7 @@ def build_plan(library: Library, model: ModelFile, signature: Signature, precisi
         config.set_flag(getattr(trt.BuilderFlag, flag))
     if library.rtx:
         config.num_compute_capabilities = 1
-        config.set_compute_capability(_rtx_capability(library, capability), 0)
+        config.set_compute_capability(rtx_capability(library, capability), 0)
     else:
         # False: it was made on another device of this name
         if not config.set_timing_cache(config.create_timing_cache(timing), False):
@@ -145,7 +148,7 @@ def build_plan(library: Library, model: ModelFile, signature: Signature, precisi
     monitor = config.progress_monitor = _monitor(trt, on_progress)
     plan = _interruptible(lambda: builder.build_serialized_network(network, config), monitor)
     if plan is None:
-        raise library_error(library.name, logger.last_error, "ENGINE_BUILD_FAILED")
+        raise library_error(library.name, logger.errors(), "ENGINE_BUILD_FAILED")
     on_progress(100, "built")
     return Plan(bytes(plan), b"" if library.rtx else bytes(config.get_timing_cache().serialize()), convolutions)
 
@@ -155,7 +158,7 @@ def _parse(library: Library, logger: Any, network: Any, model: ModelFile, data: 
     if not parser.parse(data):
         errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
         raise EngineError("MODEL_INVALID", f"{model.path}: {library.name} cannot use it: "
-                                           f"{'; '.join(errors) or logger.last_error}")
+                                           f"{'; '.join(errors) or logger.errors()}")
 
 
 def _shapes(network: Any, count: int, get: Callable[[int], Any]) -> dict[str, Shape]:
@@ -169,7 +172,11 @@ def _convolution_types(trt: Any, network: Any) -> dict[str, int]:
     return dict(Counter(layer.get_output(0).dtype.name for layer in layers if layer.type == trt.LayerType.CONVOLUTION))
 
 
-def _rtx_capability(library: Library, capability: str) -> Any:
+def rtx_capability(library: Library, capability: str) -> Any:
+    """TensorRT-RTX's value for a compute capability, as "8.6"; empty: for that of the device that is there.
+
+    Raises EngineError ENGINE_UNAVAILABLE if it builds nothing for it, as for the H100 and Jetsons.
+    """
     name = f"SM{capability.replace('.', '')}" if capability else "CURRENT"
     value = getattr(library.module.ComputeCapability, name, None)
     if value is None:

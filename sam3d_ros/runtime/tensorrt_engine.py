@@ -31,6 +31,7 @@ from .tensorrt_build import (
     make,
     make_logger,
     profile_shapes,
+    rtx_capability,
 )
 
 BUCKETS = (1, 2, 4, 8, 16)
@@ -60,6 +61,7 @@ class TensorRtEngine:
     """
 
     most_crops = MAX_BATCH
+    first_runs = BUCKETS[::-1]
 
     def __init__(self, library: Library, plan: bytes, signature: Signature, precision: str, device: cuda.Device,
                  kernels: bytes = b"", keep_kernels: Callable[[bytes], None] = lambda kernels: None):
@@ -69,7 +71,7 @@ class TensorRtEngine:
         self._runtime = make(library, "Runtime", self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise library_error(library.name, f"the engine does not load: {self._logger.last_error}",
+            raise library_error(library.name, f"the engine does not load: {self._logger.errors()}",
                                 "ENGINE_BUILD_FAILED")
         self._kernels = None                       # of TensorRT-RTX, shared by the contexts
         self._kernels_kept, self._keep_kernels = kernels, keep_kernels
@@ -139,7 +141,7 @@ class TensorRtEngine:
         context, config = self._new_context()
         for name, shape in self._signature.input_shapes(batch=bucket, views=views).items():
             if not context.set_input_shape(name, shape):
-                raise RuntimeError(f"{name} cannot be {shape_text(shape)}: {self._logger.last_error}")
+                raise RuntimeError(f"{name} cannot be {shape_text(shape)}: {self._logger.errors()}")
         for name, address in self._addresses.items():
             context.set_tensor_address(name, address)
         self._give_scratch(context)
@@ -178,7 +180,7 @@ class TensorRtEngine:
         else:
             context = self._engine.create_execution_context(strategy)
         if context is None:
-            raise RuntimeError(f"no execution context: {self._logger.last_error}")
+            raise RuntimeError(f"no execution context: {self._logger.errors()}")
         context.nvtx_verbosity = trt.ProfilingVerbosity.NONE       # what it says of layers at each run takes time
         return context, config
 
@@ -196,20 +198,28 @@ class TensorRtEngine:
         for name, shape in self._signature.input_shapes(**lengths).items():
             self._device.to_device(self._addresses[name], self._staged(name, shape), self._stream)
         if not context.execute_async_v3(self._stream):
-            raise RuntimeError(self._logger.last_error or "the engine did not start")
+            raise RuntimeError(self._logger.errors() or "the engine did not start")
         for name, shape in self._signature.output_shapes(**lengths).items():
             self._device.from_device(self._staged(name, shape), self._addresses[name], self._stream)
 
 
 def open_device() -> cuda.Device:
-    """The first CUDA device.  Raises EngineError ENGINE_UNAVAILABLE."""
+    """The first CUDA device.  Raises EngineError ENGINE_UNAVAILABLE, ENGINE_OUT_OF_MEMORY."""
     driver = cuda.load_driver()
     if driver is None:
         raise EngineError("ENGINE_UNAVAILABLE", f"no NVIDIA driver: {cuda.LIBRARY} is not installed")
     try:
         return cuda.Device(driver)
     except cuda.CudaError as error:
-        raise EngineError("ENGINE_UNAVAILABLE", f"no usable NVIDIA GPU: {error}") from error
+        raise library_error("no usable NVIDIA GPU", str(error), "ENGINE_UNAVAILABLE") from error
+
+
+def gpu_facts() -> dict[str, Any]:
+    """What tells the first CUDA device from others, ready for JSON.  Raises EngineError as `open_device` does."""
+    with contextlib.closing(open_device()) as device:
+        return {"name": device.name, "capability": "{}.{}".format(*device.capability),
+                "memory_gib": round(device.memory / 2**30, 1), "cuda": device.cuda,
+                "driver": " ".join(device.driver.split())}
 
 
 def engine_key(library: Library, model: ModelFile, signature: Signature, precision: str,
@@ -278,6 +288,8 @@ class _Loader:
         self.key = engine_key(library, model, signature, precision, device)
 
     def load(self) -> TensorRtEngine:
+        if self.library.rtx:
+            rtx_capability(self.library, self.key.capability)       # first: else it would only be not built yet
         engine = self._cached()
         if not engine and not self.options.allow_build and not self._plan_ahead():
             raise self._not_built()                 # at once, even while another process builds it
