@@ -457,6 +457,20 @@ class TestWithTorch:
         fresh = again.state_dict()["up1.0.0.weight"].flatten(1).std(dim=1)
         assert fresh.min() > 0.8 * (3 * 8 * 2 * 27) ** -0.5                             # as large as when initialised
 
+    def test_processes_that_train_together_see_other_samples_and_end_together(self, store, tmp_path):
+        store.save(tmp_path / "train_meshes")
+        store.save(tmp_path / "dev_meshes")
+        script = Path(__file__).parent / "two_processes.py"
+        run = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=False,
+                             timeout=300)
+        assert run.returncode == 0, run.stderr[-3000:]
+        one, other = (json.loads(line) for line in run.stdout.splitlines() if line.startswith('{"first"'))
+        assert one.pop("first") != other.pop("first") and one == other
+        rows = (tmp_path / "log.jsonl").read_text().splitlines()
+        row = json.loads(rows[0])
+        assert len(rows) == 1 and row["samples"] == 2 * 2 * row["step"]
+        assert self.torch.load(tmp_path / "checkpoint.pt", weights_only=True)["elapsed"] == one["elapsed"]
+
     def test_a_narrower_student_is_what_is_left_without_idle_channels(self, store):
         from sam3d_ros.models.folded import folded_student, layers
         from sam3d_ros.models.student import Student, StudentConfig

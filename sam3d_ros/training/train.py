@@ -177,7 +177,10 @@ class _Learner:
             network.complete = torch.compile(network.complete, dynamic=False)
 
     def learn(self, batches: Iterator[dict[str, torch.Tensor]], share: float) -> dict[str, float]:
-        """One step, at a share, 0 to 1, of the training time, from the next batch; its losses by name."""
+        """One step, at a share, 0 to 1, of the training time, from the next batch; its losses by name.
+
+        Losses and time are means over all processes: each has the same, and so all end with the same step.
+        """
         started = time.monotonic()
         self._set_rate(share)
         batch = {name: tensor.to(self._fabric.device, non_blocking=True) for name, tensor in next(batches).items()}
@@ -189,10 +192,12 @@ class _Learner:
             optimiser.step()
             optimiser.zero_grad()
         self.average.update_parameters(self._network)
-        found = {name: loss.item() for name, loss in losses.items()}
+        *found, seconds = self._fabric.all_reduce(torch.stack([
+            *(loss.detach() for loss in losses.values()),
+            torch.tensor(time.monotonic() - started, device=self._fabric.device)])).tolist()
         self.step += 1
-        self.elapsed += time.monotonic() - started
-        return found
+        self.elapsed += seconds
+        return dict(zip(losses, found, strict=True))
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
