@@ -112,6 +112,21 @@ def test_a_side_that_another_view_saw_has_the_colour_it_has_there():
     assert (rgba[:, 3] == 255).all()
 
 
+def test_an_unseen_side_passes_from_its_neighbours_colours_into_the_median_of_all():
+    """A ball of which a narrow strip on the right is blue, the rest red; its back is not seen."""
+    frame = scene([(0, 0, 0.6, 0.08)])
+    x = (np.arange(320) - CAMERA.cx) / CAMERA.fx * 0.6
+    frame.colour[:, x > 0.045] = (10, 20, 240)
+    ball = trimesh.creation.icosphere(4, 0.08)
+    vertices = ball.vertices + [0, 0, 0.6]
+    rgb = vertex_colours(vertices, ball.vertex_normals, [Observation(frame, 1, np.eye(4))])[:, :3].astype(float)
+    facing = (ball.vertex_normals * vertices).sum(axis=1) / np.linalg.norm(vertices, axis=1)
+    beside = (facing > 0.02) & (facing < 0.12) & (ball.vertices[:, 0] > 0.065)
+    far = (facing > 0.6) & (ball.vertices[:, 0] > 0.045)
+    assert beside.sum() > 10 and (rgb[beside, 2] > 80).all() and rgb[beside, 2].mean() > 110
+    assert far.sum() > 10 and (np.abs(rgb[far] - [200, 30, 40]) < 12).all()
+
+
 def test_up_is_given_or_the_support(pipeline):
     frame = scene(BALLS[:1])
     assert pipeline(frame)[0].camera_from_object[:3, 2] == pytest.approx([0, 0, -1], abs=0.02)  # the wall's normal
