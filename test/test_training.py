@@ -231,6 +231,21 @@ class TestWithTorch:
         with pytest.raises(UserError, match="manifest.jsonl, line 1"):
             build_store(tmp_path, "train", 0, 0)
 
+    def test_a_store_of_other_meshes_is_refused(self, tmp_path):
+        from sam3d_ros.training.meshes import load_or_build
+
+        trimesh.creation.icosphere(3, 0.05).export(tmp_path / "ball.ply")
+        trimesh.creation.box([0.1, 0.06, 0.04]).export(tmp_path / "box.ply")
+        self.write_manifest(tmp_path, ball={})
+        folder = tmp_path / "train_meshes"
+        assert load_or_build(folder, tmp_path, "train", 0).name.tolist() == ["ball"]
+        assert load_or_build(folder, tmp_path, "train", 0).name.tolist() == ["ball"]
+        with pytest.raises(UserError, match="train_meshes was made of other meshes"):
+            load_or_build(folder, tmp_path, "train", 1)
+        self.write_manifest(tmp_path, ball={}, box={})
+        with pytest.raises(UserError, match="train_meshes was made of other meshes"):
+            load_or_build(folder, tmp_path, "train", 0)
+
     def test_degenerate_meshes_are_left_out_and_blemishes_are_not(self):
         from sam3d_ros.training.meshes import _entry
 
@@ -417,6 +432,7 @@ class TestWithTorch:
 
         store.save(tmp_path / "train_meshes")
         store.save(tmp_path / "dev_meshes")
+        self.write_manifest(tmp_path)
         config = replace(train.read_config("small"), width=8, batch=2, reuse=1)
         monkeypatch.setattr(train, "_CHECKED", 6)
         train.train(config, tmp_path, tmp_path, minutes=0.02, workers=0)
@@ -460,6 +476,7 @@ class TestWithTorch:
     def test_processes_that_train_together_see_other_samples_and_end_together(self, store, tmp_path):
         store.save(tmp_path / "train_meshes")
         store.save(tmp_path / "dev_meshes")
+        self.write_manifest(tmp_path)
         script = Path(__file__).parent / "two_processes.py"
         run = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=False,
                              timeout=300)
