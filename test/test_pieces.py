@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from sam3d_ros.perception.candidates import find_candidates
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, back_project
-from sam3d_ros.perception.pieces import in_one_piece
+from sam3d_ros.perception.pieces import _pieces, in_one_piece
 
 CAMERA = Intrinsics(320, 240, 300.0, 300.0, 159.5, 119.5)
 TABLE = np.array([0.0, 0.0, -1.0, 0.8])             # 0.8 m below a camera that looks straight down
@@ -31,6 +31,20 @@ def kept(frame: Frame, support: float = 9.0) -> np.ndarray:
     points = back_project(frame.depth, CAMERA, rows, columns)
     found[rows, columns] = in_one_piece(frame, rows, columns, points, points[:, 2] < support)
     return found
+
+
+@pytest.mark.parametrize(("near", "step", "gap", "pieces"), [
+    (0.6, 0.015, 0, 1), (0.6, 0.035, 0, 2),         # an edge is 1 cm and a pixel's width times five
+    (0.6, 0.035, 2, 1), (0.6, 0.055, 2, 2),         # or three pixels' width, past readings that are missing
+    (0.6, 0.001, 3, 2),                             # of which more than two are a gap
+    (2.0, 0.055, 0, 1), (2.0, 0.090, 0, 2)])        # and noise grows with the square of the distance
+def test_depth_that_goes_on_smoothly_is_one_piece(near, step, gap, pieces):
+    depth = np.full((20, 30), near, np.float32)
+    depth[:, 15:] += step
+    depth[:, 15:15 + gap] = 0
+    for turned in (depth, depth[:, ::-1], depth.T):
+        found = _pieces(np.ascontiguousarray(turned), 5 / CAMERA.fx)
+        assert len(np.unique(found[turned > 0])) == pieces
 
 
 def test_what_is_far_behind_the_rim_of_a_coarse_mask_is_left_out():
