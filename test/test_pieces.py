@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from sam3d_ros.perception.candidates import find_candidates
-from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, back_project
+from sam3d_ros.perception.candidates import _off_support, _outline, find_candidates
+from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, back_project, pixel_directions
 from sam3d_ros.perception.pieces import _pieces, in_one_piece
 
 CAMERA = Intrinsics(320, 240, 300.0, 300.0, 159.5, 119.5)
@@ -125,3 +125,34 @@ def test_the_cube_takes_in_what_of_an_object_reaches_below_the_support():
     frame = scene((np.s_[130:150, 140:200], 1, 0.83))
     cubes = [find_candidates(frame, frame.labels, plane, None, {}, 50, 16)[1][0].cube for plane in (None, TABLE)]
     assert cubes[0].edge == pytest.approx(cubes[1].edge)
+
+
+@pytest.mark.parametrize(("metres", "on_another_level"), [(0.8, True), (1.6, False)])
+def test_what_is_below_the_support_lies_on_another_level_unless_it_is_noise(metres, on_another_level):
+    """A block, and a ledge 1.5 cm below the support, which from afar is no more than the error of a stereo camera."""
+    plane = np.array([0.0, 0.0, -1.0, metres])
+    labels, depth = np.zeros((240, 320), np.int32), np.full((240, 320), metres, np.float32)
+    block, ledge = np.s_[60:180, 100:160], np.s_[60:180, 160:220]
+    labels[block] = labels[ledge] = 1
+    depth[block], depth[ledge] = metres - 0.05, metres + 0.015
+    points = back_project(depth, CAMERA, *np.nonzero(labels))
+    off = np.zeros(labels.shape, bool)
+    off[labels == 1] = _off_support(points, plane)
+    assert off[block].all() and (off[ledge] == on_another_level).all()
+
+
+def test_an_outline_is_the_first_and_the_last_pixel_of_each_row_and_column():
+    rows, columns = np.indices((240, 320))
+    mask = (rows - 100) ** 2 + (columns - 150) ** 2 < 20.5 ** 2
+    frame = replace(scene(), labels=mask.astype(np.int32))
+    found = {tuple(direction) for direction in _outline(frame, *np.nonzero(mask)).round(9)}
+    edge = mask & ~ndimage.binary_erosion(mask)                 # of a convex mask
+    assert found == {tuple(direction) for direction in pixel_directions(CAMERA, *np.nonzero(edge)).round(9)}
+
+
+def test_pixels_without_a_reading_are_thinned_out_as_those_with_one_are():
+    frame = scene((np.s_[30:230, 40:280], 1, 0.6))
+    frame.depth[60:120, 60:260] = 0                             # a quarter of the mask
+    candidate = find_candidates(frame, frame.labels, None, None, {}, 100, 9)[1][0]
+    assert 4000 <= len(candidate.seen) < 5000
+    assert len(candidate.unread) / len(candidate.seen) == pytest.approx(60 * 200 / (200 * 240 - 60 * 200), rel=0.01)
