@@ -425,7 +425,8 @@ class TestWithTorch:
             assert sum(student_losses(tuple(worse), batch).values()) > sum(best.values())
 
     def test_training_resumes_exports_and_starts_from_an_exported_model(self, store, tmp_path, monkeypatch):
-        from sam3d_ros.runtime.engine import load_engine
+        from sam3d_ros.runtime import golden
+        from sam3d_ros.runtime.engine import load_engine, read_model
         from sam3d_ros.training import export, train
         from sam3d_ros.training.initialise import initialise_from_onnx
         from sam3d_ros.training.samples import Curriculum, fixed_samples
@@ -453,6 +454,7 @@ class TestWithTorch:
         monkeypatch.setattr(export, "_CALIBRATED", 2)
         export.export_checkpoint(tmp_path / "checkpoint.pt", tmp_path / "student.onnx", tmp_path / "report.json")
         assert not list(tmp_path.glob("*.partial"))
+        assert golden.read_golden(read_model(tmp_path / "student.onnx")).layout.shape == (4, 10)
         report = json.loads((tmp_path / "report.json").read_text())
         assert report["log"] == log and report["samples"] == log[1]["samples"] and report["config"]["width"] == 8
         samples = fixed_samples(store, 2, 1, Curriculum(), views=2)
