@@ -30,7 +30,7 @@ from ..terminal import UserError, in_range
 from . import checkpoint
 from .initialise import check_start, initialise_from_onnx
 from .losses import student_losses
-from .meshes import load_or_build
+from .meshes import MeshStore, load_or_build
 from .muon import Muon
 from .samples import Curriculum, Stream, fixed_samples
 from .workers import interrupt_left_to_parent
@@ -280,12 +280,8 @@ def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers
     mixed = torch.cuda.is_available() or has_bfloat16()
     fabric = Fabric(accelerator="auto", devices=devices, precision="bf16-mixed" if mixed else "32-true")
     fabric.launch()
-    if fabric.is_global_zero:
-        load_or_build(run / "train_meshes", data, "train", config.procedural, workers)
-        load_or_build(run / "dev_meshes", data, "dev", 0, workers)
-    fabric.barrier()
-    store = load_or_build(run / "train_meshes", data, "train", config.procedural)
-    check = fixed_samples(load_or_build(run / "dev_meshes", data, "dev", 0), _CHECKED, 7, Curriculum(no_depth=0))
+    store, dev_store = _stores(fabric, run, data, config.procedural, workers)
+    check = fixed_samples(dev_store, _CHECKED, 7, Curriculum(no_depth=0))
     if start_from and not state:
         initialise_from_onnx(network, start_from, fixed_samples(store, _CALIBRATED, 1, Curriculum(no_depth=0)))
     learner = _Learner(network, config, fabric, state)
@@ -306,6 +302,18 @@ def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers
             bar.update(round(learner.elapsed) - bar.n)
             if progress.is_due(learner.elapsed) or learner.elapsed >= end:
                 progress.report(learner, config.batch, check)
+
+
+def _stores(fabric: Fabric, run: Path, data: Path, procedural: int, workers: int) -> tuple[MeshStore, MeshStore]:
+    """Meshes of the train and of the dev split, which the first process builds, with the workers of all."""
+    def both(builders: int) -> tuple[MeshStore, MeshStore]:
+        return (load_or_build(run / "train_meshes", data, "train", procedural, builders),
+                load_or_build(run / "dev_meshes", data, "dev", 0, builders))
+
+    if fabric.is_global_zero:
+        both(workers * fabric.world_size)       # the others wait for no more than half an hour
+    fabric.barrier()
+    return both(workers)
 
 
 def _batches(stream: Stream, workers: int) -> Iterator[dict[str, torch.Tensor]]:
