@@ -94,7 +94,7 @@ def accuracy(report: Report) -> str:
         groups = ("all", "solid", "thin-walled") if method == product else ("all",)
         rows += [accuracy_row(method if group == "all" else f"{method}, {group} only", summary[group])
                  for group in groups if summary[group]["found"]]
-    return table(("method", "objects rebuilt", "CD mm", "F@5 mm", "F@10 mm", "vIoU"), rows)
+    return measured_with(report) + table(("method", "objects rebuilt", "CD mm", "F@5 mm", "F@10 mm", "vIoU"), rows)
 
 
 def accuracy_row(name: str, group: Report) -> tuple[str, ...]:
@@ -109,7 +109,7 @@ def real_frames(report: Report) -> str:
     """Every figure on real frames."""
     from sam3d_ros.evaluation import shape_report
 
-    return "\n".join([shape_report.methods(report["methods"]), shape_report.protocol(
+    return measured_with(report) + "\n".join([shape_report.methods(report["methods"]), shape_report.protocol(
         {"real": {name: method["sam3d_protocol"] for name, method in report["methods"].items()}})])
 
 
@@ -120,13 +120,13 @@ def shape_setting(report: Report) -> str:
     sizes = "; ".join(f"{name}: {figures['methods'][next(iter(figures['methods']))]['all']['objects']} objects in "
                       f"{figures['frames']} scenes" for name, figures in core.items())
     return (f"Model `{report['model']}` (sha256 {report['model_sha256'][:12]}), {report['engine']}, on "
-            f"{environment['cores']} cores of {environment['cpu']}; seed {report['seed']}; {sizes}.\n")
+            f"{processor(environment)}; seed {report['seed']}; {sizes}.\n")
 
 
 @of("shape")
 def shape_summary(report: Report) -> str:
     """The product and two baselines on the rendered scenes."""
-    return table(("set", "method", "objects rebuilt", "CD mm", "F@5 mm", "F@10 mm", "vIoU"), [
+    return measured_with(report) + table(("set", "method", "objects rebuilt", "CD mm", "F@5 mm", "F@10 mm", "vIoU"), [
         (scene_set, *accuracy_row(method, summary["all"]))
         for scene_set, figures in report["sections"]["core"].items()
         for method, summary in figures["methods"].items() if method in ("sam3d", "convex hull", "extruded hull")])
@@ -174,16 +174,26 @@ def published() -> str:
     return table(("method", "figure", "on"), [(r["name"], r["figure"], r["on"]) for r in REFERENCES])
 
 
+def cores(environment: Report) -> str:
+    """The processor, and how much of it was used."""
+    return f"{environment['cpu']}, {environment['cores']} {'core' if environment['cores'] == 1 else 'cores'}"
+
+
 def processor(environment: Report) -> str:
-    """What a report was measured on."""
-    return (f"{environment['cpu']}, {environment['cores']} cores "
-            f"({', '.join(environment['cpu_instructions'])})")
+    """What a report was measured on, and at which commit."""
+    return (f"{cores(environment)} ({', '.join(environment['cpu_instructions'])}), at commit "
+            f"{environment['git_commit']}")
+
+
+def measured_with(report: Report) -> str:
+    """Engine, processor and commit of a report, as a line above its table."""
+    return f"Measured with {report['engine']} on {processor(report['environment'])}:\n\n"
 
 
 def conditions(environment: Report) -> str:
-    """Processor, cores and load of a run whose figures depend on how busy the machine is."""
-    return (f"{environment['cpu']}, {environment['cores']} cores, load {environment['load_average_1min']:g} at the "
-            "start")
+    """Processor, load and commit of a run whose figures depend on how busy the machine is."""
+    return (f"{cores(environment)}, load {environment['load_average_1min']:g} at the start, at commit "
+            f"{environment['git_commit']}")
 
 
 def speed() -> str:
@@ -199,10 +209,8 @@ def speed_of(report: Report) -> str:
             latency = run["latency_ms"]
             rows.append((objects, mode, f"{run['rate_hz']:g} Hz", f"{latency['p50']:.0f}", f"{latency['p95']:.0f}",
                          f"{run['results_per_second']:.1f}"))
-    environment = report["environment"]
     return (f"From the image's stamp ({report['image']}) to the result received in another process, new meshes and "
-            f"poses of known objects; {processor(environment)}, {report['engine']}, at commit "
-            f"{environment['git_commit']}:\n\n"
+            f"poses of known objects; {report['engine']}, {processor(report['environment'])}:\n\n"
             + table(("objects", "result", "camera", "median ms", "95th percentile ms", "results per second"), rows))
 
 
@@ -213,11 +221,10 @@ def bytes_to_mesh() -> str:
         report = read_result(name)
         if report is None:
             continue
-        environment = report["environment"]
         rows = [(engine, objects, f"{run['ms']['p50']:.0f}", f"{run['ms']['p95']:.0f}")
                 for engine, result in report["engines"].items() for objects, run in result.get("objects", {}).items()]
-        parts.append(f"From image bytes ({report['image']}) to mesh bytes in one process; {processor(environment)}, at "
-                     f"commit {environment['git_commit']}:\n\n"
+        parts.append(f"From image bytes ({report['image']}) to mesh bytes in one process; "
+                     f"{processor(report['environment'])}:\n\n"
                      + table(("engine", "objects", "median ms", "95th percentile ms"), rows))
     return "\n".join(parts)
 
@@ -269,9 +276,10 @@ def registration(report: Report) -> str:
     """Ways to register a mesh."""
     rows = [(name, *(f"{figures[key]['p50']:.2f}" for key in ("cpu_ms", "mm", "degrees")))
             for name, figures in report["methods"].items()]
+    environment = report["environment"]
     return (f"One registration, 500 readings, medians over {report['objects']} objects and {report['starts']} starts "
-            f"each ({report['environment']['cpu']}, one thread, CPU time; errors against the pose that the mesh was "
-            "made at):\n\n" + table(("method", "CPU ms", "mm", "degrees"), rows))
+            f"each ({environment['cpu']}, one thread, CPU time, at commit {environment['git_commit']}; errors against "
+            "the pose that the mesh was made at):\n\n" + table(("method", "CPU ms", "mm", "degrees"), rows))
 
 
 @of("track")
@@ -335,8 +343,8 @@ def physics(report: Report) -> str:
         scenes = report["scenes"] * (len(report["kinds"]) - 1 if kind == "all" else 1)
         rows.append((kind, f"{figures['objects']} in {scenes} scenes", *changes, str(figures["refused"]),
                      f"{figures['settle_ms_median']:.1f}"))
-    return (f"{report['engine']}, on {processor(report['environment'])}:\n\n"
-            + table(("scenes", "objects", "penetration mm", "gap mm", "CD mm", "refused", "settle ms"), rows))
+    return measured_with(report) + table(
+        ("scenes", "objects", "penetration mm", "gap mm", "CD mm", "refused", "settle ms"), rows)
 
 
 @of("grasp")
@@ -349,7 +357,8 @@ def grasping(report: Report) -> str:
             rows.append((scenes, method, str(figures["rounds"]), str(figures["attempts"]),
                          f"{100 * figures['success_rate']:.1f} ({low:.0f} to {high:.0f})",
                          f"{100 * figures['declutter_rate']:.1f}"))
-    return table(("scenes, order", "meshes", "rounds", "grasps", "success % (95 % interval)", "cleared %"), rows)
+    return measured_with(report) + table(
+        ("scenes, order", "meshes", "rounds", "grasps", "success % (95 % interval)", "cleared %"), rows)
 
 
 SHAPE_SECTIONS = ("core", "oracle", "noise", "protocol", "robustness", "no_depth", "visibility", "views", "colour",

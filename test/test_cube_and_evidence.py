@@ -148,6 +148,24 @@ def test_crop_of_a_wall():
     assert abs(edge_row - expected) <= 1
 
 
+def test_a_crop_reads_the_pixels_that_its_directions_point_at():
+    """Depth that differs from pixel to pixel, seen by a turned virtual camera; pixels are not square."""
+    camera = replace(CAMERA, fy=150.0)
+    rng = np.random.default_rng(0)
+    frame = Frame(np.zeros((120, 160, 3), np.uint8), rng.uniform(0.9, 1.1, (120, 160)).astype(np.float32),
+                  np.ones((120, 160), np.int32), camera)
+    cube = Cube(rotation_towards(np.array([0.2, -0.15, 1.0]), np.array([0.5, -0.8, 0.0])), 1.0, 0.4)
+    crop, _ = first_view(frame, 1, cube)
+    ticks = ((np.arange(CROP) + 0.5) / CROP - 0.5) * CROP_SPAN * 0.4
+    x, y = np.meshgrid(ticks, ticks)
+    directions = np.stack([x, y, np.ones(x.shape)], axis=-1).reshape(-1, 3) @ cube.virtual_from_camera
+    rows, columns, inside = nearest_pixels(directions, camera)
+    along = back_project(frame.depth, camera, rows, columns) @ cube.virtual_from_camera[2]
+    expected = np.where(inside, (along - 1.0) / 0.4, 0)
+    assert 0.5 < inside.mean() < 1
+    assert (np.abs(crop[0].ravel() - expected) < 1e-5).mean() > 0.999           # a border may fall either way
+
+
 def test_a_crop_beyond_the_image_is_empty():
     frame = Frame(np.full((120, 160, 3), 255, np.uint8), np.ones((120, 160), np.float32), np.ones((120, 160), np.int32),
                   CAMERA)

@@ -54,3 +54,15 @@ def test_an_image_with_holes_and_noise_is_left_as_it_is():
     for shape in ((0, 0), (1, 5), (2, 2), (120, 160)):
         nothing = np.zeros(shape, np.float32)
         assert without_gaps(nothing) is nothing
+
+
+@pytest.mark.parametrize("gap", [1, 2, 3])
+def test_a_pixel_in_a_gap_takes_the_nearer_reading_or_the_first(gap):
+    depth = np.zeros((8, 40), np.float32)
+    starts = np.arange(0, 40, gap + 1)
+    depth[:, starts] = 1 + np.arange(len(starts)) / 64
+    filled = without_gaps(depth)
+    columns = np.arange(starts[-1] + 1)
+    nearest = np.ceil(columns / (gap + 1) - 0.5).astype(int)
+    np.testing.assert_array_equal(filled[:, :starts[-1] + 1], np.tile(depth[0, starts][nearest], (8, 1)))
+    np.testing.assert_array_equal(without_gaps(np.ascontiguousarray(depth.T)), filled.T)

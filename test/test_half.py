@@ -78,3 +78,18 @@ def test_networks_without_convolutions_are_refused():
                               [value("b", TensorProto.FLOAT, ["n"])])
     with pytest.raises(PrecisionError, match="no convolution"):
         with_half_convolutions(helper.make_model(graph).SerializeToString())
+
+
+def test_weights_beyond_float16_are_refused_by_name():
+    model = student_model()
+    convolution = next(node for node in model.graph.node if node.op_type == "Conv")
+    weight = next(w for w in model.graph.initializer if w.name == convolution.input[1])
+    values = numpy_helper.to_array(weight).copy()
+    for largest, refused in ((65504.0, False), (-7e4, True)):
+        values.flat[3] = largest
+        weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+        if not refused:
+            with_half_convolutions(model.SerializeToString())
+            continue
+        with pytest.raises(PrecisionError, match=f"{weight.name} is too large for float16: 7e"):
+            with_half_convolutions(model.SerializeToString())

@@ -55,6 +55,13 @@ def test_an_opening_without_readings_is_a_lid():
     np.testing.assert_allclose(closed[30, 34, 18:23], SOLID[30, 34, 18:23], atol=0.6)
 
 
+def test_of_many_rays_that_are_thinned_out_each_counts_for_several():
+    """1200 pixels without a reading, of which one in five looks into the cup and the rest at its rim."""
+    unread = np.stack([disc(240, 42, 9), *(ring(240) for _ in range(4))], axis=1).reshape(-1, 3)
+    closed = without_unseen_hollows(CUP, CUBE, at(ring(400)), directions(unread))
+    assert (closed[cylinder(11, 22, 41) < 0] < 0).all()
+
+
 def test_an_opening_whose_inside_was_read_stays_open():
     seen = at(np.concatenate([ring(400), disc(600, 42, 11)]))
     assert without_unseen_hollows(CUP, CUBE, seen, directions(disc(600, 42, 9))) is CUP

@@ -8,7 +8,7 @@ from scipy import ndimage
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, pixel_directions
 from sam3d_ros.perception.outline import grown_masks, hidden_share
 
-CAMERA = Intrinsics(320, 240, 300.0, 300.0, 159.5, 119.5)
+CAMERA = Intrinsics(320, 240, 300.0, 220.0, 159.5, 119.5)            # pixels that are not square
 TABLE = np.array([0.0, 0.0, -1.0, 0.8])              # 0.8 m below a camera that looks straight down
 OBLIQUE = np.array([0.2, -0.6, -np.sqrt(0.6), 0.8 * np.sqrt(0.6)])   # seen at 39 degrees from above, rolled
 TALL, FLAT, BAR = 1, 2, 3

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from sam3d_ros.perception.candidates import find_candidates
-from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, back_project
-from sam3d_ros.perception.pieces import in_one_piece
+from sam3d_ros.perception.candidates import _off_support, _outline, find_candidates
+from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, back_project, pixel_directions
+from sam3d_ros.perception.pieces import _pieces, in_one_piece
 
 CAMERA = Intrinsics(320, 240, 300.0, 300.0, 159.5, 119.5)
 TABLE = np.array([0.0, 0.0, -1.0, 0.8])             # 0.8 m below a camera that looks straight down
@@ -31,6 +31,20 @@ def kept(frame: Frame, support: float = 9.0) -> np.ndarray:
     points = back_project(frame.depth, CAMERA, rows, columns)
     found[rows, columns] = in_one_piece(frame, rows, columns, points, points[:, 2] < support)
     return found
+
+
+@pytest.mark.parametrize(("near", "step", "gap", "pieces"), [
+    (0.6, 0.015, 0, 1), (0.6, 0.035, 0, 2),         # an edge is 1 cm and a pixel's width times five
+    (0.6, 0.035, 2, 1), (0.6, 0.055, 2, 2),         # or three pixels' width, past readings that are missing
+    (0.6, 0.001, 3, 2),                             # of which more than two are a gap
+    (2.0, 0.055, 0, 1), (2.0, 0.090, 0, 2)])        # and noise grows with the square of the distance
+def test_depth_that_goes_on_smoothly_is_one_piece(near, step, gap, pieces):
+    depth = np.full((20, 30), near, np.float32)
+    depth[:, 15:] += step
+    depth[:, 15:15 + gap] = 0
+    for turned in (depth, depth[:, ::-1], depth.T):
+        found = _pieces(np.ascontiguousarray(turned), 5 / CAMERA.fx)
+        assert len(np.unique(found[turned > 0])) == pieces
 
 
 def test_what_is_far_behind_the_rim_of_a_coarse_mask_is_left_out():
@@ -111,3 +125,34 @@ def test_the_cube_takes_in_what_of_an_object_reaches_below_the_support():
     frame = scene((np.s_[130:150, 140:200], 1, 0.83))
     cubes = [find_candidates(frame, frame.labels, plane, None, {}, 50, 16)[1][0].cube for plane in (None, TABLE)]
     assert cubes[0].edge == pytest.approx(cubes[1].edge)
+
+
+@pytest.mark.parametrize(("metres", "on_another_level"), [(0.8, True), (1.6, False)])
+def test_what_is_below_the_support_lies_on_another_level_unless_it_is_noise(metres, on_another_level):
+    """A block, and a ledge 1.5 cm below the support, which from afar is no more than the error of a stereo camera."""
+    plane = np.array([0.0, 0.0, -1.0, metres])
+    labels, depth = np.zeros((240, 320), np.int32), np.full((240, 320), metres, np.float32)
+    block, ledge = np.s_[60:180, 100:160], np.s_[60:180, 160:220]
+    labels[block] = labels[ledge] = 1
+    depth[block], depth[ledge] = metres - 0.05, metres + 0.015
+    points = back_project(depth, CAMERA, *np.nonzero(labels))
+    off = np.zeros(labels.shape, bool)
+    off[labels == 1] = _off_support(points, plane)
+    assert off[block].all() and (off[ledge] == on_another_level).all()
+
+
+def test_an_outline_is_the_first_and_the_last_pixel_of_each_row_and_column():
+    rows, columns = np.indices((240, 320))
+    mask = (rows - 100) ** 2 + (columns - 150) ** 2 < 20.5 ** 2
+    frame = replace(scene(), labels=mask.astype(np.int32))
+    found = {tuple(direction) for direction in _outline(frame, *np.nonzero(mask)).round(9)}
+    edge = mask & ~ndimage.binary_erosion(mask)                 # of a convex mask
+    assert found == {tuple(direction) for direction in pixel_directions(CAMERA, *np.nonzero(edge)).round(9)}
+
+
+def test_pixels_without_a_reading_are_thinned_out_as_those_with_one_are():
+    frame = scene((np.s_[30:230, 40:280], 1, 0.6))
+    frame.depth[60:120, 60:260] = 0                             # a quarter of the mask
+    candidate = find_candidates(frame, frame.labels, None, None, {}, 100, 9)[1][0]
+    assert 4000 <= len(candidate.seen) < 5000
+    assert len(candidate.unread) / len(candidate.seen) == pytest.approx(60 * 200 / (200 * 240 - 60 * 200), rel=0.01)

@@ -10,7 +10,8 @@ import trimesh
 from evidence_reference import TRUNCATION, evidence
 from scipy import ndimage
 
-from sam3d_ros.perception.appearance import vertex_colours
+from sam3d_ros.perception.appearance import seen_vertices, vertex_colours
+from sam3d_ros.perception.cube import rotation_towards
 from sam3d_ros.perception.evidence import Observation
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, check_frame
@@ -111,6 +112,33 @@ def test_a_side_that_another_view_saw_has_the_colour_it_has_there():
     assert (rgba[vertices[:, 2] < 0.57, :3] == [200, 30, 40]).all()
     assert (rgba[vertices[:, 2] > 0.63, :3] == [10, 20, 240]).all()
     assert (rgba[:, 3] == 255).all()
+
+
+def test_a_vertex_behind_a_reading_is_not_seen_and_one_before_it_is():
+    frame = scene([(0, 0, 0.6, 0.08)])                      # its front is at 0.52 m
+    vertices = np.array([[0, 0, z] for z in (0.4, 0.525, 0.6, 0.7)])
+    towards = np.tile([0.0, 0, -1], (4, 1))
+    seen, rows, columns = seen_vertices(vertices, towards, frame, 1)
+    assert seen.tolist() == [True, True, False, False] and set(rows) <= {119, 120} and set(columns) <= {159, 160}
+    assert not seen_vertices(vertices, -towards, frame, 1)[0].any()             # they face away
+    assert not seen_vertices(vertices, towards, frame, 2)[0].any()
+    holes = replace(frame, depth=np.zeros_like(frame.depth))
+    assert seen_vertices(vertices, towards, holes, 1)[0].all()
+
+
+def test_an_unseen_side_passes_from_its_neighbours_colours_into_the_median_of_all():
+    """A ball of which a narrow strip on the right is blue, the rest red; its back is not seen."""
+    frame = scene([(0, 0, 0.6, 0.08)])
+    x = (np.arange(320) - CAMERA.cx) / CAMERA.fx * 0.6
+    frame.colour[:, x > 0.045] = (10, 20, 240)
+    ball = trimesh.creation.icosphere(4, 0.08)
+    vertices = ball.vertices + [0, 0, 0.6]
+    rgb = vertex_colours(vertices, ball.vertex_normals, [Observation(frame, 1, np.eye(4))])[:, :3].astype(float)
+    facing = (ball.vertex_normals * vertices).sum(axis=1) / np.linalg.norm(vertices, axis=1)
+    beside = (facing > 0.02) & (facing < 0.12) & (ball.vertices[:, 0] > 0.065)
+    far = (facing > 0.6) & (ball.vertices[:, 0] > 0.045)
+    assert beside.sum() > 10 and (rgb[beside, 2] > 80).all() and rgb[beside, 2].mean() > 110
+    assert far.sum() > 10 and (np.abs(rgb[far] - [200, 30, 40]) < 12).all()
 
 
 def test_up_is_given_or_the_support(pipeline):
@@ -330,7 +358,10 @@ def test_without_depth_the_size_is_guessed():
     direction = item.camera_from_object[:3, 3] / np.linalg.norm(item.camera_from_object[:3, 3])
     expected = np.array(BALLS[1][:3]) / np.linalg.norm(BALLS[1][:3])
     np.testing.assert_allclose(direction, expected, atol=0.01)
-    assert item.camera_from_object[:3, 2] @ [0, -1, 0] > 0.95              # up as the network sees it
+    # Up as the network sees it: that of the virtual camera.  Half of the distance is unknown, and so is the size.
+    np.testing.assert_allclose(item.camera_from_object[:3, 2], -rotation_towards(expected)[1], atol=0.01)
+    distance = np.linalg.norm(item.camera_from_object[:3, 3])
+    assert np.sqrt(direction @ item.pose_covariance[:3, :3] @ direction) == pytest.approx(0.5 * distance, rel=0.02)
     assert not len(item.observed_points)
 
 

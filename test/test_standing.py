@@ -59,6 +59,9 @@ def test_a_hidden_foot_is_drawn_down_to_the_support():
     assert world(can)[:, 2].min() == pytest.approx(0, abs=1e-6)
     assert world(can)[:, 2].max() == pytest.approx(0.1, abs=1e-6)
     np.testing.assert_allclose(world(can)[:, :2], UPPER_HALF.vertices[:, :2], atol=1e-6)
+    # The lowest centimetre sinks as it is, what is above it up to another one is stretched, the rest stays.
+    sunk = UPPER_HALF.vertices[:, 2] - world(can)[:, 2]
+    np.testing.assert_allclose(sunk, np.interp(UPPER_HALF.vertices[:, 2], [0.055, 0.065], [0.045, 0]), atol=1e-6)
     assert can.vertex_std.max() == pytest.approx(0.045 / 3, rel=0.01) and can.vertex_std.min() == pytest.approx(0.001)
     np.testing.assert_array_equal(front.vertices, surface(FRONT).vertices)
     assert trimesh.Trimesh(can.vertices, can.triangles, process=False).volume == pytest.approx(CAN.volume, rel=0.01)

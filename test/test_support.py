@@ -44,11 +44,13 @@ def test_a_shelf_is_the_support_before_a_larger_wall(elevation, normals):
 
 
 def test_depth_in_every_second_row_shows_the_support(monkeypatch):
-    """As registered to an image of twice the size, which is so large that not all of it is looked at."""
+    """As registered to an image of twice the size, which is so large that not all of it is looked at; a corner of it is
+    empty."""
     monkeypatch.setattr(tabletop_toys, "CAMERA", Intrinsics(480, 360, 460.0, 460.0, 239.5, 179.5))
     frame = picture([(CAN, pose(0, 0, 0.055))], camera_at(0.0), [1], rng=np.random.default_rng(0))
     depth = np.zeros_like(frame.depth)
     depth[1::2] = frame.depth[1::2]
+    depth[:130, :170] = 0
     plane = support_plane(replace(frame, depth=depth))
     np.testing.assert_allclose(plane, [*frame.world_from_camera[2, :3], frame.world_from_camera[2, 3]], atol=0.004)
 

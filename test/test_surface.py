@@ -9,7 +9,7 @@ from sam3d_ros.perception.cube import Cube
 from sam3d_ros.perception.following import follow_depth
 from sam3d_ros.perception.object_frame import object_frame
 from sam3d_ros.perception.surface import extract_surface
-from sam3d_ros.perception.uncertainty import pose_uncertainty
+from sam3d_ros.perception.uncertainty import pose_uncertainty, voxel_std
 from sam3d_ros.synth.render import random_rotation
 
 GRID = np.stack(np.meshgrid(*[(np.arange(64) + 0.5) / 64 - 0.5] * 3, indexing="ij"), axis=-1)
@@ -44,6 +44,28 @@ def test_an_off_centre_ball_comes_out_where_it_is():
     assert np.median(surface.vertex_std[~left]) == pytest.approx(0.3 / 64, rel=1e-3)
     # Known on the left by its images: with half a voxel for what the sides of things differ by.
     assert np.median(surface.vertex_std[left]) == pytest.approx(np.hypot(1, 0.5) * 0.3 / 64, rel=1e-2)
+
+
+def test_what_was_seen_from_afar_is_less_sure():
+    """The front of a ball of 12 cm, seen at 0.6 and at 1.8 m: a quarter of a voxel and 0.2 % of the depth."""
+    directions = trimesh.creation.icosphere(4).vertices
+    front = 0.2 * directions[directions[:, 2] < -0.2]
+    for distance in (0.6, 1.8):
+        cube = Cube(np.eye(3), distance, 0.3)
+        surface = surface_of(ball([0, 0, 0], 0.2), cube, log_std=np.full((32,) * 3, np.log(4)),
+                             observed=cube.to_camera(front))
+        at = cube.from_camera(surface.vertices)[:, 2]
+        expected = np.hypot(0.25 * 0.3 / 64, 0.002 * distance)
+        assert np.median(surface.vertex_std[at < -0.1]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_what_the_network_says_of_its_certainty_is_interpolated():
+    along = np.linspace(1, 4, 32, dtype=np.float32)
+    fine = np.interp((np.arange(64) + 0.5) / 2 - 0.5, np.arange(32), along)
+    for axis in range(3):
+        told = np.moveaxis(np.broadcast_to(along, (32,) * 3), 2, axis)
+        std = voxel_std(np.log(told), np.zeros((64,) * 3, np.float32), 0.1)
+        np.testing.assert_allclose(std, np.moveaxis(np.broadcast_to(fine, (64,) * 3), 2, axis), rtol=1e-4)
 
 
 def test_only_the_largest_solid_is_kept_and_cavities_are_filled():

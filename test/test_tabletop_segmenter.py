@@ -74,6 +74,15 @@ def test_boxes_on_a_tilted_table(tilt):
         assert max(iou(labels == found, truth == label) for found in (1, 2, 3)) > 0.9
 
 
+@pytest.mark.parametrize(("distance", "is_part"), [(0.7, True), (1.4, False)])
+def test_what_counts_as_part_of_an_object_is_higher_from_afar(distance, is_part):
+    """A box on a plate that is 8 mm high, of which a camera does not know from 1.4 m whether it is noise."""
+    depth, truth = render([((0.0, 0.0), (0.1, 0.1, 0.1)), ((0.0, 0.0), (0.2, 0.2, 0.008))], 1.3, distance)
+    labels = segment_tabletop(depth, INTRINSICS, TabletopConfig(max_distance=2.0))
+    assert labels.max() == 1 and (labels[truth == 1] == 1).mean() > 0.95
+    assert ((labels[truth == 2] == 1).mean() > 0.9) == is_part and ((labels[truth == 2] == 1).mean() < 0.2) != is_part
+
+
 def test_the_plane_has_the_true_normal_and_distance():
     depth, _ = render([], tilt=0.8, distance=0.8)
     rows, columns = np.nonzero(depth)

@@ -231,6 +231,21 @@ class TestWithTorch:
         with pytest.raises(UserError, match="manifest.jsonl, line 1"):
             build_store(tmp_path, "train", 0, 0)
 
+    def test_a_store_of_other_meshes_is_refused(self, tmp_path):
+        from sam3d_ros.training.meshes import load_or_build
+
+        trimesh.creation.icosphere(3, 0.05).export(tmp_path / "ball.ply")
+        trimesh.creation.box([0.1, 0.06, 0.04]).export(tmp_path / "box.ply")
+        self.write_manifest(tmp_path, ball={})
+        folder = tmp_path / "train_meshes"
+        assert load_or_build(folder, tmp_path, "train", 0).name.tolist() == ["ball"]
+        assert load_or_build(folder, tmp_path, "train", 0).name.tolist() == ["ball"]
+        with pytest.raises(UserError, match="train_meshes was made of other meshes"):
+            load_or_build(folder, tmp_path, "train", 1)
+        self.write_manifest(tmp_path, ball={}, box={})
+        with pytest.raises(UserError, match="train_meshes was made of other meshes"):
+            load_or_build(folder, tmp_path, "train", 0)
+
     def test_degenerate_meshes_are_left_out_and_blemishes_are_not(self):
         from sam3d_ros.training.meshes import _entry
 
@@ -410,13 +425,15 @@ class TestWithTorch:
             assert sum(student_losses(tuple(worse), batch).values()) > sum(best.values())
 
     def test_training_resumes_exports_and_starts_from_an_exported_model(self, store, tmp_path, monkeypatch):
-        from sam3d_ros.runtime.engine import load_engine
+        from sam3d_ros.runtime import golden
+        from sam3d_ros.runtime.engine import load_engine, read_model
         from sam3d_ros.training import export, train
         from sam3d_ros.training.initialise import initialise_from_onnx
         from sam3d_ros.training.samples import Curriculum, fixed_samples
 
         store.save(tmp_path / "train_meshes")
         store.save(tmp_path / "dev_meshes")
+        self.write_manifest(tmp_path)
         config = replace(train.read_config("small"), width=8, batch=2, reuse=1)
         monkeypatch.setattr(train, "_CHECKED", 6)
         train.train(config, tmp_path, tmp_path, minutes=0.02, workers=0)
@@ -437,6 +454,7 @@ class TestWithTorch:
         monkeypatch.setattr(export, "_CALIBRATED", 2)
         export.export_checkpoint(tmp_path / "checkpoint.pt", tmp_path / "student.onnx", tmp_path / "report.json")
         assert not list(tmp_path.glob("*.partial"))
+        assert golden.read_golden(read_model(tmp_path / "student.onnx")).layout.shape == (4, 10)
         report = json.loads((tmp_path / "report.json").read_text())
         assert report["log"] == log and report["samples"] == log[1]["samples"] and report["config"]["width"] == 8
         samples = fixed_samples(store, 2, 1, Curriculum(), views=2)
@@ -456,6 +474,21 @@ class TestWithTorch:
         assert (distance - expected[0]).abs().mean() < 0.005 * expected[0].abs().mean() + 0.002
         fresh = again.state_dict()["up1.0.0.weight"].flatten(1).std(dim=1)
         assert fresh.min() > 0.8 * (3 * 8 * 2 * 27) ** -0.5                             # as large as when initialised
+
+    def test_processes_that_train_together_see_other_samples_and_end_together(self, store, tmp_path):
+        store.save(tmp_path / "train_meshes")
+        store.save(tmp_path / "dev_meshes")
+        self.write_manifest(tmp_path)
+        script = Path(__file__).parent / "two_processes.py"
+        run = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=False,
+                             timeout=300)
+        assert run.returncode == 0, run.stderr[-3000:]
+        one, other = (json.loads(line) for line in run.stdout.splitlines() if line.startswith('{"first"'))
+        assert one.pop("first") != other.pop("first") and one == other
+        rows = (tmp_path / "log.jsonl").read_text().splitlines()
+        row = json.loads(rows[0])
+        assert len(rows) == 1 and row["samples"] == 2 * 2 * row["step"]
+        assert self.torch.load(tmp_path / "checkpoint.pt", weights_only=True)["elapsed"] == one["elapsed"]
 
     def test_a_narrower_student_is_what_is_left_without_idle_channels(self, store):
         from sam3d_ros.models.folded import folded_student, layers

@@ -10,6 +10,7 @@ import rclpy  # noqa: E402
 from geometry_msgs.msg import TransformStamped  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 from stand_ins import provide_tf2_ros  # noqa: E402
+from std_msgs.msg import Header  # noqa: E402
 
 from sam3d_ros.perception.faults import Fault, FaultCode  # noqa: E402
 from sam3d_ros.ros.images import stamp_message  # noqa: E402
@@ -78,6 +79,16 @@ def test_look_up_faults(transforms: Transforms, at_ns: int, code: FaultCode, wor
         transforms.target_from_camera("base", "camera", at_ns, 0.01)
     assert caught.value.code == code
     assert words in caught.value.detail
+
+
+def test_each_child_is_sent_once_for_a_stamp(transforms: Transforms, monkeypatch: pytest.MonkeyPatch):
+    sent: list[TransformStamped] = []
+    monkeypatch.setattr(transforms._broadcaster, "sendTransform", sent.extend)
+    for at_ns, children in ((T0, "ab"), (T0, "bc"), (T0 + SECOND, "b")):
+        header = Header(stamp=stamp_message(at_ns), frame_id="base")
+        transforms.broadcast({child: pose(ord(child), 0, 0) for child in children}, header)
+    assert [t.child_frame_id for t in sent] == ["a", "b", "c", "b"]
+    assert [t.transform.translation.x for t in sent] == [97, 98, 99, 98] and sent[3].header.stamp.sec == 1001
 
 
 def test_without_tf2_ros_the_reason_is_given(ros: None):

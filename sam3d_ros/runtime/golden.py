@@ -129,8 +129,10 @@ def compute(model: ModelFile) -> Golden:
     """The outputs of the first CPU engine, in float32.  Raises EngineError, ENGINE_UNAVAILABLE if there is none."""
     name = next(iter(available_engines()), None)
     if name is None:
-        raise EngineError("ENGINE_UNAVAILABLE", f"{model.path} has no {golden_path(model.path).name} beside it, and "
-                                                f"none of {', '.join(CPU_ENGINES)} is installed to compute it")
+        raise EngineError("ENGINE_UNAVAILABLE",
+                          f"{model.path} has no {golden_path(model.path).name} of its own "
+                          f"beside it (`python -m sam3d_ros.runtime.golden` writes it), and none of "
+                          f"{', '.join(CPU_ENGINES)} is installed to compute it")
     engine = load_named(name, model, "fp32", 0, STUDENT, BuildOptions())
     try:
         return golden_of(answers(engine, golden_inputs()))

@@ -13,6 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..evaluation.environment import check_report_path, describe_environment, write_report
 from ..models.student import Student, StudentConfig
+from ..runtime.engine import ModelFile
+from ..runtime.golden import write_golden
 from ..runtime.signature import STUDENT
 from ..synth.shapes import KINDS
 from ..terminal import UserError
@@ -93,7 +95,9 @@ def _half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def export_checkpoint(file: Path, path: Path, report: Path | None) -> None:
     """Write the student of a checkpoint, in the folder of its run, as ONNX, which appears under its name only when
-    complete; and how it was trained as JSON to `report`.  Raises OSError, UserError.
+    complete; beside it its golden outputs, by which engines are checked; and how it was trained as JSON to `report`.
+
+    Raises OSError, UserError.
     """
     if report:
         check_report_path(report)
@@ -108,5 +112,6 @@ def export_checkpoint(file: Path, path: Path, report: Path | None) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+    write_golden(ModelFile(path, path.read_bytes()))
     if report:
         write_report(report, describe_environment(), figures)

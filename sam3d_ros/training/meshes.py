@@ -1,6 +1,7 @@
 """The store of training meshes: geometry, signed-distance grids, colours and resting poses, as plain .npy files."""
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass, fields
@@ -23,6 +24,7 @@ _SIMPLE_SOURCES = ("pybullet_random", "dm_rgb")
 _HELD_OUT = {"ycb", "ycbv", "linemod", "lmo", "hope"}
 _FILL_RANGE = (0.002, 0.9)  # share of the grid inside the mesh; outside this range the grid is not to be trusted
 _MAX_FACES = 20_000
+_NOTE = "made_of.txt"        # in the folder of a store
 _COLOUR_EDGE = 0.05         # largest extents; edges of a procedural shape's mesh, fine enough for its texture
 SDF_UNIT = 1 / 16384        # largest extents per step of a stored distance
 POINTS = 2048               # surface points per mesh that carry colour
@@ -188,7 +190,21 @@ def refuse_held_out(rows: list[dict]) -> None:
 
 
 def load_or_build(folder: Path, data: Path, split: str, procedural: int, workers: int = 1) -> MeshStore:
-    """The store in `folder`, built there first if it is absent."""
+    """The store in `folder`, built there first if it is absent.
+
+    Raises what `build_store` does, and UserError for a store of another manifest or number of procedural shapes.
+    """
+    note, made_of = folder / _NOTE, _made_of(data, split, procedural)
     if not folder.exists():
         build_store(data, split, procedural, seed=0, workers=workers).save(folder)
+        note.write_text(made_of)
+    elif note.exists() and note.read_text() != made_of:
+        raise UserError(f"{folder} was made of other meshes than --data and the config say now: delete it, or choose "
+                        "another --run")
     return MeshStore.load(folder)
+
+
+def _made_of(data: Path, split: str, procedural: int) -> str:
+    """What a store is made of, as text to compare.  Raises OSError."""
+    manifest = hashlib.sha256((data / "meshes" / "manifest.jsonl").read_bytes()).hexdigest()
+    return f"{manifest} {split} {procedural}\n"

@@ -30,7 +30,7 @@ from ..terminal import UserError, in_range
 from . import checkpoint
 from .initialise import check_start, initialise_from_onnx
 from .losses import student_losses
-from .meshes import load_or_build
+from .meshes import MeshStore, load_or_build
 from .muon import Muon
 from .samples import Curriculum, Stream, fixed_samples
 from .workers import interrupt_left_to_parent
@@ -177,7 +177,10 @@ class _Learner:
             network.complete = torch.compile(network.complete, dynamic=False)
 
     def learn(self, batches: Iterator[dict[str, torch.Tensor]], share: float) -> dict[str, float]:
-        """One step, at a share, 0 to 1, of the training time, from the next batch; its losses by name."""
+        """One step, at a share, 0 to 1, of the training time, from the next batch; its losses by name.
+
+        Losses and time are means over all processes: each has the same, and so all end with the same step.
+        """
         started = time.monotonic()
         self._set_rate(share)
         batch = {name: tensor.to(self._fabric.device, non_blocking=True) for name, tensor in next(batches).items()}
@@ -189,10 +192,12 @@ class _Learner:
             optimiser.step()
             optimiser.zero_grad()
         self.average.update_parameters(self._network)
-        found = {name: loss.item() for name, loss in losses.items()}
+        *found, seconds = self._fabric.all_reduce(torch.stack([
+            *(loss.detach() for loss in losses.values()),
+            torch.tensor(time.monotonic() - started, device=self._fabric.device)])).tolist()
         self.step += 1
-        self.elapsed += time.monotonic() - started
-        return found
+        self.elapsed += seconds
+        return dict(zip(losses, found, strict=True))
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
@@ -275,12 +280,8 @@ def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers
     mixed = torch.cuda.is_available() or has_bfloat16()
     fabric = Fabric(accelerator="auto", devices=devices, precision="bf16-mixed" if mixed else "32-true")
     fabric.launch()
-    if fabric.is_global_zero:
-        load_or_build(run / "train_meshes", data, "train", config.procedural, workers)
-        load_or_build(run / "dev_meshes", data, "dev", 0, workers)
-    fabric.barrier()
-    store = load_or_build(run / "train_meshes", data, "train", config.procedural)
-    check = fixed_samples(load_or_build(run / "dev_meshes", data, "dev", 0), _CHECKED, 7, Curriculum(no_depth=0))
+    store, dev_store = _stores(fabric, run, data, config.procedural, workers)
+    check = fixed_samples(dev_store, _CHECKED, 7, Curriculum(no_depth=0))
     if start_from and not state:
         initialise_from_onnx(network, start_from, fixed_samples(store, _CALIBRATED, 1, Curriculum(no_depth=0)))
     learner = _Learner(network, config, fabric, state)
@@ -301,6 +302,18 @@ def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers
             bar.update(round(learner.elapsed) - bar.n)
             if progress.is_due(learner.elapsed) or learner.elapsed >= end:
                 progress.report(learner, config.batch, check)
+
+
+def _stores(fabric: Fabric, run: Path, data: Path, procedural: int, workers: int) -> tuple[MeshStore, MeshStore]:
+    """Meshes of the train and of the dev split, which the first process builds, with the workers of all."""
+    def both(builders: int) -> tuple[MeshStore, MeshStore]:
+        return (load_or_build(run / "train_meshes", data, "train", procedural, builders),
+                load_or_build(run / "dev_meshes", data, "dev", 0, builders))
+
+    if fabric.is_global_zero:
+        both(workers * fabric.world_size)       # the others wait for no more than half an hour
+    fabric.barrier()
+    return both(workers)
 
 
 def _batches(stream: Stream, workers: int) -> Iterator[dict[str, torch.Tensor]]:
