@@ -65,6 +65,12 @@ def test_few_missing_readings_change_nothing(unread):
     assert without_unseen_hollows(CUP, CUBE, at(ring(1000)), unread) is CUP
 
 
+def test_an_opening_of_what_gives_few_readings_anywhere_stays_open():
+    """A black cup: of its rim and side, too, most is missing."""
+    unread = directions(np.concatenate([disc(300, 42, 9), ring(300)]))
+    assert without_unseen_hollows(CUP, CUBE, at(ring(400)), unread) is CUP
+
+
 def test_missing_readings_of_an_even_side_change_nothing():
     assert without_unseen_hollows(SOLID, CUBE, at(ring(400)), directions(disc(800, 20, 14))) is SOLID
 
