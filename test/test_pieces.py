@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from sam3d_ros.perception.candidates import find_candidates
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, back_project
+from sam3d_ros.perception.objects import Status
 from sam3d_ros.perception.pieces import in_one_piece
 
 CAMERA = Intrinsics(320, 240, 300.0, 300.0, 159.5, 119.5)
@@ -107,7 +108,37 @@ def test_the_cube_of_a_mask_that_takes_in_the_table_is_that_of_the_object():
 
 
 def test_the_cube_takes_in_what_of_an_object_reaches_below_the_support():
-    """Over the edge of a table, or into a bin in it."""
-    frame = scene((np.s_[130:150, 140:200], 1, 0.83))
-    cubes = [find_candidates(frame, frame.labels, plane, None, {}, 50, 16)[1][0].cube for plane in (None, TABLE)]
-    assert cubes[0].edge == pytest.approx(cubes[1].edge)
+    """Over the edge of a table, beyond which is the floor."""
+    frame = scene((np.s_[130:], 0, 1.2))
+    frame.depth[:130][frame.labels[:130] == 0], frame.depth[OBJECT] = 0.8, 0.75
+    hanging = replace(frame, depth=frame.depth.copy(), labels=frame.labels.copy())
+    hanging.labels[130:150, 140:200] = 1
+    hanging.depth[130:150, 140:200] = 0.755 + 0.005 * np.arange(20)[:, None]        # down to 5 cm below the table
+    cubes = [find_candidates(hanging, hanging.labels, plane, None, {}, 50, 16)[1][0].cube for plane in (None, TABLE)]
+    assert cubes[1].edge == pytest.approx(cubes[0].edge)
+    assert cubes[1].edge > 1.15 * find_candidates(frame, frame.labels, TABLE, None, {}, 50, 16)[1][0].cube.edge
+
+
+def test_mirror_images_below_the_support_are_taken_away():
+    """A polished block on the table mirrors what is before it, as far behind its top as it stands before: 12 cm."""
+    exact = scene()
+    mirrored = replace(exact, depth=exact.depth.copy())
+    mirrored.depth[OBJECT], mirrored.depth[85:110, 145:175] = 0.75, 0.87
+    exact.depth[OBJECT] = 0.75
+    found, candidates, _ = find_candidates(mirrored, mirrored.labels, TABLE, None, {}, 50, 16)
+    assert (found.depth[85:110, 145:175] == 0).all()
+    np.testing.assert_array_equal(found.depth[found.depth > 0], exact.depth[found.depth > 0])
+    cube = find_candidates(exact, exact.labels, TABLE, None, {}, 50, 16)[1][0].cube
+    assert candidates[0].cube.edge == pytest.approx(cube.edge, rel=0.02)
+    np.testing.assert_allclose(candidates[0].cube.centre, cube.centre, atol=0.002)
+
+
+@pytest.mark.parametrize(("share", "status"), [(0.4, Status.OK), (0.15, Status.LOW_QUALITY)])
+def test_the_cube_holds_the_whole_mask_where_most_of_a_black_object_gives_no_reading(share, status):
+    exact = scene()
+    black = replace(exact, depth=exact.depth.copy())
+    black.depth[80:130, 140 + round(60 * share):200] = 0
+    whole, part = (find_candidates(frame, frame.labels, TABLE, None, {}, 50, 16)[1][0] for frame in (exact, black))
+    assert part.cube.edge == pytest.approx(whole.cube.edge, rel=0.06)
+    np.testing.assert_allclose(part.cube.centre, whole.cube.centre, atol=0.005)
+    assert (whole.status, part.status) == (Status.OK, status)

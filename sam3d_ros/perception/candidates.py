@@ -6,15 +6,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from .cube import EDGE_PER_EXTENT, IMAGE_UP, NO_POINTS, Cube, fit_cube, fit_cube_to_mask, inlier_points
 from .evidence import Observation, observed_points
 from .faults import Fault, FaultCode
 from .frame import Frame, Instance, back_project, pixel_directions
+from .mirrored import without_mirror_images
 from .objects import Rejection, Status
 from .outline import hidden_share
 from .pieces import in_one_piece
-from .plane import range_factor
+from .plane import BELOW, range_factor
 
 _FEW_POINTS = 4                 # times min_points: below, a result is marked LOW_QUALITY
 _LEAST_READINGS, _ENOUGH_POINTS = 4, 4000       # of a view, to find an object's cube and surface by
@@ -22,10 +24,11 @@ _LEAST_ABOVE = 0.2              # share of an object's points: below, it is as f
 _MOST_HIDDEN = 0.25             # share of the outline that others hide: above, a result is marked LOW_QUALITY
 _MASK_EDGE = 2                  # pixels of a mask's border that may belong to what is beside the object
 _CLEARANCE = 0.003              # metres above the support: nearer than this a reading may be the support's
-_BELOW = 0.01                   # metres below it, at 1 m: what is as far below stands on another level
 _BOX_CLEARANCE = 0.008          # metres above the support from which a box's content counts as the object
 _MUCH_SUPPORT = 0.8             # of the extent: readings of the support that make more of it count no more for the cube
 _LARGEST = 2.0                  # metres that an object's readings may span, far more than the model is trained for
+_MUCH_UNREAD = 0.15             # of the readings: fewer pixels without one are noise and edges
+_LEAST_READ = 0.25              # share of a mask's pixels that give readings of it: below, a result is LOW_QUALITY
 _SPARSE = 0.1                   # share of its bounding box that a mask fills: below, it may be scattered pixels
 _APART = 2                      # pixels within which a pixel of an object has another one of it
 _LEAST_TOGETHER = 0.5           # share of a mask's pixels that have: below, it is no object's
@@ -69,7 +72,7 @@ def find_candidates(frame: Frame, given: np.ndarray, plane: np.ndarray | None, u
     """
     windows = ndimage.find_objects(frame.labels, max_label=max((i.label for i in frame.instances), default=0))
     if plane is not None:
-        frame = _boxes_narrowed(frame, plane, windows)
+        frame = without_mirror_images(_boxes_narrowed(frame, plane, windows), plane, windows)
     found: list[Candidate] = []
     rejections: list[Rejection] = []
     for instance in frame.instances:
@@ -108,18 +111,22 @@ def _candidate(frame: Frame, instance: Instance, window: _Window | None, views: 
         return rejected
     further = np.concatenate([NO_POINTS, *(observed_points(view, _LEAST_READINGS, _ENOUGH_POINTS) for view in views)])
     step = max(1, len(points) // _ENOUGH_POINTS)
-    own = points[::step]
-    cube, off = fit_cube(own, up, further), _off_support(own, plane)
-    if not off.all() and (without := fit_cube(own[off], up, further)).edge < _MUCH_SUPPORT * cube.edge:
-        cube = without
+    own, off = points[::step], _off_support(points[::step], plane)
+    unread = NO_POINTS if instance.is_box else _unread(frame, instance.label, window)[::step]
+    black = _as_far_as_read(unread, own[off]) if len(unread) > _MUCH_UNREAD * len(own) else NO_POINTS
+    cube = fit_cube(np.concatenate([own, black]), up, further)
+    if not off.all():
+        without = fit_cube(np.concatenate([own[off], black]), up, further)
+        cube = without if without.edge < _MUCH_SUPPORT * cube.edge else cube
     if (extent := cube.edge / EDGE_PER_EXTENT) > _LARGEST:
         return rejection(instance, FaultCode.OBJECT_TOO_LARGE, f"{extent:.3g} m")
-    is_doubtful = instance.is_box or len(points) < _FEW_POINTS * min_points or \
+    pixels = np.count_nonzero(frame.labels[window] == instance.label)
+    is_doubtful = instance.is_box or len(points) < max(_FEW_POINTS * min_points, _LEAST_READ * pixels) or \
         _touches_border(window, frame.labels.shape) or _is_cut_off(frame, instance.label, window, views)
     seen = np.concatenate([own, further])
     return Candidate(instance, points, rows, columns, seen=seen[_off_support(seen, plane)],
-                     unread=NO_POINTS if instance.is_box else _unread(frame, instance.label, window)[::step],
-                     outline=NO_POINTS, cube=cube, status=Status.LOW_QUALITY if is_doubtful else Status.OK)
+                     unread=unread, outline=NO_POINTS, cube=cube,
+                     status=Status.LOW_QUALITY if is_doubtful else Status.OK)
 
 
 def _no_object(instance: Instance, found: str, count: int, labels: np.ndarray, window: _Window | None,
@@ -172,7 +179,7 @@ def _off_support(points: np.ndarray, plane: np.ndarray | None) -> np.ndarray:
     if plane is None:
         return everything
     heights = points @ plane[:3] + plane[3]
-    off = (heights > _CLEARANCE) | (heights < -_BELOW * range_factor(points[:, 2]))
+    off = (heights > _CLEARANCE) | (heights < -BELOW * range_factor(points[:, 2]))
     return off if off.mean() > _LEAST_ABOVE else everything
 
 
@@ -202,3 +209,9 @@ def _unread(frame: Frame, label: int, window: _Window) -> np.ndarray:
     own = ndimage.binary_erosion(frame.labels[window] == label, iterations=_MASK_EDGE)
     rows, columns = np.nonzero(own & (frame.depth[window] == 0))
     return pixel_directions(frame.intrinsics, rows + window[0].start, columns + window[1].start)
+
+
+def _as_far_as_read(directions: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(U, 3) metres, on rays of directions (U, 3), as far away along the optical axis as the nearest of `points`."""
+    nearest = cKDTree(points[:, :2] / points[:, 2:]).query(directions[:, :2])[1]
+    return directions * points[nearest, 2:]

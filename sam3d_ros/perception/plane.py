@@ -5,6 +5,9 @@ import numba
 import numpy as np
 
 from .faults import Fault, FaultCode
+from .frame import Intrinsics
+
+BELOW = 0.01              # metres below the support, at 1 m: what is as far below does not lie on it
 
 _SAMPLES = 4000           # points that the plane is fitted to
 _HYPOTHESES = 300         # at 30 % inliers, 3 good points are missed by all with probability 3e-4
@@ -18,6 +21,12 @@ def range_factor(z: np.ndarray) -> np.ndarray:
     """How much larger depth errors are at depth z, metres, than at 1 m (and not smaller when nearer): with its square,
     as triangulation has it."""
     return np.maximum(z, 1.0) ** 2
+
+
+def height_by_pixel(plane: np.ndarray, k: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
+    """(H,), (W,) float64: height over the plane, (4,), is depth * (rows[row] + columns[column]) + plane[3]."""
+    rows = plane[1] * (np.arange(k.height) - k.cy) / k.fy + plane[2]
+    return rows, plane[0] * (np.arange(k.width) - k.cx) / k.fx
 
 
 def fit_support_plane(points: np.ndarray, tolerance: float) -> np.ndarray:
