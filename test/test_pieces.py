@@ -142,3 +142,24 @@ def test_the_cube_holds_the_whole_mask_where_most_of_a_black_object_gives_no_rea
     assert part.cube.edge == pytest.approx(whole.cube.edge, rel=0.06)
     np.testing.assert_allclose(part.cube.centre, whole.cube.centre, atol=0.005)
     assert (whole.status, part.status) == (Status.OK, status)
+
+
+@pytest.mark.parametrize("depth", [True, False], ids=["depth", "no depth"])
+def test_a_large_mask_is_thinned_out_and_gives_the_same_cube(depth):
+    """A block that fills much of a 4K image; an island beside it is still told from it."""
+    small = scene((np.s_[10:25, 20:35], 1, 0.8)) if depth else replace(scene(), depth=None)
+    k, n = CAMERA, 16
+    large = replace(small, colour=np.zeros((240 * n, 320 * n, 3), np.uint8),
+                    depth=np.kron(small.depth, np.ones((n, n), np.float32)) if depth else None,
+                    labels=np.kron(small.labels, np.ones((n, n), np.int32)),
+                    intrinsics=Intrinsics(320 * n, 240 * n, k.fx * n, k.fy * n, k.cx * n + 7.5, k.cy * n + 7.5))
+    found, expected = (find_candidates(frame, frame.labels, TABLE if depth else None, None, {}, 50, 16)[1][0]
+                       for frame in (large, small))
+    assert found.cube.edge == pytest.approx(expected.cube.edge, rel=0.02)
+    np.testing.assert_allclose(found.cube.centre, expected.cube.centre, atol=0.004)
+    assert found.readings == pytest.approx(50 * n * 60 * n, rel=0.01)
+    assert 25_000 < len(found.rows) < 400_000
+    assert (large.labels[found.rows, found.columns] == 1).all()
+    assert found.rows.min() >= 80 * n
+    if depth:
+        np.testing.assert_allclose(back_project(large.depth, large.intrinsics, found.rows, found.columns), found.points)

@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from .cube import EDGE_PER_EXTENT, IMAGE_UP, NO_POINTS, Cube, fit_cube, fit_cube_to_mask, inlier_points
 from .evidence import Observation, observed_points
 from .faults import Fault, FaultCode
-from .frame import Frame, Instance, back_project, pixel_directions
+from .frame import Frame, Instance, back_project, pixel_directions, thinned
 from .mirrored import without_mirror_images
 from .objects import Rejection, Status
 from .outline import hidden_share
@@ -26,6 +26,7 @@ _MASK_EDGE = 2                  # pixels of a mask's border that may belong to w
 _CLEARANCE = 0.003              # metres above the support: nearer than this a reading may be the support's
 _BOX_CLEARANCE = 0.008          # metres above the support from which a box's content counts as the object
 _MUCH_SUPPORT = 0.8             # of the extent: readings of the support that make more of it count no more for the cube
+_MANY_PIXELS = 100_000          # of a mask, which are enough; one of four times as many is thinned out
 _LARGEST = 2.0                  # metres that an object's readings may span, far more than the model is trained for
 _MUCH_UNREAD = 0.15             # of the readings: fewer pixels without one are noise and edges
 _LEAST_READ = 0.25              # share of a mask's pixels that give readings of it: below, a result is LOW_QUALITY
@@ -40,6 +41,7 @@ _Window = tuple[slice, slice]   # rows and columns of a bounding box
 class Candidate:
     """An instance with its depth readings: points (P, 3) float64, metres, camera frame, at rows and columns (P,).
 
+    readings: how many the mask has of it (without depth: pixels), of which those of a large mask are thinned out.
     seen: (Q, 3), some of them and of what other views show of it, in the same frame; the surface is fitted to these.
     unread: (U, 3), as many of the mask's pixels without a reading, their directions in the same frame.
     outline: (R, 3), directions of the mask's first and last pixel in each row and column; none with depth.
@@ -48,6 +50,7 @@ class Candidate:
     """
 
     instance: Instance
+    readings: int
     points: np.ndarray
     rows: np.ndarray
     columns: np.ndarray
@@ -79,7 +82,7 @@ def find_candidates(frame: Frame, given: np.ndarray, plane: np.ndarray | None, u
         outcome = _candidate(frame, instance, windows[instance.label - 1], earlier.get(instance.label, ()), given,
                              plane, up, min_points)
         (found if isinstance(outcome, Candidate) else rejections).append(outcome)
-    found.sort(key=lambda candidate: -len(candidate.rows))
+    found.sort(key=lambda candidate: -candidate.readings)
     rejections += [rejection(candidate.instance, FaultCode.TOO_MANY_OBJECTS, f"{len(found)} > {max_objects}")
                    for candidate in found[max_objects:]]
     return frame, sorted(found[:max_objects], key=lambda candidate: candidate.instance.label), rejections
@@ -95,24 +98,28 @@ def _candidate(frame: Frame, instance: Instance, window: _Window | None, views: 
                min_points: int) -> Candidate | Rejection:
     """One instance, of bounding box `window`, None if it has no pixel; other arguments as of `find_candidates`."""
     up = IMAGE_UP if up is None else up
-    rows, columns = _pixels(frame, instance.label, window)
+    pixels = 0 if window is None else np.count_nonzero(frame.labels[window] == instance.label)
+    every = int(np.sqrt(pixels / _MANY_PIXELS)) | 1          # odd: registered depth may fill every second row only
+    coarse, part = thinned(frame, every), _thinned_window(window, every)
+    rows, columns = _pixels(coarse, instance.label, part)
     if frame.depth is None:
-        if rejected := _no_object(instance, f"{len(rows)} pixels", len(rows), given, window, min_points):
+        if rejected := _no_object(instance, f"{pixels} pixels", pixels, given, window, min_points):
             return rejected
-        return Candidate(instance, NO_POINTS, rows, columns, seen=NO_POINTS, unread=NO_POINTS,
-                         outline=_outline(frame, rows, columns),
-                         cube=fit_cube_to_mask(rows, columns, frame.intrinsics, up), status=Status.LOW_QUALITY)
-    points = back_project(frame.depth, frame.intrinsics, rows, columns)
-    if len(points) >= min_points:
-        keep = in_one_piece(frame, rows, columns, points, _off_support(points, plane))
+        return Candidate(instance, pixels, NO_POINTS, rows * every, columns * every, seen=NO_POINTS, unread=NO_POINTS,
+                         outline=_outline(coarse, rows, columns),
+                         cube=fit_cube_to_mask(rows, columns, coarse.intrinsics, up), status=Status.LOW_QUALITY)
+    points = back_project(coarse.depth, coarse.intrinsics, rows, columns)
+    if len(points) * every ** 2 >= min_points:
+        keep = in_one_piece(coarse, rows, columns, points, _off_support(points, plane))
         keep[keep] = inlier_points(points[keep])
         rows, columns, points = rows[keep], columns[keep], points[keep]
-    if rejected := _no_object(instance, f"{len(points)} readings", len(points), given, window, min_points):
+    readings = len(points) * every ** 2
+    if rejected := _no_object(instance, f"{readings} readings", readings, given, window, min_points):
         return rejected
     further = np.concatenate([NO_POINTS, *(observed_points(view, _LEAST_READINGS, _ENOUGH_POINTS) for view in views)])
     step = max(1, len(points) // _ENOUGH_POINTS)
     own, off = points[::step], _off_support(points[::step], plane)
-    unread = NO_POINTS if instance.is_box else _unread(frame, instance.label, window)[::step]
+    unread = NO_POINTS if instance.is_box else _unread(coarse, instance.label, part)[::step]
     black = _as_far_as_read(unread, own[off]) if len(unread) > _MUCH_UNREAD * len(own) else NO_POINTS
     cube = fit_cube(np.concatenate([own, black]), up, further)
     if not off.all():
@@ -120,11 +127,10 @@ def _candidate(frame: Frame, instance: Instance, window: _Window | None, views: 
         cube = without if without.edge < _MUCH_SUPPORT * cube.edge else cube
     if (extent := cube.edge / EDGE_PER_EXTENT) > _LARGEST:
         return rejection(instance, FaultCode.OBJECT_TOO_LARGE, f"{extent:.3g} m")
-    pixels = np.count_nonzero(frame.labels[window] == instance.label)
-    is_doubtful = instance.is_box or len(points) < max(_FEW_POINTS * min_points, _LEAST_READ * pixels) or \
+    is_doubtful = instance.is_box or readings < max(_FEW_POINTS * min_points, _LEAST_READ * pixels) or \
         _touches_border(window, frame.labels.shape) or _is_cut_off(frame, instance.label, window, views)
     seen = np.concatenate([own, further])
-    return Candidate(instance, points, rows, columns, seen=seen[_off_support(seen, plane)],
+    return Candidate(instance, readings, points, rows * every, columns * every, seen=seen[_off_support(seen, plane)],
                      unread=unread, outline=NO_POINTS, cube=cube,
                      status=Status.LOW_QUALITY if is_doubtful else Status.OK)
 
@@ -147,6 +153,11 @@ def _pixels(frame: Frame, label: int, window: _Window | None) -> tuple[np.ndarra
     own = frame.labels[window] == label
     rows, columns = np.nonzero(own if frame.depth is None else own & (frame.depth[window] > 0))
     return rows + window[0].start, columns + window[1].start
+
+
+def _thinned_window(window: _Window | None, step: int) -> _Window | None:
+    """A bounding box in the frame that is thinned to every step-th pixel."""
+    return window and tuple(slice(-(-s.start // step), -(-s.stop // step)) for s in window)
 
 
 def _boxes_narrowed(frame: Frame, plane: np.ndarray, windows: Sequence[_Window | None]) -> Frame:
