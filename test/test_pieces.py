@@ -163,3 +163,15 @@ def test_a_large_mask_is_thinned_out_and_gives_the_same_cube(depth):
     assert found.rows.min() >= 80 * n
     if depth:
         np.testing.assert_allclose(back_project(large.depth, large.intrinsics, found.rows, found.columns), found.points)
+
+
+@pytest.mark.parametrize("plane", [TABLE, None], ids=["table", "no table"])
+def test_a_mask_over_two_objects_is_doubtful_and_one_over_table_and_floor_is_not(plane):
+    """A neighbour stands 5 cm lower beside the block; the table is only in a coarse mask."""
+    two = scene((np.s_[80:130, 200:230], 1, 0.65))
+    touched = scene((np.s_[80:130, 200:206], 1, 0.65))              # by a mask that is a little too wide
+    coarse = replace(scene(), labels=ndimage.grey_dilation(scene().labels, (41, 41)))
+    black = scene((np.s_[80:130, 160:180], 1, 0.0))                 # a stripe without readings divides it
+    found = [find_candidates(frame, frame.labels, plane, None, {}, 50, 16)[1][0].status
+             for frame in (two, touched, coarse, black, scene())]
+    assert found == [Status.LOW_QUALITY, *[Status.OK] * 4]

@@ -15,7 +15,7 @@ from .frame import Frame, Instance, back_project, pixel_directions, thinned
 from .mirrored import without_mirror_images
 from .objects import Rejection, Status
 from .outline import hidden_share
-from .pieces import in_one_piece
+from .pieces import beyond_a_step, in_one_piece
 from .plane import BELOW, range_factor
 
 _FEW_POINTS = 4                 # times min_points: below, a result is marked LOW_QUALITY
@@ -30,6 +30,7 @@ _MANY_PIXELS = 100_000          # of a mask, which are enough; one of four times
 _LARGEST = 2.0                  # metres that an object's readings may span, far more than the model is trained for
 _MUCH_UNREAD = 0.15             # of the readings: fewer pixels without one are noise and edges
 _LEAST_READ = 0.25              # share of a mask's pixels that give readings of it: below, a result is LOW_QUALITY
+_MOST_TORN = 0.2                # share of the readings beyond a step in depth: above, a result is LOW_QUALITY
 _SPARSE = 0.1                   # share of its bounding box that a mask fills: below, it may be scattered pixels
 _APART = 2                      # pixels within which a pixel of an object has another one of it
 _LEAST_TOGETHER = 0.5           # share of a mask's pixels that have: below, it is no object's
@@ -111,6 +112,8 @@ def _candidate(frame: Frame, instance: Instance, window: _Window | None, views: 
     points = back_project(coarse.depth, coarse.intrinsics, rows, columns)
     if len(points) * every ** 2 >= min_points:
         keep = in_one_piece(coarse, rows, columns, points, _off_support(points, plane))
+        above = keep if plane is None else points @ plane[:3] + plane[3] > _CLEARANCE
+        is_torn = beyond_a_step(coarse, rows[above], columns[above], points[above]) > _MOST_TORN
         keep[keep] = inlier_points(points[keep])
         rows, columns, points = rows[keep], columns[keep], points[keep]
     readings = len(points) * every ** 2
@@ -127,7 +130,7 @@ def _candidate(frame: Frame, instance: Instance, window: _Window | None, views: 
         cube = without if without.edge < _MUCH_SUPPORT * cube.edge else cube
     if (extent := cube.edge / EDGE_PER_EXTENT) > _LARGEST:
         return rejection(instance, FaultCode.OBJECT_TOO_LARGE, f"{extent:.3g} m")
-    is_doubtful = instance.is_box or readings < max(_FEW_POINTS * min_points, _LEAST_READ * pixels) or \
+    is_doubtful = instance.is_box or is_torn or readings < max(_FEW_POINTS * min_points, _LEAST_READ * pixels) or \
         _touches_border(window, frame.labels.shape) or _is_cut_off(frame, instance.label, window, views)
     seen = np.concatenate([own, further])
     return Candidate(instance, readings, points, rows * every, columns * every, seen=seen[_off_support(seen, plane)],
