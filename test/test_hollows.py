@@ -56,9 +56,9 @@ def test_an_opening_without_readings_is_a_lid():
 
 
 def test_of_many_rays_that_are_thinned_out_each_counts_for_several():
-    """1200 pixels without a reading, of which one in five looks into the cup and the rest at its rim."""
-    unread = np.stack([disc(240, 42, 9), *(ring(240) for _ in range(4))], axis=1).reshape(-1, 3)
-    closed = without_unseen_hollows(CUP, CUBE, at(ring(400)), directions(unread))
+    """Of 600 pixels without a reading 500 look into the cup, which are more than the 400 that were read there."""
+    seen = at(np.concatenate([ring(700), disc(400, 42, 11)]))
+    closed = without_unseen_hollows(CUP, CUBE, seen, directions(np.concatenate([disc(500, 42, 9), ring(100)])))
     assert (closed[cylinder(11, 22, 41) < 0] < 0).all()
 
 
@@ -70,6 +70,12 @@ def test_an_opening_whose_inside_was_read_stays_open():
 @pytest.mark.parametrize("unread", [NO_POINTS, directions(disc(30, 42, 9))])
 def test_few_missing_readings_change_nothing(unread):
     assert without_unseen_hollows(CUP, CUBE, at(ring(1000)), unread) is CUP
+
+
+def test_an_opening_of_what_gives_few_readings_anywhere_stays_open():
+    """A black cup: of its rim and side, too, most is missing."""
+    unread = directions(np.concatenate([disc(300, 42, 9), ring(300)]))
+    assert without_unseen_hollows(CUP, CUBE, at(ring(400)), unread) is CUP
 
 
 def test_missing_readings_of_an_even_side_change_nothing():

@@ -32,7 +32,8 @@ def seen_from(degrees):
 @pytest.fixture
 def candidate():
     cube = cube_of(ball_frame(BALL))
-    return Candidate(Instance(1), NO_POINTS, np.empty(0, int), np.empty(0, int), NO_POINTS, NO_POINTS, NO_POINTS, cube,
+    nothing = np.empty(0, int)
+    return Candidate(Instance(1), 0, NO_POINTS, nothing, nothing, NO_POINTS, NO_POINTS, NO_POINTS, cube,
                      Status.OK)
 
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from sam3d_ros.perception.candidates import _off_support, _outline, find_candidates
+from sam3d_ros.perception.candidates import _outline, find_candidates
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, back_project, pixel_directions
+from sam3d_ros.perception.objects import Status
 from sam3d_ros.perception.pieces import _pieces, in_one_piece
+from sam3d_ros.perception.support import off_support
 
 CAMERA = Intrinsics(320, 240, 300.0, 300.0, 159.5, 119.5)
 TABLE = np.array([0.0, 0.0, -1.0, 0.8])             # 0.8 m below a camera that looks straight down
@@ -43,7 +45,7 @@ def test_depth_that_goes_on_smoothly_is_one_piece(near, step, gap, pieces):
     depth[:, 15:] += step
     depth[:, 15:15 + gap] = 0
     for turned in (depth, depth[:, ::-1], depth.T):
-        found = _pieces(np.ascontiguousarray(turned), 5 / CAMERA.fx)
+        found = _pieces(np.ascontiguousarray(turned), 5 / CAMERA.fx, beside=3)
         assert len(np.unique(found[turned > 0])) == pieces
 
 
@@ -121,10 +123,73 @@ def test_the_cube_of_a_mask_that_takes_in_the_table_is_that_of_the_object():
 
 
 def test_the_cube_takes_in_what_of_an_object_reaches_below_the_support():
-    """Over the edge of a table, or into a bin in it."""
-    frame = scene((np.s_[130:150, 140:200], 1, 0.83))
-    cubes = [find_candidates(frame, frame.labels, plane, None, {}, 50, 16)[1][0].cube for plane in (None, TABLE)]
-    assert cubes[0].edge == pytest.approx(cubes[1].edge)
+    """Over the edge of a table, beyond which is the floor."""
+    frame = scene((np.s_[130:], 0, 1.2))
+    frame.depth[:130][frame.labels[:130] == 0], frame.depth[OBJECT] = 0.8, 0.75
+    hanging = replace(frame, depth=frame.depth.copy(), labels=frame.labels.copy())
+    hanging.labels[130:150, 140:200] = 1
+    hanging.depth[130:150, 140:200] = 0.755 + 0.005 * np.arange(20)[:, None]        # down to 5 cm below the table
+    cubes = [find_candidates(hanging, hanging.labels, plane, None, {}, 50, 16)[1][0].cube for plane in (None, TABLE)]
+    assert cubes[1].edge == pytest.approx(cubes[0].edge)
+    assert cubes[1].edge > 1.15 * find_candidates(frame, frame.labels, TABLE, None, {}, 50, 16)[1][0].cube.edge
+
+
+def test_mirror_images_below_the_support_are_taken_away():
+    """A polished block on the table mirrors what is before it, as far behind its top as it stands before: 12 cm."""
+    exact = scene()
+    mirrored = replace(exact, depth=exact.depth.copy())
+    mirrored.depth[OBJECT], mirrored.depth[85:110, 145:175] = 0.75, 0.87
+    exact.depth[OBJECT] = 0.75
+    found, candidates, _ = find_candidates(mirrored, mirrored.labels, TABLE, None, {}, 50, 16)
+    assert (found.depth[85:110, 145:175] == 0).all()
+    np.testing.assert_array_equal(found.depth[found.depth > 0], exact.depth[found.depth > 0])
+    cube = find_candidates(exact, exact.labels, TABLE, None, {}, 50, 16)[1][0].cube
+    assert candidates[0].cube.edge == pytest.approx(cube.edge, rel=0.02)
+    np.testing.assert_allclose(candidates[0].cube.centre, cube.centre, atol=0.002)
+
+
+@pytest.mark.parametrize(("share", "status"), [(0.4, Status.OK), (0.15, Status.LOW_QUALITY)])
+def test_the_cube_holds_the_whole_mask_where_most_of_a_black_object_gives_no_reading(share, status):
+    exact = scene()
+    black = replace(exact, depth=exact.depth.copy())
+    black.depth[80:130, 140 + round(60 * share):200] = 0
+    whole, part = (find_candidates(frame, frame.labels, TABLE, None, {}, 50, 16)[1][0] for frame in (exact, black))
+    assert part.cube.edge == pytest.approx(whole.cube.edge, rel=0.06)
+    np.testing.assert_allclose(part.cube.centre, whole.cube.centre, atol=0.005)
+    assert (whole.status, part.status) == (Status.OK, status)
+
+
+@pytest.mark.parametrize("depth", [True, False], ids=["depth", "no depth"])
+def test_a_large_mask_is_thinned_out_and_gives_the_same_cube(depth):
+    """A block that fills much of a 4K image; an island beside it is still told from it."""
+    small = scene((np.s_[10:25, 20:35], 1, 0.8)) if depth else replace(scene(), depth=None)
+    k, n = CAMERA, 16
+    large = replace(small, colour=np.zeros((240 * n, 320 * n, 3), np.uint8),
+                    depth=np.kron(small.depth, np.ones((n, n), np.float32)) if depth else None,
+                    labels=np.kron(small.labels, np.ones((n, n), np.int32)),
+                    intrinsics=Intrinsics(320 * n, 240 * n, k.fx * n, k.fy * n, k.cx * n + 7.5, k.cy * n + 7.5))
+    found, expected = (find_candidates(frame, frame.labels, TABLE if depth else None, None, {}, 50, 16)[1][0]
+                       for frame in (large, small))
+    assert found.cube.edge == pytest.approx(expected.cube.edge, rel=0.02)
+    np.testing.assert_allclose(found.cube.centre, expected.cube.centre, atol=0.004)
+    assert found.readings == pytest.approx(50 * n * 60 * n, rel=0.01)
+    assert 25_000 < len(found.rows) < 400_000
+    assert (large.labels[found.rows, found.columns] == 1).all()
+    assert found.rows.min() >= 80 * n
+    if depth:
+        np.testing.assert_allclose(back_project(large.depth, large.intrinsics, found.rows, found.columns), found.points)
+
+
+@pytest.mark.parametrize("plane", [TABLE, None], ids=["table", "no table"])
+def test_a_mask_over_two_objects_is_doubtful_and_one_over_table_and_floor_is_not(plane):
+    """A neighbour stands 5 cm lower beside the block; the table is only in a coarse mask."""
+    two = scene((np.s_[80:130, 200:230], 1, 0.65))
+    touched = scene((np.s_[80:130, 200:206], 1, 0.65))              # by a mask that is a little too wide
+    coarse = replace(scene(), labels=ndimage.grey_dilation(scene().labels, (41, 41)))
+    black = scene((np.s_[80:130, 160:180], 1, 0.0))                 # a stripe without readings divides it
+    found = [find_candidates(frame, frame.labels, plane, None, {}, 50, 16)[1][0].status
+             for frame in (two, touched, coarse, black, scene())]
+    assert found == [Status.LOW_QUALITY, *[Status.OK] * 4]
 
 
 @pytest.mark.parametrize(("metres", "on_another_level"), [(0.8, True), (1.6, False)])
@@ -137,7 +202,7 @@ def test_what_is_below_the_support_lies_on_another_level_unless_it_is_noise(metr
     depth[block], depth[ledge] = metres - 0.05, metres + 0.015
     points = back_project(depth, CAMERA, *np.nonzero(labels))
     off = np.zeros(labels.shape, bool)
-    off[labels == 1] = _off_support(points, plane)
+    off[labels == 1] = off_support(points, plane)
     assert off[block].all() and (off[ledge] == on_another_level).all()
 
 

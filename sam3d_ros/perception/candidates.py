@@ -6,15 +6,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from .cube import EDGE_PER_EXTENT, IMAGE_UP, NO_POINTS, Cube, fit_cube, fit_cube_to_mask, inlier_points
 from .evidence import Observation, observed_points
 from .faults import Fault, FaultCode
-from .frame import Frame, Instance, back_project, pixel_directions
+from .frame import Frame, Instance, back_project, pixel_directions, thinned
+from .mirrored import without_mirror_images
 from .objects import Rejection, Status
 from .outline import hidden_share
-from .pieces import in_one_piece
-from .support import off_support
+from .pieces import beyond_a_step, in_one_piece
+from .support import CLEARANCE, off_support
 
 _FEW_POINTS = 4                 # times min_points: below, a result is marked LOW_QUALITY
 _LEAST_READINGS, _ENOUGH_POINTS = 4, 4000       # of a view, to find an object's cube and surface by
@@ -22,7 +24,11 @@ _MOST_HIDDEN = 0.25             # share of the outline that others hide: above, 
 _MASK_EDGE = 2                  # pixels of a mask's border that may belong to what is beside the object
 _BOX_CLEARANCE = 0.008          # metres above the support from which a box's content counts as the object
 _MUCH_SUPPORT = 0.8             # of the extent: readings of the support that make more of it count no more for the cube
+_MANY_PIXELS = 100_000          # of a mask, which are enough; one of four times as many is thinned out
 _LARGEST = 2.0                  # metres that an object's readings may span, far more than the model is trained for
+_MUCH_UNREAD = 0.15             # of the readings: fewer pixels without one are noise and edges
+_LEAST_READ = 0.25              # share of a mask's pixels that give readings of it: below, a result is LOW_QUALITY
+_MOST_TORN = 0.2                # share of the readings beyond a step in depth: above, a result is LOW_QUALITY
 _SPARSE = 0.1                   # share of its bounding box that a mask fills: below, it may be scattered pixels
 _APART = 2                      # pixels within which a pixel of an object has another one of it
 _LEAST_TOGETHER = 0.5           # share of a mask's pixels that have: below, it is no object's
@@ -34,6 +40,7 @@ _Window = tuple[slice, slice]   # rows and columns of a bounding box
 class Candidate:
     """An instance with its depth readings: points (P, 3) float64, metres, camera frame, at rows and columns (P,).
 
+    readings: how many the mask has of it (without depth: pixels), of which those of a large mask are thinned out.
     seen: (Q, 3), some of them and of what other views show of it, in the same frame; the surface is fitted to these.
     unread: (U, 3), as many of the mask's pixels without a reading, their directions in the same frame.
     outline: (R, 3), directions of the mask's first and last pixel in each row and column; none with depth.
@@ -42,6 +49,7 @@ class Candidate:
     """
 
     instance: Instance
+    readings: int
     points: np.ndarray
     rows: np.ndarray
     columns: np.ndarray
@@ -66,14 +74,14 @@ def find_candidates(frame: Frame, given: np.ndarray, plane: np.ndarray | None, u
     """
     windows = ndimage.find_objects(frame.labels, max_label=max((i.label for i in frame.instances), default=0))
     if plane is not None:
-        frame = _boxes_narrowed(frame, plane, windows)
+        frame = without_mirror_images(_boxes_narrowed(frame, plane, windows), plane, windows)
     found: list[Candidate] = []
     rejections: list[Rejection] = []
     for instance in frame.instances:
         outcome = _candidate(frame, instance, windows[instance.label - 1], earlier.get(instance.label, ()), given,
                              plane, up, min_points)
         (found if isinstance(outcome, Candidate) else rejections).append(outcome)
-    found.sort(key=lambda candidate: -len(candidate.rows))
+    found.sort(key=lambda candidate: -candidate.readings)
     rejections += [rejection(candidate.instance, FaultCode.TOO_MANY_OBJECTS, f"{len(found)} > {max_objects}")
                    for candidate in found[max_objects:]]
     return frame, sorted(found[:max_objects], key=lambda candidate: candidate.instance.label), rejections
@@ -89,34 +97,43 @@ def _candidate(frame: Frame, instance: Instance, window: _Window | None, views: 
                min_points: int) -> Candidate | Rejection:
     """One instance, of bounding box `window`, None if it has no pixel; other arguments as of `find_candidates`."""
     up = IMAGE_UP if up is None else up
-    rows, columns = _pixels(frame, instance.label, window)
+    pixels = 0 if window is None else np.count_nonzero(frame.labels[window] == instance.label)
+    every = int(np.sqrt(pixels / _MANY_PIXELS)) | 1          # odd: registered depth may fill every second row only
+    coarse, part = thinned(frame, every), _thinned_window(window, every)
+    rows, columns = _pixels(coarse, instance.label, part)
     if frame.depth is None:
-        if rejected := _no_object(instance, f"{len(rows)} pixels", len(rows), given, window, min_points):
+        if rejected := _no_object(instance, f"{pixels} pixels", pixels, given, window, min_points):
             return rejected
-        return Candidate(instance, NO_POINTS, rows, columns, seen=NO_POINTS, unread=NO_POINTS,
-                         outline=_outline(frame, rows, columns),
-                         cube=fit_cube_to_mask(rows, columns, frame.intrinsics, up), status=Status.LOW_QUALITY)
-    points = back_project(frame.depth, frame.intrinsics, rows, columns)
-    if len(points) >= min_points:
-        keep = in_one_piece(frame, rows, columns, points, off_support(points, plane))
+        return Candidate(instance, pixels, NO_POINTS, rows * every, columns * every, seen=NO_POINTS, unread=NO_POINTS,
+                         outline=_outline(coarse, rows, columns),
+                         cube=fit_cube_to_mask(rows, columns, coarse.intrinsics, up), status=Status.LOW_QUALITY)
+    points = back_project(coarse.depth, coarse.intrinsics, rows, columns)
+    if len(points) * every ** 2 >= min_points:
+        keep = in_one_piece(coarse, rows, columns, points, off_support(points, plane))
+        above = keep if plane is None else points @ plane[:3] + plane[3] > CLEARANCE
+        is_torn = beyond_a_step(coarse, rows[above], columns[above], points[above]) > _MOST_TORN
         keep[keep] = inlier_points(points[keep])
         rows, columns, points = rows[keep], columns[keep], points[keep]
-    if rejected := _no_object(instance, f"{len(points)} readings", len(points), given, window, min_points):
+    readings = len(points) * every ** 2
+    if rejected := _no_object(instance, f"{readings} readings", readings, given, window, min_points):
         return rejected
     further = np.concatenate([NO_POINTS, *(observed_points(view, _LEAST_READINGS, _ENOUGH_POINTS) for view in views)])
     step = max(1, len(points) // _ENOUGH_POINTS)
-    own = points[::step]
-    cube, off = fit_cube(own, up, further), off_support(own, plane)
-    if not off.all() and (without := fit_cube(own[off], up, further)).edge < _MUCH_SUPPORT * cube.edge:
-        cube = without
+    own, off = points[::step], off_support(points[::step], plane)
+    unread = NO_POINTS if instance.is_box else _unread(coarse, instance.label, part)[::step]
+    black = _as_far_as_read(unread, own[off]) if len(unread) > _MUCH_UNREAD * len(own) else NO_POINTS
+    cube = fit_cube(np.concatenate([own, black]), up, further)
+    if not off.all():
+        without = fit_cube(np.concatenate([own[off], black]), up, further)
+        cube = without if without.edge < _MUCH_SUPPORT * cube.edge else cube
     if (extent := cube.edge / EDGE_PER_EXTENT) > _LARGEST:
         return rejection(instance, FaultCode.OBJECT_TOO_LARGE, f"{extent:.3g} m")
-    is_doubtful = instance.is_box or len(points) < _FEW_POINTS * min_points or \
+    is_doubtful = instance.is_box or is_torn or readings < max(_FEW_POINTS * min_points, _LEAST_READ * pixels) or \
         _touches_border(window, frame.labels.shape) or _is_cut_off(frame, instance.label, window, views)
     seen = np.concatenate([own, further])
-    return Candidate(instance, points, rows, columns, seen=seen[off_support(seen, plane)],
-                     unread=NO_POINTS if instance.is_box else _unread(frame, instance.label, window)[::step],
-                     outline=NO_POINTS, cube=cube, status=Status.LOW_QUALITY if is_doubtful else Status.OK)
+    return Candidate(instance, readings, points, rows * every, columns * every, seen=seen[off_support(seen, plane)],
+                     unread=unread, outline=NO_POINTS, cube=cube,
+                     status=Status.LOW_QUALITY if is_doubtful else Status.OK)
 
 
 def _no_object(instance: Instance, found: str, count: int, labels: np.ndarray, window: _Window | None,
@@ -137,6 +154,11 @@ def _pixels(frame: Frame, label: int, window: _Window | None) -> tuple[np.ndarra
     own = frame.labels[window] == label
     rows, columns = np.nonzero(own if frame.depth is None else own & (frame.depth[window] > 0))
     return rows + window[0].start, columns + window[1].start
+
+
+def _thinned_window(window: _Window | None, step: int) -> _Window | None:
+    """A bounding box in the frame that is thinned to every step-th pixel."""
+    return window and tuple(slice(-(-s.start // step), -(-s.stop // step)) for s in window)
 
 
 def _boxes_narrowed(frame: Frame, plane: np.ndarray, windows: Sequence[_Window | None]) -> Frame:
@@ -186,3 +208,9 @@ def _unread(frame: Frame, label: int, window: _Window) -> np.ndarray:
     own = ndimage.binary_erosion(frame.labels[window] == label, iterations=_MASK_EDGE)
     rows, columns = np.nonzero(own & (frame.depth[window] == 0))
     return pixel_directions(frame.intrinsics, rows + window[0].start, columns + window[1].start)
+
+
+def _as_far_as_read(directions: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(U, 3) metres, on rays of directions (U, 3), as far away along the optical axis as the nearest of `points`."""
+    nearest = cKDTree(points[:, :2] / points[:, 2:]).query(directions[:, :2])[1]
+    return directions * points[nearest, 2:]

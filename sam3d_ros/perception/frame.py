@@ -6,7 +6,7 @@ OpenCV and ROS `image_geometry`: x = (u - cx) / fx * z.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -101,6 +101,15 @@ def nearest_pixels(points: np.ndarray, intrinsics: Intrinsics) -> tuple[np.ndarr
     inside = (points[:, 2] > 0) & (rows >= 0) & (rows < intrinsics.height) \
         & (columns >= 0) & (columns < intrinsics.width)
     return np.where(inside, rows, 0), np.where(inside, columns, 0), inside
+
+
+def thinned(frame: Frame, step: int) -> Frame:
+    """The frame with every step-th row and column alone, from the first on; it shares the images' memory."""
+    k = frame.intrinsics
+    depth = None if frame.depth is None else frame.depth[::step, ::step]
+    height, width = frame.labels[::step, ::step].shape
+    return replace(frame, colour=frame.colour[::step, ::step], depth=depth, labels=frame.labels[::step, ::step],
+                   intrinsics=Intrinsics(width, height, k.fx / step, k.fy / step, k.cx / step, k.cy / step))
 
 
 def check_frame(frame: Frame) -> None:

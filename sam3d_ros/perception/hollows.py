@@ -2,7 +2,7 @@
 
 Polished lids send no light back to a depth camera, so that a closed tin looks like an open cup.  The inside of a real
 opening gives readings.  An opening without any is closed by its convex hull, which is also the safer guess for a
-gripper.
+gripper.  Black things give few readings anywhere, which says nothing of their hollows.
 """
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from scipy.spatial import ConvexHull, QhullError
 from .cube import Cube
 
 _LEAST_SHARE = 0.05     # of the mask's pixels that look into a hollow without a reading: fewer are edges and noise
+_MOST_ELSEWHERE = 0.5   # of the readings beside the hollows, unread pixels there: with more it is black, not polished
 _DEEP = 4               # layers of the volume that a ray passes within the hull where it looks into a hollow
 _HALF = np.float32(0.5)             # voxels that the hull lies outside of voxels' centres
 _MARGIN = 3             # voxels around the solid in which distances are those of what it has become
@@ -20,7 +21,8 @@ _MOST_RAYS = 300
 
 
 def without_unseen_hollows(distance: np.ndarray, cube: Cube, observed: np.ndarray, unread: np.ndarray) -> np.ndarray:
-    """Signed distance of the solid, filled up to its convex hull if most of what its hollows show has no reading.
+    """Signed distance of the solid, filled up to its convex hull if most of what its hollows show has no reading, and
+    most of the rest has.
 
     distance: (n, n, n) float32, voxels, negative inside; observed: (P, 3) points in the cube's frame, edges; unread:
     (R, 3) directions of pixels of the mask that have no reading, camera frame, thinned out as `observed` is.
@@ -40,7 +42,8 @@ def without_unseen_hollows(distance: np.ndarray, cube: Cube, observed: np.ndarra
     seen = observed[::read]
     along = cube.along(cube.to_camera(seen), n).astype(np.float32)
     inside_read = read * _look_deep(along, planes, (seen[:, 2] + 0.5) * n - 0.5)
-    if into_hollows <= max(least, inside_read):
+    read_elsewhere = len(observed) - inside_read
+    if into_hollows <= max(least, inside_read) or len(unread) - into_hollows > _MOST_ELSEWHERE * read_elsewhere:
         return distance
     return _filled(distance, planes, np.maximum(ends.min(axis=0) - _MARGIN, 0),
                    np.minimum(ends.max(axis=0) + _MARGIN + 1, n))

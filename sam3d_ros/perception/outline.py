@@ -6,7 +6,8 @@ from dataclasses import replace
 import numba
 import numpy as np
 
-from .frame import Frame, Intrinsics
+from .frame import Frame
+from .plane import height_by_pixel
 
 _REACH = 5              # pixels that a mask may grow by: detectors' masks are coarse by about as much
 _STEEPEST = 5.0         # depth by width of a step from pixel to pixel; a steeper one is an edge
@@ -29,7 +30,7 @@ def grown_masks(frame: Frame, plane: np.ndarray | None) -> Frame:
     grows[[i.label for i in frame.instances if not i.is_box and i.label < len(grows)]] = True
     labels = frame.labels.copy()
     k = frame.intrinsics
-    _grow(labels, frame.depth, grows, *_plane_by_pixel(plane, k), float(plane[3]), _STEEPEST / k.fx)
+    _grow(labels, frame.depth, grows, *height_by_pixel(plane, k), float(plane[3]), _STEEPEST / k.fx)
     return replace(frame, labels=labels)
 
 
@@ -42,12 +43,6 @@ def hidden_share(frame: Frame, label: int, window: tuple[slice, slice] | None = 
         return 0.0
     rows, columns = window or (slice(0, frame.labels.shape[0]), slice(0, frame.labels.shape[1]))
     return float(_hidden_share(frame.labels, frame.depth, label, rows.start, rows.stop, columns.start, columns.stop))
-
-
-def _plane_by_pixel(plane: np.ndarray, k: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
-    """(H,), (W,) float64: height over the plane is depth * (rows[row] + columns[column]) + plane[3]."""
-    rows = plane[1] * (np.arange(k.height) - k.cy) / k.fy + plane[2]
-    return rows, plane[0] * (np.arange(k.width) - k.cx) / k.fx
 
 
 @numba.njit(nogil=True, cache=True)

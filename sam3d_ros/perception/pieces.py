@@ -34,9 +34,8 @@ def in_one_piece(frame: Frame, rows: np.ndarray, columns: np.ndarray, points: np
     hide what joins two parts, and so may glass, through which the mask's own pixels show what is behind.
     """
     top, left = rows.min(), columns.min()
-    depth = np.zeros((rows.max() - top + 1, columns.max() - left + 1), np.float32)
-    depth[rows - top, columns - left] = points[:, 2]
-    piece = _pieces(depth, _STEEPEST / frame.intrinsics.fx)[rows - top, columns - left]
+    depth = _window(rows, columns, points)
+    piece = _pieces(depth, _STEEPEST / frame.intrinsics.fx, _BESIDE)[rows - top, columns - left]
     sizes = np.bincount(piece)
     if sizes.max() >= _WHOLE * len(piece):
         return np.ones(len(piece), bool)
@@ -62,6 +61,26 @@ def in_one_piece(frame: Frame, rows: np.ndarray, columns: np.ndarray, points: np
             break
         is_in[piece[others[closest[joins]]]] = True
     return is_in[piece]
+
+
+def beyond_a_step(frame: Frame, rows: np.ndarray, columns: np.ndarray, points: np.ndarray) -> float:
+    """Share, 0 to 0.5, of readings, points (N, 3) at rows, columns, that the largest step in depth divides from most.
+
+    Readings on both sides of a gap are compared with each other, however wide it is: a black object is in one piece.
+    """
+    if not len(points):
+        return 0.0
+    depth = _window(rows, columns, points)
+    piece = _pieces(depth, _STEEPEST / frame.intrinsics.fx, max(depth.shape))[depth > 0]
+    return float(np.sort(np.bincount(piece, minlength=2))[-2] / len(points))
+
+
+def _window(rows: np.ndarray, columns: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(H, W) float32, the depth of points (N, 3) in the bounding box of their pixels, 0 where there is none."""
+    top, left = rows.min(), columns.min()
+    depth = np.zeros((rows.max() - top + 1, columns.max() - left + 1), np.float32)
+    depth[rows - top, columns - left] = points[:, 2]
+    return depth
 
 
 def _seen_through(most: int, piece: np.ndarray, sizes: np.ndarray, pixels: np.ndarray, depth: np.ndarray) -> int:
@@ -95,10 +114,11 @@ def _is_seen_apart(starts: np.ndarray, ends: np.ndarray, frame: Frame, shown: np
 
 
 @numba.njit(nogil=True, cache=True)
-def _pieces(depth, slope):  # pragma: no cover (compiled)
+def _pieces(depth, slope, beside):  # pragma: no cover (compiled)
     """(H, W) int32 number, from 0, of the piece that a reading belongs to, of those whose depth goes on smoothly.
 
-    depth: (H, W) float32, metres, 0 = none; slope: of an edge, depth by pixel and metre of depth
+    depth: (H, W) float32, metres, 0 = none; slope: of an edge, depth by pixel and metre of depth; beside: pixels within
+    which a reading to the left, and above, is looked for
     """
     height, width = depth.shape
     root = np.full(height * width, -1, np.int32)
@@ -110,12 +130,13 @@ def _pieces(depth, slope):  # pragma: no cover (compiled)
             here = row * width + column
             root[here] = here
             for down, right in ((-1, 0), (0, -1)):
-                for step in range(1, _BESIDE + 1):
+                for step in range(1, beside + 1):
                     r, c = row + step * down, column + step * right
                     if r < 0 or c < 0:
                         break
                     if depth[r, c] > 0:
-                        if abs(depth[r, c] - z) < step * slope * z + _STEP * max(1.0, z * z):
+                        way = min(step, _BESIDE) + max(step - _BESIDE, 0) / _STEEPEST     # over a wide gap 45 degrees
+                        if abs(depth[r, c] - z) < way * slope * z + _STEP * max(1.0, z * z):
                             _join(root, here, r * width + c)
                         break
     number, count = np.zeros(height * width, np.int32), 0

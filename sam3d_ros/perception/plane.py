@@ -5,6 +5,9 @@ import numba
 import numpy as np
 
 from .faults import Fault, FaultCode
+from .frame import Intrinsics
+
+BELOW = 0.01              # metres below the support, at 1 m: what is as far below does not lie on it
 
 _SAMPLES = 4000           # points that the plane is fitted to
 _HYPOTHESES = 300         # at 30 % inliers, 3 good points are missed by all with probability 3e-4
@@ -24,6 +27,12 @@ def moved_plane(plane: np.ndarray, target_from_source: np.ndarray) -> np.ndarray
     """A plane (4,), unit normal and offset in metres, of one frame in another; target_from_source: (4, 4)."""
     normal = target_from_source[:3, :3] @ plane[:3]
     return np.append(normal, plane[3] - normal @ target_from_source[:3, 3])
+
+
+def height_by_pixel(plane: np.ndarray, k: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
+    """(H,), (W,) float64: height over the plane, (4,), is depth * (rows[row] + columns[column]) + plane[3]."""
+    rows = plane[1] * (np.arange(k.height) - k.cy) / k.fy + plane[2]
+    return rows, plane[0] * (np.arange(k.width) - k.cx) / k.fx
 
 
 def fit_support_plane(points: np.ndarray, tolerance: float) -> np.ndarray:

@@ -5,15 +5,14 @@ import numpy as np
 
 from .faults import Fault
 from .frame import Frame, back_project
-from .plane import fit_support_plane, range_factor
+from .plane import BELOW, fit_support_plane, range_factor
 
 _PLANE_POINTS = 6000
 _PLANE_REACH = 0.35             # metres around the objects: their support, not the room
 _PLANE_TOLERANCE = 0.006        # metres at 1 m
 _LEVEL = np.cos(np.deg2rad(25))  # cosine between up and the normal of what can be a support
 _LEAST_ABOVE = 0.2              # share of an object's points: below, it is as flat as what it lies on
-_CLEARANCE = 0.003              # metres above the support: nearer than this a reading may be the support's
-_BELOW = 0.01                   # metres below it, at 1 m: what is as far below stands on another level
+CLEARANCE = 0.003              # metres above the support: nearer than this a reading may be the support's
 _MOST_PLANES = 3                # that are looked at: a corner's two walls may be larger than what stands before them
 
 
@@ -59,7 +58,7 @@ def off_support(points: np.ndarray, plane: np.ndarray | None) -> np.ndarray:
     if plane is None or not len(points):
         return everything
     heights = points @ plane[:3] + plane[3]
-    off = (heights > _CLEARANCE) | (heights < -_BELOW * range_factor(points[:, 2]))
+    off = (heights > CLEARANCE) | (heights < -BELOW * range_factor(points[:, 2]))
     return off if off.mean() > _LEAST_ABOVE else everything
 
 
