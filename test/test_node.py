@@ -307,7 +307,8 @@ def test_objects_as_tf_frames(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(rig.node._transforms._broadcaster, "sendTransform", sent.extend)
         result = rig.good()
         frame = next(t for t in sent if t.header.stamp == result.header.stamp)
-        assert (frame.header.frame_id, frame.child_frame_id) == ("camera", f"sam3d/{result.objects[0].id}")
+        child = f"sam3d/{rig.namespace}/{result.objects[0].id}"
+        assert (frame.header.frame_id, frame.child_frame_id) == ("camera", child)
         translation = frame.transform.translation
         np.testing.assert_allclose([translation.x, translation.y, translation.z], POSITION, atol=3e-3)
         # Published again in the newest image when another object is ready, but not as the same frame.
