@@ -166,6 +166,30 @@ def test_what_one_of_two_cameras_shows_is_reconstructed_whatever_the_other_shows
         rig.send_until(send_right, lambda: len(rig.objects[-1].objects) == 2, timeout=3.0)
 
 
+def test_each_of_two_cameras_has_faults_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    """Of several, each is told until it has gone, whatever the other camera does; results of the good one go on."""
+    def told() -> dict[str, str]:
+        rig.diagnostics.clear()
+        rig.wait(lambda: [s for array in rig.diagnostics for s in array.status if s.name.startswith(rig.namespace)])
+        return {value.key: value.value for value in rig.diagnostics[-1].status[0].values}
+
+    def send(left: bool = True) -> None:
+        messages = scene()
+        messages["camera_info"].p, messages["camera_info"].k = np.zeros(12), np.zeros(9)
+        if left:
+            send_side(rig, "left", messages)
+        messages = scene()
+        messages["camera_info"].width += 1
+        send_side(rig, "right", messages)
+    with two_cameras(monkeypatch, target_frame="base", input_timeout=0.5) as rig:
+        rig.send_until(send, lambda: "also" in told())
+        assert told()["code"] == "CAMERA_INFO_UNCALIBRATED" and told()["detail"].startswith("camera left: fx = 0")
+        assert told()["also"].startswith("CAMERA_INFO_SIZE_MISMATCH: camera right: camera_info 65")
+        rig.send_until(lambda: send_side(rig, "right", scene()), lambda: told()["code"] == "IMAGE_MISSING")
+        assert told()["detail"].startswith("camera left: on image for ")
+        assert "also" not in told() and len(rig.objects[-1].objects) == 1
+
+
 def test_several_cameras_need_a_common_frame():
     with Rig(cameras="left,right", activate=False) as rig:
         assert rig.node.trigger_configure() == FAILURE

@@ -72,6 +72,11 @@ def other_depth_frame(messages: Messages) -> None:
     messages["depth_image"].header.frame_id = "depth_camera"
 
 
+def no_frame(messages: Messages) -> None:
+    for message in messages.values():
+        message.header.frame_id = ""
+
+
 def small_depth(messages: Messages) -> None:
     header = messages["depth_image"].header
     messages["depth_image"] = encode_image(np.ones((HEIGHT // 2, WIDTH // 2), np.float32), "32FC1", header)
@@ -86,6 +91,7 @@ FRAMES = {
     "image big-endian": (FaultCode.IMAGE_BIG_ENDIAN, field("image", "is_bigendian", 1)),
     "image truncated": (FaultCode.IMAGE_TRUNCATED, truncate("image")),
     "image step too short": (FaultCode.IMAGE_TRUNCATED, field("image", "step", WIDTH)),
+    "image without a frame": (FaultCode.FRAME_ID_MISSING, no_frame),
     "mask of another size": (FaultCode.MASK_SIZE_MISMATCH, mask(lambda m: m[:, :HEIGHT])),
     "mask all foreground": (FaultCode.MASK_ALL_FOREGROUND, mask(np.ones_like)),
     "mask encoding unknown": (FaultCode.MASK_ENCODING_UNKNOWN, field("segmentation", "encoding", "32FC1")),
