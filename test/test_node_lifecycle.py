@@ -149,6 +149,16 @@ def test_bad_model_file_is_named(tmp_path: Path, code: str):
         assert path.name in rig.diagnostics[-1].status[0].message
 
 
+def test_a_python_package_that_is_missing_is_named():
+    def load(settings: Any) -> None:
+        raise ModuleNotFoundError("No module named 'open3d'", name="open3d")
+    with Rig(activate=False) as rig:
+        rig.node._load = load
+        assert rig.node.trigger_configure() == FAILURE
+        rig.wait(lambda: "PACKAGE_MISSING" in rig.codes())
+        assert all(word in rig.diagnostics[-1].status[0].message for word in ("open3d", "sam3d doctor"))
+
+
 # SIGINT
 
 PROGRAM = """

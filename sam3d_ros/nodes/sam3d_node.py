@@ -207,7 +207,7 @@ class Sam3dNode(LifecycleNode):
         except Fault as fault:
             self._diagnostics.report("setup", fault)
         except Exception as error:
-            self._diagnostics.report("setup", self._internal_error(error))
+            self._diagnostics.report("setup", self._fault_of(error))
         else:
             self._diagnostics.report("setup", None)
             return True
@@ -450,7 +450,7 @@ class Sam3dNode(LifecycleNode):
 
     def _report(self, job: _Job, source: str, error: Exception, camera: str = "") -> None:
         """Diagnose what became of a job, if that is still wanted."""
-        fault = error if isinstance(error, Fault) else self._internal_error(error)
+        fault = error if isinstance(error, Fault) else self._fault_of(error)
         with self._lock, suppress(_Superseded):
             self._check(job)
             self._diagnose(source, fault, camera)
@@ -622,7 +622,7 @@ class Sam3dNode(LifecycleNode):
         except Fault as fault:
             self._goals.abort(goal, str(fault))
         except Exception as error:
-            self._goals.abort(goal, str(self._internal_error(error)))
+            self._goals.abort(goal, str(self._fault_of(error)))
 
     # Services, parameters, diagnostics
 
@@ -658,7 +658,9 @@ class Sam3dNode(LifecycleNode):
             fault = Fault(fault.code, f"camera {camera}: {fault.detail}".removesuffix(": "))
         self._diagnostics.report(f"{source} {camera}".strip(), fault)
 
-    def _internal_error(self, error: Exception) -> Fault:
+    def _fault_of(self, error: Exception) -> Fault:
+        if isinstance(error, ModuleNotFoundError):
+            return Fault(FaultCode.PACKAGE_MISSING, str(error))
         log_exception(self, error)
         return Fault(FaultCode.INTERNAL_ERROR, repr(error))
 

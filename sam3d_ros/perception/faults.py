@@ -112,6 +112,9 @@ class FaultCode(Enum):
         "folder that can be written")
     # set-up of the node
     PARAMETER_INVALID = "a parameter's value is refused: correct it, then configure the node again"
+    PACKAGE_MISSING = (
+        "a Python package is not installed: `sam3d doctor` tells what is missing and how to get it, and "
+        "requirements.txt lists what a ROS installation lacks")
     # files
     FRAME_FOLDER_INVALID = (
         "the frame folder is incomplete or inconsistent: docs/conventions.md, Frame folder, says what it holds")
