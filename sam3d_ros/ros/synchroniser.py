@@ -74,6 +74,12 @@ class StreamStatus:
         self.taken, self.newest_ns = now, stamp_ns
         self.refused = self.refused_ns = 0
 
+    def see_image(self, stamp_ns: int) -> None:
+        """Note an image that came after the newest message: it may be the one that this belongs to."""
+        offset_ns = self.newest_ns - stamp_ns
+        if self.newest_ns and (self.offset_ns is None or abs(offset_ns) < abs(self.offset_ns)):
+            self.offset_ns = offset_ns
+
     def refuse(self, stamp_ns: int) -> None:
         """Note that the message was refused."""
         self.refused = self.refused + 1 if stamp_ns > self.refused_ns else 1
@@ -152,6 +158,9 @@ class Synchroniser:
         self._bytes += size
         image = self._nearest(IMAGE, stamp_ns)
         status.offset_ns = None if image is None else stamp_ns - image.stamp_ns
+        if stream == IMAGE:
+            for other in self.status.values():
+                other.see_image(stamp_ns)
         self._evict()
         if jumped:
             raise Fault(FaultCode.CLOCK_JUMPED_BACK, f"{behind / 1e9:.1f} s on {stream}")
