@@ -243,6 +243,19 @@ def test_fault_says_why_stamps_do_not_match(lag_ms: float, history: int, cause: 
     assert f"{DEPTH}: 10.0 Hz, 0.1 s ago, stamp +0.0 ms from the image" in fault.detail
 
 
+@pytest.mark.parametrize(("lag_ms", "size", "is_crowded"), [
+    (1500, 3, True), (0, 30, True), (0, 60, True), (5000, 3, False), (-2_000_000, 3, False)],
+    ids=["lag", "one fits", "none fits", "lags by more than history", "another clock"])
+def test_fault_says_that_memory_does_not_suffice(lag_ms: float, size: int, is_crowded: bool):
+    synchroniser = make(max_bytes=50)
+    for step in range(60):
+        for stream, ms in ((IMAGE, 0), (DEPTH, 0), (MASKS, lag_ms)):
+            synchroniser.add(stream, at(100 * step - ms), stream, 1 if stream == MASKS else size, now=step / 10)
+    fault = synchroniser.fault(5.0, now=6.0)
+    assert fault.code == FaultCode.STAMPS_DO_NOT_MATCH
+    assert ("take more than history_bytes (50)" in fault.detail) == is_crowded
+
+
 def ahead(synchroniser: Synchroniser, *messages: tuple[str, float]) -> list[int]:
     """Add messages as `feed` does; the stamps, in milliseconds, of the sets ahead of their masks that came of them."""
     found = []

@@ -82,7 +82,8 @@ class FaultCode(Enum):
     CLOCK_JUMPED_BACK = "time went backwards (bag loop or simulation reset): state was cleared"
     STAMPS_DO_NOT_MATCH = (
         "image, depth and segmentation arrive but their stamps never fall within sync_slop of each other: the detector "
-        "must copy its image's stamp; raise history for a slow one, sync_slop for a camera that stamps apart")
+        "must copy its image's stamp; raise history and history_bytes for a slow one, sync_slop for a camera that "
+        "stamps apart")
     # transforms
     TF_MISSING = "the transform from target_frame to the camera is not available: check the TF tree"
     TF_STALE = "the newest transform is older than the image: the transform's publisher has stopped or lags"
