@@ -84,6 +84,18 @@ def test_deactivate_during_inference_publishes_nothing():
         assert rig.pipeline.closed
 
 
+def test_an_id_names_one_object_only_even_if_the_node_was_cleaned_up():
+    with Rig() as rig:
+        assert [item.id for item in rig.good().objects] == ["object_1"]
+        rig.node.trigger_deactivate()
+        rig.wait(lambda: not rig.objects[-1].objects)
+        rig.node.trigger_cleanup()
+        rig.pipeline.closed = False
+        rig.node.trigger_configure()
+        rig.node.trigger_activate()
+        assert [item.id for item in rig.good().objects] == ["object_2"]
+
+
 def test_shutdown_while_active():
     with Rig() as rig:
         rig.good()

@@ -226,7 +226,8 @@ class Sam3dNode(LifecycleNode):
         self._outputs = Outputs(self, settings)
         self._while_configured.callback(self._outputs.destroy)
         self._has_physics = settings.physics
-        self._tracker = Tracker(TrackerConfig(remember=settings.remember), Resting() if settings.physics else None)
+        self._tracker = Tracker(TrackerConfig(remember=settings.remember), Resting() if settings.physics else None,
+                                self._tracker.named)
         self._ahead = Ahead(self._tracker)
         self._builder = Worker(self._rebuild, lambda: 1 / self.settings.reconstruct_hz)
         self._while_configured.callback(self._builder.stop)
