@@ -60,6 +60,7 @@ LIBRARIES = (
     Library("onnx", "onnx", "int8 and float16", "pip install onnx", needed=True),
     Library("numba", "numba", "evidence and surfaces", "pip install numba", needed=True),
     Library("threadpoolctl", "threadpoolctl", "threads of linear algebra", "pip install threadpoolctl", needed=True),
+    Library("trimesh", "trimesh", "meshes", "pip install trimesh", needed=True),
     Library("open3d", "open3d", "ray casting",
             "pip install open3d, and sudo apt install libusb-1.0-0 libgl1 libegl1 libgomp1", needed=True),
     Library("rosbags", "rosbags", "sam3d replay", "pip install rosbags"),

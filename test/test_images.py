@@ -95,7 +95,14 @@ def test_colour_faults():
     for width, height in ((0, 0), (4, 0), (0, 4)):
         empty = Image(encoding="rgb8", width=width, height=height, step=3 * width)
         assert fault_of(decode_colour, empty) == FaultCode.IMAGE_TRUNCATED
+
+
+def test_depth_faults():
     assert fault_of(decode_depth, image(RGB, "rgb8")) == FaultCode.DEPTH_ENCODING_UNKNOWN
+    message = image(np.ones((2, 3), np.float32), "32FC1")
+    message.data = message.data[:-1]
+    with pytest.raises(Fault, match="IMAGE_TRUNCATED: depth_image: 23 bytes, expected 12 x 2"):
+        decode_depth(message)
 
 
 @pytest.mark.parametrize(("encoding", "dtype", "shape"), [

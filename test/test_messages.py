@@ -206,7 +206,9 @@ def test_a_hidden_object_is_never_shown_as_fresh():
 
 
 def moveit_stand_in() -> Any:
-    module = stand_in("PlanningScene", "CollisionObject", ADD=b"\0", REMOVE=b"\1", MOVE=b"\3")
+    module = stand_in("PlanningScene", "PlanningSceneComponents", "CollisionObject", ADD=b"\0", REMOVE=b"\1",
+                      MOVE=b"\3")
+    module.PlanningSceneComponents.WORLD_OBJECT_NAMES = 16
     module.PlanningScene.__init__ = lambda self, **fields: self.__dict__.update(
         fields, robot_state=SimpleNamespace(), world=SimpleNamespace())
     return module
@@ -214,14 +216,14 @@ def moveit_stand_in() -> Any:
 
 def test_planning_scene_adds_moves_and_removes():
     module = optional("moveit_msgs.msg") or moveit_stand_in()
-    tracker = PlanningSceneTracker(module)
+    tracker = PlanningSceneTracker(module, "sam3d")
     kinds = module.CollisionObject
     assert tracker.is_news([placed()])
     scene = tracker.update([placed()], HEADER)
     [added] = scene.world.collision_objects
     assert scene.is_diff
     assert scene.robot_state.is_diff
-    assert (added.id, added.operation, added.header) == ("object_1", kinds.ADD, HEADER)
+    assert (added.id, added.operation, added.header) == ("sam3d/object_1", kinds.ADD, HEADER)
     assert len(added.meshes[0].vertices) == 4
     assert added.meshes[0].triangles[1].vertex_indices.tolist() == [0, 1, 3]
     assert added.mesh_poses == [Pose()]
@@ -237,28 +239,31 @@ def test_planning_scene_adds_moves_and_removes():
     [again] = tracker.update([better], HEADER).world.collision_objects
     assert again.operation == kinds.ADD and len(again.meshes) == 1
     [removed] = tracker.update([], HEADER).world.collision_objects
-    assert (removed.id, removed.operation) == ("object_1", kinds.REMOVE)
+    assert (removed.id, removed.operation) == ("sam3d/object_1", kinds.REMOVE)
     assert tracker.update([], HEADER).world.collision_objects == []
 
 
 def test_what_the_robot_holds_is_left_alone_until_it_is_let_go():
     module = moveit_stand_in()
-    tracker = PlanningSceneTracker(module)
+    tracker = PlanningSceneTracker(module, "sam3d")
     kinds = module.CollisionObject
 
     def robot(*held: tuple[str, bytes], is_diff: bool = False) -> Any:
         return SimpleNamespace(is_diff=is_diff, attached_collision_objects=[
-            SimpleNamespace(object=SimpleNamespace(id=identity, operation=operation)) for identity, operation in held])
+            SimpleNamespace(object=SimpleNamespace(id=name, operation=operation)) for name, operation in held])
     both = [placed("a"), placed("b")]
     tracker.update(both, HEADER)
-    tracker.note_attached(robot(("a", kinds.ADD), is_diff=True))
-    assert [o.id for o in tracker.update(both, HEADER).world.collision_objects] == ["b"]
-    assert [o.id for o in tracker.update(both[1:], HEADER).world.collision_objects] == ["b"]     # and no REMOVE of a
+    tracker.note_attached(robot(("sam3d/a", kinds.ADD), ("sam3d/left/b", kinds.ADD), ("b", kinds.ADD), is_diff=True))
+    assert [o.id for o in tracker.update(both, HEADER).world.collision_objects] == ["sam3d/b"]
+    only_b = tracker.update(both[1:], HEADER).world.collision_objects
+    assert [o.id for o in only_b] == ["sam3d/b"]                          # and no REMOVE of a
+    tracker.note_world(["sam3d/a", "sam3d/b"])                            # asked before the robot took it
+    assert not tracker.is_news(both)
     tracker.note_attached(robot(is_diff=True))
-    assert [o.id for o in tracker.update(both, HEADER).world.collision_objects] == ["b"]
-    tracker.note_attached(robot(("a", kinds.REMOVE), is_diff=True))
+    assert [o.id for o in tracker.update(both, HEADER).world.collision_objects] == ["sam3d/b"]
+    tracker.note_attached(robot(("sam3d/a", kinds.REMOVE), is_diff=True))
     found = tracker.update(both, HEADER).world.collision_objects
-    assert [(o.id, o.operation) for o in found] == [("a", kinds.ADD), ("b", kinds.MOVE)]
+    assert [(o.id, o.operation) for o in found] == [("sam3d/a", kinds.ADD), ("sam3d/b", kinds.MOVE)]
 
 
 @pytest.mark.parametrize("operation", [b"\0", b"\1"], ids=["add", "remove"])
@@ -266,11 +271,11 @@ def test_the_robot_may_take_an_object_while_its_obstacle_is_made(operation: byte
     """What it holds comes in from another thread; the object is not removed from the scene after that."""
     module = moveit_stand_in()
     kinds = module.CollisionObject
-    tracker = PlanningSceneTracker(module)
+    tracker = PlanningSceneTracker(module, "sam3d")
     if operation == kinds.REMOVE:
         tracker.update([placed("a")], HEADER)
     state = SimpleNamespace(is_diff=True, attached_collision_objects=[
-        SimpleNamespace(object=SimpleNamespace(id="a", operation=kinds.ADD))])
+        SimpleNamespace(object=SimpleNamespace(id="sam3d/a", operation=kinds.ADD))])
     taking = threading.Thread(target=tracker.note_attached, args=(state,))
 
     def make(**fields: Any) -> Any:
@@ -281,7 +286,7 @@ def test_the_robot_may_take_an_object_while_its_obstacle_is_made(operation: byte
     make.ADD, make.REMOVE, make.MOVE = kinds.ADD, kinds.REMOVE, kinds.MOVE
     module.CollisionObject = make
     [changed] = tracker.update([placed("a")] if operation == kinds.ADD else [], HEADER).world.collision_objects
-    assert (changed.id, changed.operation) == ("a", operation)
+    assert (changed.id, changed.operation) == ("sam3d/a", operation)
     taking.join()
     assert tracker.update([], HEADER).world.collision_objects == []
 

@@ -166,6 +166,32 @@ def test_what_one_of_two_cameras_shows_is_reconstructed_whatever_the_other_shows
         rig.send_until(send_right, lambda: len(rig.objects[-1].objects) == 2, timeout=3.0)
 
 
+def test_each_of_two_cameras_has_faults_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    """Of several, each is told until it has gone, whatever the other camera does; results of the good one go on."""
+    def told() -> dict[str, str]:
+        rig.diagnostics.clear()
+        rig.wait(lambda: [s for array in rig.diagnostics for s in array.status if s.name.startswith(rig.namespace)])
+        return {value.key: value.value for value in rig.diagnostics[-1].status[0].values}
+
+    def send(left: bool = True) -> None:
+        messages = scene()
+        messages["camera_info"].p, messages["camera_info"].k = np.zeros(12), np.zeros(9)
+        if left:
+            send_side(rig, "left", messages)
+        messages = scene()
+        messages["camera_info"].width += 1
+        send_side(rig, "right", messages)
+    with two_cameras(monkeypatch, target_frame="base", input_timeout=0.5) as rig:
+        rig.send_until(send, lambda: "also" in told())
+        values = told()
+        both = f"{values['code']}: {values['detail']}; {values['also']}"
+        assert "CAMERA_INFO_UNCALIBRATED: camera left: fx = 0" in both
+        assert "CAMERA_INFO_SIZE_MISMATCH: camera right: camera_info 65" in both
+        rig.send_until(lambda: send_side(rig, "right", scene()), lambda: (values := told())["code"] == "IMAGE_MISSING"
+                       and values["detail"].startswith("camera left: on image for ") and "also" not in values)
+        assert len(rig.objects[-1].objects) == 1
+
+
 def test_several_cameras_need_a_common_frame():
     with Rig(cameras="left,right", activate=False) as rig:
         assert rig.node.trigger_configure() == FAILURE
@@ -307,7 +333,8 @@ def test_objects_as_tf_frames(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(rig.node._transforms._broadcaster, "sendTransform", sent.extend)
         result = rig.good()
         frame = next(t for t in sent if t.header.stamp == result.header.stamp)
-        assert (frame.header.frame_id, frame.child_frame_id) == ("camera", f"sam3d/{result.objects[0].id}")
+        child = f"sam3d/{rig.namespace}/{result.objects[0].id}"
+        assert (frame.header.frame_id, frame.child_frame_id) == ("camera", child)
         translation = frame.transform.translation
         np.testing.assert_allclose([translation.x, translation.y, translation.z], POSITION, atol=3e-3)
         # Published again in the newest image when another object is ready, but not as the same frame.

@@ -13,6 +13,7 @@ rclpy = pytest.importorskip("rclpy")
 from geometry_msgs.msg import TransformStamped  # noqa: E402
 from node_rig import HEIGHT, OBJECT, WIDTH, RefusingPipeline, Rig, scene  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.qos import qos_profile_sensor_data  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from stand_ins import provide_tf2_ros  # noqa: E402
 
@@ -72,6 +73,11 @@ def other_depth_frame(messages: Messages) -> None:
     messages["depth_image"].header.frame_id = "depth_camera"
 
 
+def no_frame(messages: Messages) -> None:
+    for message in messages.values():
+        message.header.frame_id = ""
+
+
 def small_depth(messages: Messages) -> None:
     header = messages["depth_image"].header
     messages["depth_image"] = encode_image(np.ones((HEIGHT // 2, WIDTH // 2), np.float32), "32FC1", header)
@@ -86,6 +92,7 @@ FRAMES = {
     "image big-endian": (FaultCode.IMAGE_BIG_ENDIAN, field("image", "is_bigendian", 1)),
     "image truncated": (FaultCode.IMAGE_TRUNCATED, truncate("image")),
     "image step too short": (FaultCode.IMAGE_TRUNCATED, field("image", "step", WIDTH)),
+    "image without a frame": (FaultCode.FRAME_ID_MISSING, no_frame),
     "mask of another size": (FaultCode.MASK_SIZE_MISMATCH, mask(lambda m: m[:, :HEIGHT])),
     "mask all foreground": (FaultCode.MASK_ALL_FOREGROUND, mask(np.ones_like)),
     "mask encoding unknown": (FaultCode.MASK_ENCODING_UNKNOWN, field("segmentation", "encoding", "32FC1")),
@@ -217,6 +224,16 @@ def test_an_input_of_another_type_is_named():
         detector.destroy_node()
     finally:
         rclpy.shutdown(context=context)
+
+
+def test_an_input_that_is_less_reliable_than_wanted_is_named():
+    with Rig(input_timeout=0.5, reliability="reliable") as rig:
+        rig.outside.destroy_publisher(rig.publishers["depth_image"])
+        rig.publishers["depth_image"] = rig.outside.create_publisher(Image, "depth_image", qos_profile_sensor_data)
+        told = f"DEPTH_MISSING: /{rig.namespace}/depth_image is published best effort, and parameter reliability is " \
+               "reliable: set it to auto; on depth_image for "
+        rig.send_until(lambda: rig.send(scene()), lambda: any(
+            status.message.startswith(told) for array in rig.diagnostics for status in array.status))
 
 
 def test_too_many_objects_keeps_the_largest():

@@ -119,7 +119,8 @@ def test_goal_can_be_cancelled(on_demand: Rig):
     on_demand.wait(lambda: goal.stages == ["WAITING"])
     cancelled = goal.handle.cancel_goal_async()
     on_demand.wait(cancelled.done)
-    assert goal.result(messages=None).status == GoalStatus.STATUS_CANCELED
+    response = goal.result(messages=None)
+    assert (response.status, response.result.message) == (GoalStatus.STATUS_CANCELED, "cancelled")
 
 
 @pytest.mark.parametrize("are_begun", [False, True], ids=["without an image", "at work"])

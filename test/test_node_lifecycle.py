@@ -84,6 +84,18 @@ def test_deactivate_during_inference_publishes_nothing():
         assert rig.pipeline.closed
 
 
+def test_an_id_names_one_object_only_even_if_the_node_was_cleaned_up():
+    with Rig() as rig:
+        assert [item.id for item in rig.good().objects] == ["object_1"]
+        rig.node.trigger_deactivate()
+        rig.wait(lambda: not rig.objects[-1].objects)
+        rig.node.trigger_cleanup()
+        rig.pipeline.closed = False
+        rig.node.trigger_configure()
+        rig.node.trigger_activate()
+        assert [item.id for item in rig.good().objects] == ["object_2"]
+
+
 def test_shutdown_while_active():
     with Rig() as rig:
         rig.good()
@@ -147,6 +159,16 @@ def test_bad_model_file_is_named(tmp_path: Path, code: str):
         assert rig.node.trigger_configure() == FAILURE
         rig.wait(lambda: code in rig.codes())
         assert path.name in rig.diagnostics[-1].status[0].message
+
+
+def test_a_python_package_that_is_missing_is_named():
+    def load(settings: Any) -> None:
+        raise ModuleNotFoundError("No module named 'open3d'", name="open3d")
+    with Rig(activate=False) as rig:
+        rig.node._load = load
+        assert rig.node.trigger_configure() == FAILURE
+        rig.wait(lambda: "PACKAGE_MISSING" in rig.codes())
+        assert all(word in rig.diagnostics[-1].status[0].message for word in ("open3d", "sam3d doctor"))
 
 
 # SIGINT

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+from rclpy.task import Future  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from test_messages import HEADER, moveit_stand_in, placed, stand_in  # noqa: E402
 from test_messages import hidden as hidden_object  # noqa: E402
@@ -49,18 +50,42 @@ class Topic:
             received.append(message)
 
 
+class Planner:
+    """A client of get_planning_scene; `world`: names of what is in the scene, None: there is no service yet."""
+
+    srv_type = SimpleNamespace(Request=SimpleNamespace)
+
+    def __init__(self) -> None:
+        self.world: list[str] | None = None
+        self.requests: list[int] = []
+
+    def service_is_ready(self) -> bool:
+        return self.world is not None
+
+    def call_async(self, request: Any) -> Future:
+        self.requests.append(request.components.components)
+        objects = [SimpleNamespace(id=name) for name in self.world]
+        future = Future()
+        future.set_result(SimpleNamespace(scene=SimpleNamespace(world=SimpleNamespace(collision_objects=objects))))
+        return future
+
+
 class Stage:
     """Outputs at a clock that only `publish` moves on; topics by name."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, **parameters: Any):
-        packages = {"moveit_msgs.msg": moveit_stand_in(), "vision_msgs.msg": stand_in(
-            "Detection3DArray", "Detection3D", "BoundingBox3D", "ObjectHypothesis", "ObjectHypothesisWithPose")}
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, namespace: str = "/", **parameters: Any):
+        packages = {
+            "moveit_msgs.msg": moveit_stand_in(), "moveit_msgs.srv": stand_in("GetPlanningScene"),
+            "vision_msgs.msg": stand_in("Detection3DArray", "Detection3D", "BoundingBox3D", "ObjectHypothesis",
+                                        "ObjectHypothesisWithPose")}
         monkeypatch.setattr(module, "optional", packages.get)
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.now = 1000.0
         self.topics: dict[str, Topic] = {}
         self.asked = 0
+        self.planner = Planner()
         node = SimpleNamespace(
+            get_namespace=lambda: namespace, create_client=lambda kind, name: self.planner,
             create_lifecycle_publisher=lambda kind, name, qos: self.topics.setdefault(name, Topic(name)),
             create_subscription=lambda *arguments: None, get_subscriptions_info_by_topic=self._subscribers)
         self.settings = Settings(publish_planning_scene=True, **parameters)
@@ -91,10 +116,12 @@ def meshes(received: list[Any]) -> list[str]:
     return [found for array in received if (found := "".join(o.id for o in array.objects if len(o.vertices)))]
 
 
-def operations(received: list[Any]) -> str:
-    """Of the planning scene: +a added, a moved, -a removed."""
+def operations(received: list[Any], place: str = "sam3d") -> str:
+    """Of the planning scene: +a added, a moved, -a removed; names without `place`."""
     sign = {b"\0": "+", b"\1": "-", b"\3": ""}
-    return " ".join(sign[o.operation] + o.id for scene in received for o in scene.world.collision_objects)
+    changes = [change for scene in received for change in scene.world.collision_objects]
+    assert all(change.id.startswith(f"{place}/") for change in changes)
+    return " ".join(sign[change.operation] + change.id.removeprefix(f"{place}/") for change in changes)
 
 
 def test_a_subscriber_that_missed_a_mesh_has_it_a_few_seconds_later(stage: Stage):
@@ -183,6 +210,22 @@ def test_a_planner_that_restarts_gets_every_obstacle(stage: Stage):
     new = scene.listen()
     stage.until("ab", 0.3)
     assert "+a +b" in operations(new)
+
+
+@pytest.mark.parametrize(("namespace", "place"), [("/", "sam3d"), ("/left", "sam3d/left")])
+def test_what_an_earlier_run_left_in_the_planning_scene_goes(monkeypatch: pytest.MonkeyPatch, namespace: str,
+                                                             place: str):
+    """And nothing else: neither other nodes' objects nor those that the user put there."""
+    stage = Stage(monkeypatch, namespace)
+    scene, planner = stage.topics["planning_scene"].listen(), stage.planner
+    stage.until("a", 0.5)
+    planner.world = [f"{place}/{name}" for name in ("a", "b", "other/a")] + ["a", "object_1", "sam3d_left/a", "sam/a"]
+    scene.clear()
+    stage.until("a", 0.1)
+    assert operations(scene, place).startswith("-b a")
+    assert planner.requests == [16]
+    stage.until("a", 3.0)                             # once more, when it has surely been matched by both sides
+    assert operations(scene, place).count("-b") == 2 and len(planner.requests) == 2
 
 
 def test_header_and_pose_of_a_hidden_object_agree(stage: Stage):

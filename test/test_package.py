@@ -14,6 +14,7 @@ import yaml
 from ament_index_python.packages import get_package_prefix, get_package_share_directory, get_resource
 
 import sam3d_ros
+from sam3d_ros.doctor_checks import LIBRARIES
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "sam3d_ros").rglob("*.py"))
@@ -155,6 +156,28 @@ def test_share_holds(file):
 def test_package_is_in_the_ament_index():
     assert get_resource("packages", "sam3d_ros")
     assert "msg/ObjectMesh.msg" in get_resource("rosidl_interfaces", "sam3d_ros")[0]
+
+
+def test_the_doctor_looks_for_every_library_that_the_node_imports():
+    folders = [ROOT / "sam3d_ros" / name for name in ("perception", "scene")]
+    imported = set().union(*(imported_modules(file) for folder in folders for file in folder.glob("*.py")))
+    optional = {"coacd"}
+    needed = {library.module for library in LIBRARIES if library.needed}
+    assert imported - set(sys.stdlib_module_names) - {"sam3d_ros"} - optional <= needed
+
+
+def test_an_executable_without_a_package_of_pip_says_what_to_do(tmp_path):
+    """As on a robot where ROS is installed, and nothing else."""
+    (tmp_path / "numba.py").write_text("raise ModuleNotFoundError(\"No module named 'numba'\", name='numba')")
+    executable = tmp_path / "sam3d_node"
+    template = (ROOT / "cmake" / "executable.in").read_text()
+    executable.write_text(template.replace("@EXECUTABLE_MODULE@", "sam3d_ros.nodes.sam3d_node"))
+    environment = {name: value for name, value in os.environ.items() if name != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])
+    run = subprocess.run([sys.executable, executable], capture_output=True, text=True, timeout=60, env=environment)
+    assert run.returncode == 1
+    assert run.stderr.startswith("sam3d_ros: error: the Python package numba is not installed: `sam3d doctor`")
+    assert "Traceback" not in run.stderr
 
 
 def test_installed_command_runs_outside_of_the_source_tree(tmp_path):

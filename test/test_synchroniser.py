@@ -225,19 +225,35 @@ def test_fault_says_when_a_stream_stopped():
     assert synchroniser.fault(5.0, now=6.1).code == FaultCode.IMAGE_MISSING
 
 
+@pytest.mark.parametrize("first", [IMAGE, DEPTH])
 @pytest.mark.parametrize(("lag_ms", "history", "cause"), [
     (16, 2000, "segmentation is -16.0 ms from the nearest image, sync_slop is 15 ms"),
     (5000, 2000, "segmentation lags by more than history (2 s)"),
     (900_000, 2000, "lags by more than history"),
     (-2_000_000, 2000, "segmentation is stamped by another clock"),
 ])
-def test_fault_says_why_stamps_do_not_match(lag_ms: float, history: int, cause: str):
+def test_fault_says_why_stamps_do_not_match(lag_ms: float, history: int, cause: str, first: str):
     synchroniser = make(history=history)
     for step in range(60):
-        feed(synchroniser, (IMAGE, 100 * step), (DEPTH, 100 * step), (MASKS, 100 * step - lag_ms), now=step / 10)
+        at_once = sorted([(IMAGE, 100 * step), (DEPTH, 100 * step)], key=lambda message: message[0] != first)
+        feed(synchroniser, *at_once, (MASKS, 100 * step - lag_ms), now=step / 10)
     fault = synchroniser.fault(5.0, now=6.0)
     assert fault.code == FaultCode.STAMPS_DO_NOT_MATCH
     assert cause in fault.detail
+    assert f"{DEPTH}: 10.0 Hz, 0.1 s ago, stamp +0.0 ms from the image" in fault.detail
+
+
+@pytest.mark.parametrize(("lag_ms", "size", "is_crowded"), [
+    (1500, 3, True), (0, 30, True), (0, 60, True), (5000, 3, False), (-2_000_000, 3, False)],
+    ids=["lag", "one fits", "none fits", "lags by more than history", "another clock"])
+def test_fault_says_that_memory_does_not_suffice(lag_ms: float, size: int, is_crowded: bool):
+    synchroniser = make(max_bytes=50)
+    for step in range(60):
+        for stream, ms in ((IMAGE, 0), (DEPTH, 0), (MASKS, lag_ms)):
+            synchroniser.add(stream, at(100 * step - ms), stream, 1 if stream == MASKS else size, now=step / 10)
+    fault = synchroniser.fault(5.0, now=6.0)
+    assert fault.code == FaultCode.STAMPS_DO_NOT_MATCH
+    assert ("take more than history_bytes (50)" in fault.detail) == is_crowded
 
 
 def ahead(synchroniser: Synchroniser, *messages: tuple[str, float]) -> list[int]:

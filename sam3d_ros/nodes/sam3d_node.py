@@ -65,9 +65,11 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 
 @dataclass(frozen=True)
 class _Job:
-    """A complete set of a camera, the generation and the settings that it belongs to, the goal that it serves, if any,
-    what is to be reconstructed, once that is known, and whether it is a set ahead of its masks."""
+    """A complete set of a camera, given by its namespace, the generation and the settings that it belongs to, the goal
+    that it serves, if any, what is to be reconstructed, once that is known, and whether it is a set ahead of its masks.
+    """
 
+    camera: str
     match: Match
     generation: int
     settings: Settings
@@ -205,7 +207,7 @@ class Sam3dNode(LifecycleNode):
         except Fault as fault:
             self._diagnostics.report("setup", fault)
         except Exception as error:
-            self._diagnostics.report("setup", self._internal_error(error))
+            self._diagnostics.report("setup", self._fault_of(error))
         else:
             self._diagnostics.report("setup", None)
             return True
@@ -224,7 +226,8 @@ class Sam3dNode(LifecycleNode):
         self._outputs = Outputs(self, settings)
         self._while_configured.callback(self._outputs.destroy)
         self._has_physics = settings.physics
-        self._tracker = Tracker(TrackerConfig(remember=settings.remember), Resting() if settings.physics else None)
+        self._tracker = Tracker(TrackerConfig(remember=settings.remember), Resting() if settings.physics else None,
+                                self._tracker.named)
         self._ahead = Ahead(self._tracker)
         self._builder = Worker(self._rebuild, lambda: 1 / self.settings.reconstruct_hz)
         self._while_configured.callback(self._builder.stop)
@@ -270,7 +273,7 @@ class Sam3dNode(LifecycleNode):
         for camera in self._cameras:
             camera.destroy()
             for source in ("input", "stamps"):
-                self._diagnostics.report(f"{source} {camera.namespace}", None)
+                self._diagnose(source, None, camera.namespace)
         self._cameras.clear()
 
     def _supersede(self) -> None:
@@ -286,8 +289,14 @@ class Sam3dNode(LifecycleNode):
 
     def _forget_faults(self) -> None:
         """Of images and objects that are of no more interest; with the lock held, so that no job reports one after."""
-        for source in ("frame", "ahead", "reconstruction"):
-            self._diagnostics.report(source, None)
+        for camera in self.settings.camera_namespaces:
+            self._forget_images(camera)
+        self._diagnostics.report("reconstruction", None)
+
+    def _forget_images(self, camera: str) -> None:
+        """Forget the faults of a camera's images."""
+        for source in ("frame", "ahead"):
+            self._diagnose(source, None, camera)
 
     def _retire(self) -> None:
         """Forget the objects, and tell everybody so."""
@@ -304,11 +313,11 @@ class Sam3dNode(LifecycleNode):
             self._look_ahead(camera)
             return
         for source in ("input", "stamps"):
-            self._diagnostics.report(f"{source} {camera.namespace}", None)
+            self._diagnose(source, None, camera.namespace)
         if fault := self._shared_frame(camera):
             self._diagnostics.report(f"input {camera.namespace}", fault)
         elif self.settings.enabled:
-            self._follower.put(_Job(match, self._generation, self.settings), camera.namespace)
+            self._follower.put(_Job(camera.namespace, match, self._generation, self.settings), camera.namespace)
 
     def _look_ahead(self, camera: CameraInput) -> None:
         """Have the objects followed into an image whose masks lag, if there is one."""
@@ -316,7 +325,8 @@ class Sam3dNode(LifecycleNode):
         if settings.enabled and settings.follow_ahead and not self._shared_frame(camera) \
                 and (match := camera.synchroniser.ahead()):
             # In a slot of its own: neither it nor a set with masks, which tells more, takes the other's place.
-            self._follower.put(_Job(match, self._generation, settings, is_ahead=True), f"{camera.namespace} ahead")
+            job = _Job(camera.namespace, match, self._generation, settings, is_ahead=True)
+            self._follower.put(job, f"{camera.namespace} ahead")
 
     def _shared_frame(self, camera: CameraInput) -> Fault | None:
         """That another camera has the frame of this one, if so."""
@@ -325,7 +335,7 @@ class Sam3dNode(LifecycleNode):
                      f"'{camera.frame_id}', so that nothing tells where each is") if len(twins) > 1 else None
 
     def _on_fault(self, camera: CameraInput, fault: Fault) -> None:
-        self._diagnostics.report(f"stamps {camera.namespace}", fault)
+        self._diagnose("stamps", fault, camera.namespace)
         if fault.code is FaultCode.CLOCK_JUMPED_BACK:
             self._supersede()
             self._follower.put(None)
@@ -337,7 +347,9 @@ class Sam3dNode(LifecycleNode):
         """Once a period: missing inputs, changed QoS, goals that wait in vain."""
         for camera in self._cameras:
             fault = camera.fault(self.settings.input_timeout)
-            self._diagnostics.report(f"input {camera.namespace}", fault)
+            self._diagnose("input", fault, camera.namespace)
+            if fault:               # what was wrong with the last images is of no more interest
+                self._forget_images(camera.namespace)
             camera.subscribe()
         self._serve_goals()
 
@@ -373,8 +385,8 @@ class Sam3dNode(LifecycleNode):
                         self._publish(self._ahead.objects(view.frame), view)
                     else:
                         self._publish(objects, view)
-                self._diagnostics.report("frame", warnings[0] if warnings else None)
-                self._diagnostics.report("ahead", None)
+                self._diagnose("frame", warnings[0] if warnings else None, job.camera)
+                self._diagnose("ahead", None, job.camera)
                 if asked is None and not self._tracker.waiting:
                     self._diagnostics.report("reconstruction", None)
                 if asked is not None:
@@ -382,7 +394,7 @@ class Sam3dNode(LifecycleNode):
         except _Superseded:
             pass
         except Exception as error:
-            self._report(job, "frame", error)
+            self._report(job, "frame", error, job.camera)
 
     def _follow_ahead(self, job: _Job) -> None:
         """Follow what is known into an image whose masks have not come yet, and publish it."""
@@ -397,17 +409,19 @@ class Sam3dNode(LifecycleNode):
                 self._check(job)
                 self._note(view)
                 self._publish(self._ahead.update(view.frame), view)
-                self._diagnostics.report("ahead", None)
+                self._diagnose("ahead", None, job.camera)
         except _Superseded:
             pass
         except Exception as error:
-            self._report(job, "ahead", error)
+            self._report(job, "ahead", error, job.camera)
 
     def _view(self, job: _Job,
               find_masks: Callable[[Match, Settings], Segmentation]) -> tuple[_View, tuple[Fault, ...]]:
         """The image of a job with its masks, and what is to be warned of.  Raises Fault."""
         started, settings = time.monotonic(), job.settings
         frame = decode_frame(job.match, settings)
+        if not frame.frame_id:
+            raise Fault(FaultCode.FRAME_ID_MISSING)
         target_from_camera = self._target_from_camera(frame, settings)
         gravity_known = settings.target_frame not in ("", frame.frame_id)
         segmentation = find_masks(job.match, settings)
@@ -435,12 +449,12 @@ class Sam3dNode(LifecycleNode):
             self._newest, self._newest_ns[frame.frame_id] = view, frame.stamp_ns
         return is_newest
 
-    def _report(self, job: _Job, source: str, error: Exception) -> None:
+    def _report(self, job: _Job, source: str, error: Exception, camera: str = "") -> None:
         """Diagnose what became of a job, if that is still wanted."""
-        fault = error if isinstance(error, Fault) else self._internal_error(error)
+        fault = error if isinstance(error, Fault) else self._fault_of(error)
         with self._lock, suppress(_Superseded):
             self._check(job)
-            self._diagnostics.report(source, fault)
+            self._diagnose(source, fault, camera)
 
     # Reconstruction, in the builder's thread
 
@@ -545,7 +559,7 @@ class Sam3dNode(LifecycleNode):
         def start(goal: ServerGoalHandle) -> bool:
             match = self._fresh_match(goal.request, now - timeout)
             if match:
-                self._follower.request(_Job(match, self._generation, self.settings, goal))
+                self._follower.request(_Job(self._cameras[0].namespace, match, self._generation, self.settings, goal))
             return match is not None
 
         def lack() -> Fault:
@@ -609,7 +623,7 @@ class Sam3dNode(LifecycleNode):
         except Fault as fault:
             self._goals.abort(goal, str(fault))
         except Exception as error:
-            self._goals.abort(goal, str(self._internal_error(error)))
+            self._goals.abort(goal, str(self._fault_of(error)))
 
     # Services, parameters, diagnostics
 
@@ -639,7 +653,15 @@ class Sam3dNode(LifecycleNode):
             with self._lock:                        # what is being published goes out before this is answered
                 self._forget_faults()
 
-    def _internal_error(self, error: Exception) -> Fault:
+    def _diagnose(self, source: str, fault: Fault | None, camera: str = "") -> None:
+        """Report the state of a source of faults; of several cameras, say which one it is."""
+        if fault and camera and len(self.settings.camera_namespaces) > 1:
+            fault = Fault(fault.code, f"camera {camera}: {fault.detail}".removesuffix(": "))
+        self._diagnostics.report(f"{source} {camera}".strip(), fault)
+
+    def _fault_of(self, error: Exception) -> Fault:
+        if isinstance(error, ModuleNotFoundError):
+            return Fault(FaultCode.PACKAGE_MISSING, str(error))
         log_exception(self, error)
         return Fault(FaultCode.INTERNAL_ERROR, repr(error))
 

@@ -32,6 +32,9 @@ class FaultCode(Enum):
     IMAGE_TRUNCATED = (
         "image data are shorter than step x height, or step is shorter than a row: the publisher is "
         "broken")
+    FRAME_ID_MISSING = (
+        "images carry no frame_id, so that nothing can tell where their objects are: set the camera's frame in its "
+        "driver")
     # depth
     DEPTH_MISSING = "no depth received: check the depth topic, or set use_depth to false"
     DEPTH_ENCODING_UNKNOWN = "depth encoding not supported: use 16UC1 or mono16 (millimetres) or 32FC1 (metres)"
@@ -79,7 +82,8 @@ class FaultCode(Enum):
     CLOCK_JUMPED_BACK = "time went backwards (bag loop or simulation reset): state was cleared"
     STAMPS_DO_NOT_MATCH = (
         "image, depth and segmentation arrive but their stamps never fall within sync_slop of each other: the detector "
-        "must copy its image's stamp; raise history for a slow one, sync_slop for a camera that stamps apart")
+        "must copy its image's stamp; raise history and history_bytes for a slow one, sync_slop for a camera that "
+        "stamps apart")
     # transforms
     TF_MISSING = "the transform from target_frame to the camera is not available: check the TF tree"
     TF_STALE = "the newest transform is older than the image: the transform's publisher has stopped or lags"
@@ -109,6 +113,9 @@ class FaultCode(Enum):
         "folder that can be written")
     # set-up of the node
     PARAMETER_INVALID = "a parameter's value is refused: correct it, then configure the node again"
+    PACKAGE_MISSING = (
+        "a Python package is not installed: `sam3d doctor` tells what is missing and how to get it, and "
+        "requirements.txt lists what a ROS installation lacks")
     # files
     FRAME_FOLDER_INVALID = (
         "the frame folder is incomplete or inconsistent: docs/conventions.md, Frame folder, says what it holds")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from rclpy.node import Node
+from rclpy.qos import ReliabilityPolicy
 from rclpy.subscription import Subscription
 
 from ..perception.faults import Fault
@@ -56,20 +57,25 @@ class CameraInput:
     def fault(self, timeout: float, now: float | None = None) -> Fault | None:
         """Why there has been no complete set for `timeout` seconds, or None.
 
-        An input that is published, but as another type of message, so that it is not received, comes first.
+        An input that is published, but as another type of message or less reliably than wanted, so that it is not
+        received, comes first.
         """
         fault = self.synchroniser.fault(timeout, now)
-        if fault is None or not (others := [*self._other_types()]):
+        if fault is None or not (reasons := [*self._mismatches()]):
             return fault
-        return Fault(fault.code, "; ".join([*others, fault.detail]))
+        return Fault(fault.code, "; ".join([*reasons, fault.detail]))
 
-    def _other_types(self) -> Iterator[str]:
+    def _mismatches(self) -> Iterator[str]:
         for stream, subscription in self._subscriptions.items():
             if self.synchroniser.status[stream].arrival is None:
                 topic, wanted = subscription.topic_name, type_name(self._types[stream])
-                published = {publisher.topic_type for publisher in self._node.get_publishers_info_by_topic(topic)}
+                publishers = self._node.get_publishers_info_by_topic(topic)
+                published = {publisher.topic_type for publisher in publishers}
+                offered = {publisher.qos_profile.reliability for publisher in publishers}
                 if published and wanted not in published:
                     yield f"{topic} is published as {', '.join(sorted(published))}, not as {wanted}"
+                elif self._reliability == "reliable" and offered == {ReliabilityPolicy.BEST_EFFORT}:
+                    yield f"{topic} is published best effort, and parameter reliability is reliable: set it to auto"
 
     def destroy(self) -> None:
         """Release the subscriptions."""

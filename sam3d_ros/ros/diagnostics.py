@@ -103,6 +103,8 @@ class Diagnostics:
         values = {"code": code.name if code else "OK"}
         if fault:
             values |= {"detail": fault.detail, "advice": fault.code.advice}
+        if others := [str(other) for other in self._faults.values() if str(other) != str(fault)]:
+            values["also"] = "; ".join(others)
         self._publish(level(fault), str(fault) if fault else "OK", values)
 
     def _publish(self, severity: bytes, text: str, values: dict[str, str]) -> None:

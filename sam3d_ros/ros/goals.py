@@ -82,7 +82,8 @@ class Goals:
         def deliver(handle: ServerGoalHandle) -> Reconstruct.Result:
             if handle.is_cancel_requested:
                 handle.canceled()
-            elif result.success:
+                return result if result.success else Reconstruct.Result(message="cancelled")
+            if result.success:
                 handle.succeed()
             else:
                 handle.abort()

@@ -84,7 +84,10 @@ def decode_depth(message: Image) -> np.ndarray:
     """
     if message.encoding not in DEPTH_ENCODINGS:
         raise Fault(FaultCode.DEPTH_ENCODING_UNKNOWN, f"got '{message.encoding}'")
-    raw = decode_pixels(message)
+    try:
+        raw = decode_pixels(message)
+    except Fault as fault:
+        raise Fault(fault.code, f"depth_image: {fault.detail}") from None
     if raw.dtype == np.float32:
         return np.where((raw > 0) & (raw < np.inf), raw, np.float32(0))
     # Divided, not multiplied by 0.001: the nearest float32 to the metres, as a 32FC1 publisher computes it.

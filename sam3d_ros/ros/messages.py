@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -245,10 +245,13 @@ class PlanningSceneTracker:
 
     An object that is hidden stays where it was last seen: it is an obstacle all the same.  One that the robot holds is
     its own affair: it is left alone until it is let go, and then added anew.
+
+    place: before the objects' ids, which other nodes may give as well
     """
 
-    def __init__(self, moveit_msgs: ModuleType):
+    def __init__(self, moveit_msgs: ModuleType, place: str):
         self._msgs = moveit_msgs
+        self._place = place
         # id -> revision that was added; None: to be added anew
         self._revisions: dict[str, int | None] = {}
         self._attached: set[str] = set()
@@ -258,13 +261,20 @@ class PlanningSceneTracker:
     def note_attached(self, robot_state: object) -> None:
         """Take in which objects the robot holds: the robot_state of a moveit_msgs/PlanningScene."""
         objects = [attached.object for attached in robot_state.attached_collision_objects]
-        held = {o.id for o in objects if o.operation != self._msgs.CollisionObject.REMOVE}
+        held = self._own(o.id for o in objects if o.operation != self._msgs.CollisionObject.REMOVE)
         with self._lock:
             if robot_state.is_diff:
-                held |= self._attached - {o.id for o in objects}
+                held |= self._attached - self._own(o.id for o in objects)
             for identity in self._attached | held:
                 self._revisions.pop(identity, None)
             self._attached = held
+
+    def note_world(self, names: Iterable[str]) -> None:
+        """Take in the names of all that is in the planning scene.  What is there of an earlier run of this node, which
+        ended without a word, goes with the next update."""
+        with self._lock:
+            for identity in self._own(names) - self._attached:
+                self._revisions.setdefault(identity, None)
 
     def add_anew(self) -> None:
         """Take it that a planner has come that knows nothing: the next update adds everything.  Others still learn what
@@ -312,7 +322,12 @@ class PlanningSceneTracker:
         return objects
 
     def _object(self, identity: str, pose: Pose, header: Header, operation: bytes) -> object:
-        return self._msgs.CollisionObject(header=header, id=identity, pose=pose, operation=operation)
+        return self._msgs.CollisionObject(header=header, id=f"{self._place}/{identity}", pose=pose, operation=operation)
+
+    def _own(self, names: Iterable[str]) -> set[str]:
+        """Ids of those among the objects with these names that are this node's."""
+        parts = (name.rpartition("/") for name in names)
+        return {identity for place, _, identity in parts if place == self._place}
 
 
 def _shape_mesh(vertices: np.ndarray, triangles: np.ndarray) -> Mesh:

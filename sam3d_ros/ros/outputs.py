@@ -9,6 +9,7 @@ import numpy as np
 from geometry_msgs.msg import PoseArray
 from rclpy.lifecycle import LifecycleNode
 from rclpy.lifecycle.publisher import LifecyclePublisher
+from rclpy.task import Future
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Float64, Header
 from visualization_msgs.msg import MarkerArray
@@ -66,7 +67,10 @@ class Outputs:
             self._detections = self._create(self._vision_msgs.Detection3DArray, "detections_3d")
         if moveit_msgs:
             self._scene = self._create(moveit_msgs.PlanningScene, "planning_scene")
-        self._monitor = None
+        # Transforms and planning scenes are shared by all nodes of a robot.
+        self._place = f"sam3d{node.get_namespace().rstrip('/')}"
+        self._monitor = self._client = None
+        self._is_world_known = False
         self._header: Header | None = None
         self._schedule = MeshSchedule()
         self._listeners = _Listeners(node, self._objects)
@@ -74,8 +78,10 @@ class Outputs:
         self._marked = self._planned = 0.0
         self._marked_revisions: dict[str, int] = {}
         self._marker_tracker = MarkerTracker()
-        self._scene_tracker = PlanningSceneTracker(moveit_msgs) if moveit_msgs else None
+        self._scene_tracker = PlanningSceneTracker(moveit_msgs, self._place) if moveit_msgs else None
         if moveit_msgs:
+            self._moveit_msgs = moveit_msgs
+            self._client = node.create_client(optional("moveit_msgs.srv").GetPlanningScene, "get_planning_scene")
             self._monitor = node.create_subscription(
                 moveit_msgs.PlanningScene, "monitored_planning_scene",
                 lambda scene: self._scene_tracker.note_attached(scene.robot_state), RESULTS)
@@ -84,6 +90,7 @@ class Outputs:
         """Release the publishers."""
         if self._monitor:
             self._node.destroy_subscription(self._monitor)
+            self._node.destroy_client(self._client)
         for publisher in self._publishers:
             self._node.destroy_lifecycle_publisher(publisher)
 
@@ -102,7 +109,7 @@ class Outputs:
         self._publish_objects(placed, meshes)
         seen = [p for p in placed if p.seen]
         if settings.publish_tf and transforms:
-            transforms.broadcast({f"sam3d/{p.id}": p.target_from_object for p in seen}, header)
+            transforms.broadcast({f"{self._place}/{p.id}": p.target_from_object for p in seen}, header)
         if self._scene:
             self._publish_scene(placed, header, now)
         marked = placed if settings.publish_markers else []       # switched off, those that are shown go
@@ -144,9 +151,22 @@ class Outputs:
             return
         if self._planners.have_come(now):
             tracker.add_anew()
+            self._is_world_known = False
+        if not self._is_world_known and self._client.service_is_ready():
+            self._is_world_known = True
+            self._ask_for_world()
         if tracker.is_news(placed) or now - self._planned > _PLANNING_PERIOD:
             self._planned = now
             self._scene.publish(tracker.update(placed, header))
+
+    def _ask_for_world(self) -> None:
+        """Have the planning scene tell what is in it: maybe what an earlier run of this node left there."""
+        def note(future: Future) -> None:
+            self._scene_tracker.note_world(o.id for o in future.result().scene.world.collision_objects)
+        components = self._moveit_msgs.PlanningSceneComponents
+        request = self._client.srv_type.Request(
+            components=components(components=components.WORLD_OBJECT_NAMES))
+        self._client.call_async(request).add_done_callback(note)
 
     def _is_marker_time(self, placed: Sequence[PlacedObject], now: float) -> bool:
         revisions = {p.id: p.revision for p in placed}

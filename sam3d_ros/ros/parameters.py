@@ -102,7 +102,8 @@ class Settings:
         True, "publish `object_points`, the points seen (only while somebody listens)", live=True)
     publish_debug_image: bool = _parameter(True, "publish `debug/image` (only while somebody listens)", live=True)
     publish_planning_scene: bool = _parameter(False, "publish `planning_scene` diffs for MoveIt. Needs moveit_msgs")
-    publish_tf: bool = _parameter(False, "broadcast each object's pose as frame sam3d/<id>. Needs tf2_ros")
+    publish_tf: bool = _parameter(False, "broadcast each object's pose as frame sam3d/<id>, or, in a namespace, "
+                                           "sam3d/<namespace>/<id>. Needs tf2_ros")
     diagnostics_period: float = _parameter(1.0, "time between messages on /diagnostics; a new fault is sent at once",
                                            unit="s", low=0.05, high=60.0)
     # Start

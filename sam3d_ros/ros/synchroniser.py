@@ -74,6 +74,12 @@ class StreamStatus:
         self.taken, self.newest_ns = now, stamp_ns
         self.refused = self.refused_ns = 0
 
+    def see_image(self, stamp_ns: int) -> None:
+        """Note an image that came after the newest message: it may be the one that this belongs to."""
+        offset_ns = self.newest_ns - stamp_ns
+        if self.newest_ns and (self.offset_ns is None or abs(offset_ns) < abs(self.offset_ns)):
+            self.offset_ns = offset_ns
+
     def refuse(self, stamp_ns: int) -> None:
         """Note that the message was refused."""
         self.refused = self.refused + 1 if stamp_ns > self.refused_ns else 1
@@ -112,6 +118,7 @@ class Synchroniser:
         self._camera_info: Any = None
         self._kept: dict[str, list[_Entry]] = {s: [] for s in self.status if s != CAMERA_INFO}
         self._bytes = 0
+        self._crowded: float | None = None      # when messages were last dropped for want of memory
         self._ahead_ns = 0              # stamp of the last set that `ahead` returned
         self._passed_over = False       # whether the newest complete set came without the masks of those before it
         self._started: float | None = None
@@ -152,7 +159,10 @@ class Synchroniser:
         self._bytes += size
         image = self._nearest(IMAGE, stamp_ns)
         status.offset_ns = None if image is None else stamp_ns - image.stamp_ns
-        self._evict()
+        if stream == IMAGE:
+            for other in self.status.values():
+                other.see_image(stamp_ns)
+        self._evict(now)
         if jumped:
             raise Fault(FaultCode.CLOCK_JUMPED_BACK, f"{behind / 1e9:.1f} s on {stream}")
         return self._emit(now)
@@ -231,6 +241,8 @@ class Synchroniser:
         for stream in self.required:
             if stream != CAMERA_INFO and self._since(self.status[stream].taken, now) > timeout:
                 return f"{stream} is refused: its stamps are missing or do not rise"
+        if self._crowded is not None and now - self._crowded < timeout and self._is_image_gone():
+            return f"messages that wait for the others take more than history_bytes ({self.max_bytes})"
         for stream in self._kept:
             offset = self.status[stream].offset_ns
             if stream == IMAGE or offset is None or abs(offset) <= self.slop_ns:
@@ -241,6 +253,12 @@ class Synchroniser:
                 return f"{stream} lags by more than history ({self.history_ns / 1e9:g} s)"
             return f"{stream} is {offset / 1e6:+.1f} ms from the nearest image, sync_slop is {self.slop_ns / 1e6:g} ms"
         return "stamps of depth and segmentation fit different images"
+
+    def _is_image_gone(self) -> bool:
+        """Whether the image that a stream's newest message belongs to would be in the history still, and is not."""
+        newest = self.status[IMAGE].newest_ns
+        oldest = self._kept[IMAGE][0].stamp_ns if self._kept[IMAGE] else newest + 1
+        return any(newest - self.history_ns <= self.status[stream].newest_ns < oldest for stream in self._kept)
 
     def _emit(self, now: float) -> Match | None:
         alive = [s for s in self.optional if self.status[s].taken is not None
@@ -292,13 +310,14 @@ class Synchroniser:
         at = bisect_left(entries, stamp_ns, key=_stamp)
         return min(entries[max(0, at - 1):at + 1], key=lambda e: abs(e.stamp_ns - stamp_ns), default=None)
 
-    def _evict(self) -> None:
+    def _evict(self, now: float) -> None:
         for stream in self._kept:  # each by its own newest stamp: another's clock may be wrong
             oldest_ns = self.status[stream].newest_ns - self.history_ns
             self._drop(stream, bisect_left(self._kept[stream], oldest_ns, key=_stamp))
         while self._bytes > self.max_bytes:
             oldest = min((s for s in self._kept if self._kept[s]), key=lambda s: self._kept[s][0].stamp_ns)
             self._drop(oldest, 1)
+            self._crowded = now
 
     def _drop(self, stream: str, count: int) -> None:
         self._bytes -= sum(entry.size for entry in self._kept[stream][:count])

@@ -54,6 +54,7 @@ class Tracker:
     """Follows the objects of a scene; for one thread at a time.
 
     resting: puts the objects at rest after each reconstruction; None: they are where the depth says
+    named: how many objects have got an id, by this tracker and those before it
     tracks: id -> track; frame: the newest image; unknown: its instances that are no known object; waiting: those that
     are none either, and of which none could be made a moment ago
     shared: labels of its masks that show more than one known object, of which nothing is made
@@ -61,9 +62,10 @@ class Tracker:
     counts all changes
     """
 
-    def __init__(self, config: TrackerConfig = TrackerConfig(), resting: Resting | None = None):
+    def __init__(self, config: TrackerConfig = TrackerConfig(), resting: Resting | None = None, named: int = 0):
         self.config = config
         self._resting = resting
+        self.named = named
         self.tracks: dict[str, Track] = {}
         self.unknown: tuple[Instance, ...] = ()
         self.waiting: tuple[Instance, ...] = ()
@@ -73,7 +75,6 @@ class Tracker:
         self.generation = self.updates = 0
         self.frame: Frame | None = None
         self.areas: dict[int, float] = {}
-        self._count = 0
         self._newest_ns: dict[str, int] = {}       # camera -> stamp of its newest image
         self._scene_from_camera: dict[str, np.ndarray] = {}
         self._camera_speed: dict[str, tuple[np.ndarray, int]] = {}
@@ -429,10 +430,10 @@ class Tracker:
 
     def _add(self, request: Request, item: Rebuilt) -> Track:
         """A new object, with an id of its own."""
-        self._count += 1
+        self.named += 1
         stamp_ns = request.frame.stamp_ns
         mesh = item.mesh
-        track = Track(f"object_{self._count}", mesh, item.shape, item.solid,
+        track = Track(f"object_{self.named}", mesh, item.shape, item.solid,
                       motion.first_belief(item.scene_from_object), mesh.class_id, stamp_ns, stamp_ns, stamp_ns,
                       label=item.label, score=mesh.score, detector_id=mesh.detector_id, attempted_ns=stamp_ns)
         self.tracks[track.id] = track
