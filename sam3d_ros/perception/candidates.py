@@ -122,10 +122,7 @@ def _candidate(frame: Frame, instance: Instance, window: _Window | None, views: 
     own, off = points[::step], off_support(points[::step], plane)
     unread = NO_POINTS if instance.is_box else _unread(coarse, instance.label, part)[::step]
     black = _as_far_as_read(unread, own[off]) if len(unread) > _MUCH_UNREAD * len(own) else NO_POINTS
-    cube = fit_cube(np.concatenate([own, black]), up, further)
-    if not off.all():
-        without = fit_cube(np.concatenate([own[off], black]), up, further)
-        cube = without if without.edge < _MUCH_SUPPORT * cube.edge else cube
+    cube = _cube(own, off, black, up, further)
     if (extent := cube.edge / EDGE_PER_EXTENT) > _LARGEST:
         return rejection(instance, FaultCode.OBJECT_TOO_LARGE, f"{extent:.3g} m")
     is_doubtful = instance.is_box or is_torn or readings < max(_FEW_POINTS * min_points, _LEAST_READ * pixels) or \
@@ -134,6 +131,19 @@ def _candidate(frame: Frame, instance: Instance, window: _Window | None, views: 
     return Candidate(instance, readings, points, rows * every, columns * every, seen=seen[off_support(seen, plane)],
                      unread=unread, outline=NO_POINTS, cube=cube,
                      status=Status.LOW_QUALITY if is_doubtful else Status.OK)
+
+
+def _cube(own: np.ndarray, off: np.ndarray, black: np.ndarray, up: np.ndarray, further: np.ndarray) -> Cube:
+    """Cube of an object's readings, points (P, 3), without those on the support if these make much of it.
+
+    off: (P,) bool, which are off the support; black: (Q, 3), where it may be that gives no reading; up, further: as of
+    `fit_cube`
+    """
+    cube = fit_cube(np.concatenate([own, black]), up, further)
+    if off.all():
+        return cube
+    without = fit_cube(np.concatenate([own[off], black]), up, further)
+    return without if without.edge < _MUCH_SUPPORT * cube.edge else cube
 
 
 def _no_object(instance: Instance, found: str, count: int, labels: np.ndarray, window: _Window | None,
