@@ -178,16 +178,16 @@ def test_a_goal_among_images_that_are_worked_on():
 
 
 def test_a_goal_while_the_camera_moves_answers_in_the_target_frame(monkeypatch: pytest.MonkeyPatch):
-    """0.1 m/s to the right, looking down from 1 m; the pipeline takes a second."""
+    """5 cm/s to the right, looking down from 1 m, so that the object stays in view; the pipeline takes a second."""
     provide_tf2_ros(monkeypatch)
     with Rig(BlockPipeline(delay=1.0), target_frame="base", enabled=False) as rig:
         start = rig.stamp
         for seconds in (0, 20):
-            rig.set_transform(np.array([[1, 0, 0, 0.1 * seconds], [0, -1, 0, 0], [0, 0, -1, 1.0], [0, 0, 0, 1]]),
+            rig.set_transform(np.array([[1, 0, 0, 0.05 * seconds], [0, -1, 0, 0], [0, 0, -1, 1.0], [0, 0, 0, 1]]),
                               seconds)
 
         def picture() -> dict[str, Any]:
-            return scene(shift=round(0.1 * (rig.stamp + 40_000_000 - start) / 1e9 * FOCAL / OBJECT))
+            return scene(shift=round(0.05 * (rig.stamp + 40_000_000 - start) / 1e9 * FOCAL / OBJECT))
         for enabled in (False, True):
             rig.node.set_parameters([Parameter("enabled", value=enabled)])
             response = Goal(rig, Reconstruct.Goal(labels=[7])).result(picture)
