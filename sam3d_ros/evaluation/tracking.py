@@ -132,7 +132,7 @@ def run(pipeline: Pipeline, stage: Stage, disturbance: Disturbance) -> dict[str,
     """One scene from beginning to end; its report."""
     stage.rewind()
     tracker, judge = Tracker(), Judge(stage.objects)
-    pending: tuple[float, Request, list[Rebuilt]] | None = None
+    pending: tuple[float, Request, list[Rebuilt], np.ndarray | None] | None = None
     next_request, rebuilt = 0.0, 0
     presence: Counter = Counter()
     update_ms: list[float] = []
@@ -145,11 +145,11 @@ def run(pipeline: Pipeline, stage: Stage, disturbance: Disturbance) -> dict[str,
         judge.judge(tracker, seen, moment)
         presence.update(item.presence.value for item in seen)
         if pending and now >= pending[0]:
-            tracker.absorb(pending[1], pending[2])
+            tracker.absorb(*pending[1:])
             pending = None
         if pending is None and now >= next_request and (asked := rebuild.request(tracker)):
             result = rebuild.run(pipeline, asked)
-            pending = (now + RECONSTRUCTION_LAG, asked, rebuild.prepare(asked, result.objects))
+            pending = (now + RECONSTRUCTION_LAG, asked, rebuild.prepare(asked, result.objects), result.plane)
             next_request, rebuilt = now + RECONSTRUCTION_PERIOD, rebuilt + len(asked.frame.instances)
     return _report(judge, stage) | {
         "seed": stage.seed, "camera_pose_given": disturbance.world, "masks_dropped": disturbance.drop,
