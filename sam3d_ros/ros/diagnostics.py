@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
@@ -19,6 +19,8 @@ _WARNINGS = frozenset({
 })
 # The code, in place of a fault's name, while a set-up goes on that takes long.
 CONFIGURING = "CONFIGURING"
+# Sources of the faults of one camera: its messages; what they hold, in images with and ahead of their masks.
+INPUTS, IMAGES = ("input", "stamps"), ("frame", "ahead")
 
 
 def level(fault: Fault | None) -> bytes:
@@ -124,3 +126,26 @@ class Diagnostics:
             logger.warning(str(fault))
         else:
             logger.error(str(fault))
+
+
+class CameraDiagnostics(Diagnostics):
+    """Diagnostics of a node whose cameras have faults of their own; with several, a fault says which camera it is of.
+
+    cameras: gives their namespaces; other arguments as of `Diagnostics`
+    """
+
+    def __init__(self, node: Node, task: str, period: float, values: Callable[[], Mapping[str, str]],
+                 cameras: Callable[[], Sequence[str]]):
+        super().__init__(node, task, period, values)
+        self._cameras = cameras
+
+    def report(self, source: str, fault: Fault | None, camera: str = "") -> None:
+        """As `Diagnostics.report`; camera: namespace of the one whose source it is, empty if it is not a camera's."""
+        if fault and camera and len(self._cameras()) > 1:
+            fault = Fault(fault.code, f"camera {camera}: {fault.detail}".removesuffix(": "))
+        super().report(f"{source} {camera}".strip(), fault)
+
+    def forget(self, sources: Sequence[str], camera: str) -> None:
+        """Forget the faults of some sources of a camera."""
+        for source in sources:
+            self.report(source, None, camera)
