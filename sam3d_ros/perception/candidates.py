@@ -107,12 +107,9 @@ def _candidate(frame: Frame, instance: Instance, window: _Window | None, views: 
         return Candidate(instance, pixels, NO_POINTS, rows * every, columns * every, seen=NO_POINTS, unread=NO_POINTS,
                          outline=_outline(coarse, rows, columns),
                          cube=fit_cube_to_mask(rows, columns, coarse.intrinsics, up), status=Status.LOW_QUALITY)
-    points = back_project(coarse.depth, coarse.intrinsics, rows, columns)
+    points, is_torn = back_project(coarse.depth, coarse.intrinsics, rows, columns), False
     if len(points) * every ** 2 >= min_points:
-        keep = in_one_piece(coarse, rows, columns, points, off_support(points, plane))
-        above = keep if plane is None else points @ plane[:3] + plane[3] > CLEARANCE
-        is_torn = beyond_a_step(coarse, rows[above], columns[above], points[above]) > _MOST_TORN
-        keep[keep] = inlier_points(points[keep])
+        keep, is_torn = _of_one_object(coarse, rows, columns, points, plane)
         rows, columns, points = rows[keep], columns[keep], points[keep]
     readings = len(points) * every ** 2
     if rejected := _no_object(instance, f"{readings} readings", readings, given, window, min_points):
@@ -131,6 +128,17 @@ def _candidate(frame: Frame, instance: Instance, window: _Window | None, views: 
     return Candidate(instance, readings, points, rows * every, columns * every, seen=seen[off_support(seen, plane)],
                      unread=unread, outline=NO_POINTS, cube=cube,
                      status=Status.LOW_QUALITY if is_doubtful else Status.OK)
+
+
+def _of_one_object(frame: Frame, rows: np.ndarray, columns: np.ndarray, points: np.ndarray,
+                   plane: np.ndarray | None) -> tuple[np.ndarray, bool]:
+    """Which of a mask's readings, points (P, 3) at rows and columns (P,), are of one object, (P,) bool; and whether a
+    step in depth divides them, so that they may be of two."""
+    keep = in_one_piece(frame, rows, columns, points, off_support(points, plane))
+    above = keep if plane is None else points @ plane[:3] + plane[3] > CLEARANCE
+    is_torn = beyond_a_step(frame, rows[above], columns[above], points[above]) > _MOST_TORN
+    keep[keep] = inlier_points(points[keep])
+    return keep, is_torn
 
 
 def _cube(own: np.ndarray, off: np.ndarray, black: np.ndarray, up: np.ndarray, further: np.ndarray) -> Cube:
