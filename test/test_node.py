@@ -332,6 +332,7 @@ def test_objects_as_tf_frames(monkeypatch: pytest.MonkeyPatch):
         sent: list[TransformStamped] = []
         monkeypatch.setattr(rig.node._transforms._broadcaster, "sendTransform", sent.extend)
         result = rig.good()
+        rig.wait(lambda: any(t.header.stamp == result.header.stamp for t in sent))     # sent after `objects`
         frame = next(t for t in sent if t.header.stamp == result.header.stamp)
         child = f"sam3d/{rig.namespace}/{result.objects[0].id}"
         assert (frame.header.frame_id, frame.child_frame_id) == ("camera", child)
