@@ -16,22 +16,22 @@ from .mirrored import without_mirror_images
 from .objects import Rejection, Status
 from .outline import hidden_share
 from .pieces import beyond_a_step, in_one_piece
-from .support import CLEARANCE, off_support
+from .support import ON_SUPPORT, off_support
 
 _FEW_POINTS = 4                 # times min_points: below, a result is marked LOW_QUALITY
 _LEAST_READINGS, _ENOUGH_POINTS = 4, 4000       # of a view, to find an object's cube and surface by
 _MOST_HIDDEN = 0.25             # share of the outline that others hide: above, a result is marked LOW_QUALITY
 _MASK_EDGE = 2                  # pixels of a mask's border that may belong to what is beside the object
 _BOX_CLEARANCE = 0.008          # metres above the support from which a box's content counts as the object
-_MUCH_SUPPORT = 0.8             # of the extent: readings of the support that make more of it count no more for the cube
+_MUCH_SUPPORT = 0.8             # of the cube's edge: if less is left without the support's readings, these do not count
 _MANY_PIXELS = 100_000          # of a mask, which are enough; one of four times as many is thinned out
 _LARGEST = 2.0                  # metres that an object's readings may span, far more than the model is trained for
-_MUCH_UNREAD = 0.15             # of the readings: fewer pixels without one are noise and edges
+_MUCH_UNREAD = 0.15             # pixels without a reading, per reading: fewer are noise and edges
 _LEAST_READ = 0.25              # share of a mask's pixels that give readings of it: below, a result is LOW_QUALITY
 _MOST_TORN = 0.2                # share of the readings beyond a step in depth: above, a result is LOW_QUALITY
 _SPARSE = 0.1                   # share of its bounding box that a mask fills: below, it may be scattered pixels
-_APART = 2                      # pixels within which a pixel of an object has another one of it
-_LEAST_TOGETHER = 0.5           # share of a mask's pixels that have: below, it is no object's
+_APART = 2                      # pixels: within these, a pixel of an object has another one of it
+_LEAST_TOGETHER = 0.5           # share of a mask's pixels that have another so near: below, it is no object
 
 _Window = tuple[slice, slice]   # rows and columns of a bounding box
 
@@ -135,7 +135,7 @@ def _of_one_object(frame: Frame, rows: np.ndarray, columns: np.ndarray, points: 
     """Which of a mask's readings, points (P, 3) at rows and columns (P,), are of one object, (P,) bool; and whether a
     step in depth divides them, so that they may be of two."""
     keep = in_one_piece(frame, rows, columns, points, off_support(points, plane))
-    above = keep if plane is None else points @ plane[:3] + plane[3] > CLEARANCE
+    above = keep if plane is None else points @ plane[:3] + plane[3] > ON_SUPPORT
     is_torn = beyond_a_step(frame, rows[above], columns[above], points[above]) > _MOST_TORN
     keep[keep] = inlier_points(points[keep])
     return keep, is_torn

@@ -34,7 +34,7 @@ def in_one_piece(frame: Frame, rows: np.ndarray, columns: np.ndarray, points: np
     hide what joins two parts, and so may glass, through which the mask's own pixels show what is behind.
     """
     top, left = rows.min(), columns.min()
-    depth = _window(rows, columns, points)
+    depth = _depth_image(rows, columns, points)
     piece = _pieces(depth, _STEEPEST / frame.intrinsics.fx, _BESIDE)[rows - top, columns - left]
     sizes = np.bincount(piece)
     if sizes.max() >= _WHOLE * len(piece):
@@ -70,12 +70,12 @@ def beyond_a_step(frame: Frame, rows: np.ndarray, columns: np.ndarray, points: n
     """
     if not len(points):
         return 0.0
-    depth = _window(rows, columns, points)
+    depth = _depth_image(rows, columns, points)
     piece = _pieces(depth, _STEEPEST / frame.intrinsics.fx, max(depth.shape))[depth > 0]
     return float(np.sort(np.bincount(piece, minlength=2))[-2] / len(points))
 
 
-def _window(rows: np.ndarray, columns: np.ndarray, points: np.ndarray) -> np.ndarray:
+def _depth_image(rows: np.ndarray, columns: np.ndarray, points: np.ndarray) -> np.ndarray:
     """(H, W) float32, the depth of points (N, 3) in the bounding box of their pixels, 0 where there is none."""
     top, left = rows.min(), columns.min()
     depth = np.zeros((rows.max() - top + 1, columns.max() - left + 1), np.float32)

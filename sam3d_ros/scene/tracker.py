@@ -28,17 +28,23 @@ from .resting import Resting
 from .shape import make_shape
 from .track import Presence, Rebuilt, Request, Track, TrackedObject
 
-# While the camera's own motion is still to be found, metres; and how long it is taken to go on as it went, seconds.
+# Before the camera's own motion is known: metres from a surface within which readings are taken as its own; and
+# seconds for which the camera is expected to go on moving as it did.
 _NEAR_CAMERA, _LONGEST_GLIDE = 0.03, 0.3
-_LEAST_CONFIRMED = 0.35   # of the visible samples, where there is no mask; while masks are due, of the uncovered ones
-_GONE = 0.6               # of the visible samples missing: it is not there any more
+# Share of the visible samples that the depth must confirm for an object without a mask to count as seen; while masks
+# are due, of those samples that nothing covers.
+_LEAST_CONFIRMED = 0.35
+_GONE = 0.6               # share of the visible samples: if so many are missing, the object is not there any more
 _SEARCHES = 4             # in one image at most: each takes milliseconds
-_LOST_SECONDS = 10.0      # of motion that nobody saw: after that the new place is all that is known
-_VOUCHED_NS = 1_000_000_000    # so long what a camera's newest image shows counts as seen in those of others
-_SAME_PLACE = 0.5         # of the diagonal: a rebuilt object whose centre is farther from a known one is another
-_LEAST_PLACE = 0.03       # metres
-_LESS_IN_VIEW = 0.5       # of what its mesh was made from: a new mesh of less does not take its place
-_REFUSED_NS = 3_000_000_000   # so long after that, a mask of as little there is not asked for again
+_LOST_SECONDS = 10.0      # of unseen motion, assumed for an object that is found again: its old pose then hardly counts
+# An object that is in one camera's newest image counts as seen in those of the others, too, for this long.
+_VOUCHED_NS = 1_000_000_000
+# A rebuilt object is a new one if its centre is farther from a known one's than this share of the smaller diagonal, and
+# than so many metres.
+_SAME_PLACE, _LEAST_PLACE = 0.5, 0.03
+# A new mesh does not replace one that was made from more of the object in view: it must have at least this share of
+# that area.  For so long afterwards, a mask there that shows as little is not reconstructed again.
+_LESS_IN_VIEW, _REFUSED_NS = 0.5, 3_000_000_000
 
 
 @dataclass(frozen=True)
@@ -55,9 +61,10 @@ class Tracker:
 
     resting: puts the objects at rest after each reconstruction; None: they are where the depth says
     named: how many objects have got an id, by this tracker and those before it
-    tracks: id -> track; frame: the newest image; unknown: its instances that are no known object; waiting: those that
-    are none either, and of which none could be made a moment ago
-    shared: labels of its masks that show more than one known object, of which nothing is made
+    tracks: id -> track; frame: the newest image
+    unknown: instances of it that are no known object; waiting: others that are none either, but whose reconstruction
+    failed a moment ago
+    shared: labels of its masks that show more than one known object; no mesh is made from them
     areas: label -> m^2 that the newest image shows of that instance; generation: counts the calls of `clear`; updates:
     counts all changes
     """
