@@ -32,7 +32,7 @@ from .surface import Surface, extract_surface
 from .uncertainty import pose_uncertainty
 
 _PLANE_SCALE_STD, _MODEL_SCALE_STD = 0.1, 0.5   # 1 sigma of the scale factor without depth
-_MOST_VIEWS = 8                  # of one object that are fused
+_MOST_FUSED_VIEWS = 8            # of one object, the present one among them
 
 # OpenBLAS's threads spin for tens of milliseconds after a product, on the cores that the network needs next.
 _one_blas_thread = ThreadpoolController().wrap(limits=1, user_api="blas")
@@ -121,7 +121,7 @@ class Pipeline:
         with clock("evidence"):
             plane = support_plane(frame)
             up = _up(frame, plane)
-            views = {label: tuple(seen)[:_MOST_VIEWS - 1] for label, seen in (earlier or {}).items()}
+            views = {label: tuple(seen)[:_MOST_FUSED_VIEWS - 1] for label, seen in (earlier or {}).items()}
             frame, candidates, rejections = find_candidates(grown_masks(frame, plane), frame.labels, plane, up, views,
                                                             self.config.min_points, self.config.max_objects)
         if not candidates:

@@ -13,7 +13,7 @@ _PLANE_TOLERANCE = 0.006        # metres at 1 m
 _LEVEL = np.cos(np.deg2rad(25))  # cosine between up and the normal of what can be a support
 _LEAST_ABOVE = 0.2              # share of an object's points: below, it is as flat as what it lies on
 ON_SUPPORT = 0.003              # metres above the support: a reading nearer than this may be the support's
-_MOST_PLANES = 3                # that are looked at: a corner's two walls may be larger than what stands before them
+_MOST_PLANES = 3                # that are tried, the largest first: two walls may be larger than the table before them
 
 
 def support_plane(frame: Frame) -> np.ndarray | None:

@@ -93,7 +93,7 @@ class CameraInput:
 
 
 def shared_frame(camera: CameraInput, cameras: Iterable[CameraInput]) -> Fault | None:
-    """That another one of the cameras has the frame of this one, if so."""
+    """The fault that another camera's images have the same frame_id as this one's; None if that is not so."""
     twins = [other.namespace for other in cameras if camera.frame_id and other.frame_id == camera.frame_id]
     return Fault(FaultCode.PARAMETER_INVALID, f"parameter cameras: {' and '.join(twins)} share the frame "
                  f"'{camera.frame_id}', so that nothing tells where each is") if len(twins) > 1 else None

@@ -45,7 +45,7 @@ class DecodedSet:
 def decode_set(match: Match, settings: Settings, transforms: Transforms | None,
                find_masks: Callable[[Match, Settings], Segmentation],
                is_ahead: bool = False) -> tuple[DecodedSet, tuple[Fault, ...]]:
-    """Decode a set; and warnings of its masks.  Waits for the camera's transform.
+    """Decode a set, for which the camera's transform is waited for.  Returns it, and warnings about its masks.
 
     find_masks: gives the masks of the set; may raise Fault.
     Raises Fault FRAME_ID_MISSING, those of `decode_frame`, `target_from_camera` and `check_frame`.

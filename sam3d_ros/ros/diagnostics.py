@@ -11,7 +11,7 @@ from rclpy.node import Node
 
 from ..perception.faults import Fault, FaultCode
 
-# Faults after which results are still right, if fewer, or the next input may be good; all others are errors.
+# Faults that are warnings: results are right, if fewer, or the next input may be good again.  All others are errors.
 _WARNINGS = frozenset({
     FaultCode.MASK_EMPTY, FaultCode.TOO_MANY_OBJECTS, FaultCode.TOO_FEW_POINTS, FaultCode.SHAPE_NOT_FOUND,
     FaultCode.OBJECT_TOO_LARGE, FaultCode.MASK_SCATTERED, FaultCode.MASK_INVALID,
@@ -19,7 +19,7 @@ _WARNINGS = frozenset({
 })
 # The code, in place of a fault's name, while a set-up goes on that takes long.
 CONFIGURING = "CONFIGURING"
-# Sources of the faults of one camera: its messages; what they hold, in images with and ahead of their masks.
+# Sources of one camera's faults: its messages; and its images, with their masks and ahead of them.
 INPUTS, IMAGES = ("input", "stamps"), ("frame", "ahead")
 
 

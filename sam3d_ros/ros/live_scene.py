@@ -160,7 +160,8 @@ class LiveScene:
             self._outputs.clear()
 
     def _forget_faults(self) -> None:
-        """Of images and objects that are of no more interest; with the lock held, so that no job reports one after."""
+        """Forget faults of images and objects that no longer matter; with the lock held, so that no job reports one
+        afterwards."""
         for camera in self._settings().camera_namespaces:
             self._diagnostics.forget(IMAGES, camera)
         self._diagnostics.report("reconstruction", None)
@@ -255,12 +256,13 @@ class LiveScene:
         return decode_set(job.match, job.settings, self._transforms(), find_masks, job.is_ahead)
 
     def _is_passed(self, frame: Frame) -> bool:
-        """Whether a later image of that camera was worked on: a goal may take one that has no masks yet."""
+        """Whether a later image of that camera was worked on, as a goal may do before its masks have come."""
         last = self._tracked.frame if self._tracked else frame
         return frame.frame_id == last.frame_id and frame.stamp_ns < last.stamp_ns
 
     def _note(self, decoded: DecodedSet) -> bool:
-        """Note an image that was worked on; whether it is the newest of its camera: in no other are poses published."""
+        """Note that an image was worked on.  Returns whether it is the newest of its camera: poses are published only
+        in such an image."""
         frame = decoded.frame
         is_newest = frame.stamp_ns >= self._newest_ns.get(frame.frame_id, 0)
         if is_newest:
@@ -322,14 +324,14 @@ class LiveScene:
             self._rebuilt_once = True
             self._reconstructions += 1
             faults = [rejection.fault for rejection in result.rejections]
-            if faults or not self._tracker.waiting:      # else there are masks of which none was made before
+            if faults or not self._tracker.waiting:      # else what was reported of masks that wait still holds
                 self._diagnostics.report("reconstruction", faults[0] if faults else None)
         self._figures |= {f"{stage}_ms": f"{value:.1f}" for stage, value in result.stage_ms.items()}
         self._figures["reconstructions"] = str(self._reconstructions)
         return set(ids.values()), faults
 
     def _publish_where_they_are(self, whole: bool = False) -> ObjectMeshArray:
-        """Publish the objects, new ones among them, in the newest image: that which they were made from is older."""
+        """Publish the objects after a reconstruction, in the newest image: that which it was made from is older."""
         started, tracked, newest = time.monotonic(), self._tracked, self._newest
         follow = self._tracker.objects if tracked.frame.depth is None else self._tracker.update
         objects = follow(tracked.frame)

@@ -10,7 +10,7 @@ from .sampling import surface_samples
 
 _GRID_CELLS = 56           # along the longest side, margins and all
 _GRID_MARGIN = 0.03        # metres around the mesh; farther points have no part in a registration
-_SAMPLES = 400             # of the surface, that are looked for
+_SAMPLES = 400             # points of the surface, which are looked for in an image
 
 
 @dataclass(frozen=True)
