@@ -114,20 +114,13 @@ def _candidate(frame: Frame, instance: Instance, window: _Window | None, views: 
     readings = len(points) * every ** 2
     if rejected := _no_object(instance, f"{readings} readings", readings, given, window, min_points):
         return rejected
-    further = np.concatenate([NO_POINTS, *(observed_points(view, _LEAST_READINGS, _ENOUGH_POINTS) for view in views)])
-    step = max(1, len(points) // _ENOUGH_POINTS)
-    own, off = points[::step], off_support(points[::step], plane)
-    unread = NO_POINTS if instance.is_box else _unread(coarse, instance.label, part)[::step]
-    black = _as_far_as_read(unread, own[off]) if len(unread) > _MUCH_UNREAD * len(own) else NO_POINTS
-    cube = _cube(own, off, black, up, further)
+    cube, seen, unread = _cube_and_evidence(coarse, instance, part, points, views, plane, up)
     if (extent := cube.edge / EDGE_PER_EXTENT) > _LARGEST:
         return rejection(instance, FaultCode.OBJECT_TOO_LARGE, f"{extent:.3g} m")
     is_doubtful = instance.is_box or is_torn or readings < max(_FEW_POINTS * min_points, _LEAST_READ * pixels) or \
         _touches_border(window, frame.labels.shape) or _is_cut_off(frame, instance.label, window, views)
-    seen = np.concatenate([own, further])
-    return Candidate(instance, readings, points, rows * every, columns * every, seen=seen[off_support(seen, plane)],
-                     unread=unread, outline=NO_POINTS, cube=cube,
-                     status=Status.LOW_QUALITY if is_doubtful else Status.OK)
+    return Candidate(instance, readings, points, rows * every, columns * every, seen, unread, outline=NO_POINTS,
+                     cube=cube, status=Status.LOW_QUALITY if is_doubtful else Status.OK)
 
 
 def _of_one_object(frame: Frame, rows: np.ndarray, columns: np.ndarray, points: np.ndarray,
@@ -139,6 +132,23 @@ def _of_one_object(frame: Frame, rows: np.ndarray, columns: np.ndarray, points: 
     is_torn = beyond_a_step(frame, rows[above], columns[above], points[above]) > _MOST_TORN
     keep[keep] = inlier_points(points[keep])
     return keep, is_torn
+
+
+def _cube_and_evidence(frame: Frame, instance: Instance, window: _Window, points: np.ndarray,
+                       views: Sequence[Observation], plane: np.ndarray | None,
+                       up: np.ndarray) -> tuple[Cube, np.ndarray, np.ndarray]:
+    """The cube of an instance with depth readings, points (P, 3), and what the surface is fitted to: `seen` and
+    `unread` of its Candidate.
+
+    frame, window: thinned out, as the points are; views, plane, up: as of `find_candidates`
+    """
+    further = np.concatenate([NO_POINTS, *(observed_points(view, _LEAST_READINGS, _ENOUGH_POINTS) for view in views)])
+    step = max(1, len(points) // _ENOUGH_POINTS)
+    own, off = points[::step], off_support(points[::step], plane)
+    unread = NO_POINTS if instance.is_box else _unread(frame, instance.label, window)[::step]
+    black = _as_far_as_read(unread, own[off]) if len(unread) > _MUCH_UNREAD * len(own) else NO_POINTS
+    seen = np.concatenate([own, further])
+    return _cube(own, off, black, up, further), seen[off_support(seen, plane)], unread
 
 
 def _cube(own: np.ndarray, off: np.ndarray, black: np.ndarray, up: np.ndarray, further: np.ndarray) -> Cube:
