@@ -136,12 +136,8 @@ class Pipeline:
         if up is None:
             up = _guessed_up(outputs["layout"], candidates)
         with clock("surface"):
-            surfaces = self._surfaces(candidates, outputs)
-            rejections += [rejection(candidate.instance, FaultCode.SHAPE_NOT_FOUND)
-                           for candidate, surface in zip(candidates, surfaces, strict=True) if surface is None]
-            found = [index for index, surface in enumerate(surfaces) if surface is not None]
+            found, surfaces, shapeless = self._surfaces(candidates, outputs)
             candidates, layouts = [candidates[index] for index in found], outputs["layout"][found]
-            surfaces = [surfaces[index] for index in found]
             if plane is not None and others is not None:
                 surfaces = standing(surfaces, [c.instance.label for c in candidates], frame, plane, others)
         with clock("colour"):
@@ -150,7 +146,7 @@ class Pipeline:
                                                            views.get(candidate.instance.label, ())),
                 candidates, surfaces, layouts))
         report("DONE")
-        return PipelineResult(objects, tuple(rejections), clock.milliseconds, plane)
+        return PipelineResult(objects, (*rejections, *shapeless), clock.milliseconds, plane)
 
     def variant(self, **changes: Any) -> Pipeline:
         """A pipeline with other settings that uses this one's engine; only this one frees the engine."""
@@ -181,12 +177,18 @@ class Pipeline:
             raise Fault(FaultCode.ENGINE_FAILED, f"{self.engine_name} returned values that are not finite")
         return outputs
 
-    def _surfaces(self, candidates: Sequence[Candidate], outputs: dict[str, np.ndarray]) -> list[Surface | None]:
-        """Surface of each candidate; None where the network found no solid."""
+    def _surfaces(self, candidates: Sequence[Candidate],
+                  outputs: dict[str, np.ndarray]) -> tuple[list[int], list[Surface], list[Rejection]]:
+        """Indices of the candidates in which the network found a solid, their surfaces, and rejections of the others.
+        """
         def one(candidate: Candidate, distance: np.ndarray, log_std: np.ndarray) -> Surface | None:
             return extract_surface(distance, log_std, candidate.cube, self.config.max_faces, candidate.seen,
                                    candidate.outline, candidate.unread, self.config.symmetry)
-        return list(self._workers.map(one, candidates, outputs["distance"][:, 0], outputs["log_std"][:, 0]))
+        surfaces = [*self._workers.map(one, candidates, outputs["distance"][:, 0], outputs["log_std"][:, 0])]
+        found = [index for index, surface in enumerate(surfaces) if surface is not None]
+        return found, [surfaces[index] for index in found], [
+            rejection(candidate.instance, FaultCode.SHAPE_NOT_FOUND)
+            for candidate, surface in zip(candidates, surfaces, strict=True) if surface is None]
 
 
 class _Clock:
