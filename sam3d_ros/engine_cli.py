@@ -21,7 +21,7 @@ from sam3d_ros.runtime.engine import (
 )
 from sam3d_ros.runtime.engine_cache import EngineCache, EngineKey, Entry
 from sam3d_ros.runtime.signature import STUDENT
-from sam3d_ros.runtime.tensorrt_build import NAMES, PRECISIONS, load_library
+from sam3d_ros.runtime.tensorrt_build import NAMES, TENSORRT_PRECISIONS, load_library
 from sam3d_ros.runtime.tensorrt_engine import build_ahead, engine_key, load_tensorrt, open_device
 from sam3d_ros.terminal import printable
 
@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--model", default=DEFAULT_MODEL, help=f"{MODEL_HELP} (default: %(default)s)")
     build.add_argument("--engine", choices=NAMES, help=f"(default: the first of {' and '.join(NAMES)} that is "
                                                        f"installed; with --capability: {AHEAD})")
-    build.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="(default: %(default)s)")
+    build.add_argument("--precision", choices=TENSORRT_PRECISIONS, default=TENSORRT_PRECISIONS[0],
+                       help="(default: %(default)s)")
     build.add_argument("--capability", action="append", metavar="X.Y", default=[], type=_capability,
                        help="compute capability of the GPU, as 8.6, 8.9 or 12.0; may be given several times; "
                             f"{AHEAD} only")
@@ -169,7 +170,7 @@ def _keys_here(model: ModelFile) -> tuple[set[EngineKey], str]:
     for name in NAMES:
         with suppress(EngineError):         # of a library that is not installed
             library = load_library(name)
-            keys |= {engine_key(library, model, STUDENT, precision, device) for precision in PRECISIONS}
+            keys |= {engine_key(library, model, STUDENT, precision, device) for precision in TENSORRT_PRECISIONS}
     device.close()
     return keys, ""
 

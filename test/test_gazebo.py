@@ -12,18 +12,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import yaml
+from recorded import Recorded
 
 from sam3d_ros.perception.faults import Fault, FaultCode
 
 ROOT = Path(__file__).resolve().parents[1]
 WORLD = ROOT / "config" / "gazebo_demo.sdf"
-
-
-class Recorded:
-    """Stand-in for any action or substitution: keeps what it was made of."""
-
-    def __init__(self, *arguments, **keywords):
-        self.arguments, self.keywords = arguments, keywords
 
 
 @pytest.fixture

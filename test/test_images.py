@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("sensor_msgs")
 
+from caught import fault_of  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
@@ -36,12 +37,6 @@ def image(pixels: np.ndarray, encoding: str, padding: int = 0) -> Image:
     message.data = np.pad(rows, ((0, 0), (0, padding)), constant_values=99).tobytes()
     message.step += padding
     return message
-
-
-def fault_of(function, *arguments) -> FaultCode:
-    with pytest.raises(Fault) as caught:
-        function(*arguments)
-    return caught.value.code
 
 
 @pytest.mark.parametrize("padding", [0, 5])

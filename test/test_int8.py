@@ -10,7 +10,7 @@ from student_graphs import student_inputs, student_model
 from sam3d_ros.runtime import golden, precision
 from sam3d_ros.runtime.engine import SHIPPED_MODELS, EngineError, load_engine, read_model
 from sam3d_ros.runtime.graph import PrecisionError
-from sam3d_ros.runtime.int8 import FEW_WEIGHT_STEPS, RANGES, WEIGHT_STEPS, activation_ranges, with_int8_convolutions
+from sam3d_ros.runtime.int8 import FEW_WEIGHT_STEPS, RANGES_KEY, WEIGHT_STEPS, activation_ranges, with_int8_convolutions
 from sam3d_ros.runtime.signature import STUDENT
 from sam3d_ros.training.calibration import calibrate
 
@@ -30,7 +30,7 @@ def model(tmp_path):
 def with_text(model, text):
     """The model's bytes with other text in the place of its ranges."""
     proto = onnx.load(model)
-    helper.set_model_props(proto, {RANGES: text})
+    helper.set_model_props(proto, {RANGES_KEY: text})
     return proto.SerializeToString()
 
 

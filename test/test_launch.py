@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import pytest
 import rclpy
@@ -21,19 +20,13 @@ import yaml
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
 from rclpy.node import Node
+from recorded import Recorded
 
 from sam3d_ros.ros.parameters import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH_FILE = ROOT / "launch" / "sam3d.launch.py"
 PRESETS = ("realsense", "zed", "gazebo", "isaac", "simulated")
-
-
-class Recorded:
-    """Stand-in for any action: keeps what it was made of."""
-
-    def __init__(self, *arguments: Any, **keywords: Any):
-        self.arguments, self.keywords = arguments, keywords
 
 
 def stand_ins() -> dict[str, type]:

@@ -5,17 +5,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from caught import fault_of
 
 from sam3d_ros.perception import masks
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.frame import Instance
 from sam3d_ros.perception.masks import Detection
-
-
-def fault_of(function, *arguments) -> FaultCode:
-    with pytest.raises(Fault) as caught:
-        function(*arguments)
-    return caught.value.code
 
 
 def blocks(**areas: tuple[slice, slice]) -> np.ndarray:

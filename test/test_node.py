@@ -53,7 +53,7 @@ def test_what_could_not_be_put_at_rest_is_listed_until_it_is_forgotten():
             return {v.key: v.value for v in rig.diagnostics[-1].status[0].values}.get(key, "")
         [found] = rig.good().objects
         rig.spin(0.5)                                 # what was on its way
-        rig.node._tracker._resting.refused = (found.id, "object_of_old")
+        rig.node._scene._tracker._resting.refused = (found.id, "object_of_old")
         rig.wait(lambda: (value("not_put_at_rest"), value("objects")) == (found.id, "1"))
         rig.node.set_parameters([Parameter("enabled", value=False)])
         assert call(rig, Trigger, "clear", Trigger.Request()).success
@@ -313,12 +313,12 @@ def test_an_image_that_waited_while_the_target_frame_changed_is_not_given_in_the
         before = rig.good().objects[0]
         rig.send(scene())
         rig.spin(0.05)
-        forget = rig.node._supersede
+        forget = rig.node._scene.forget
 
         def slowly() -> None:
             time.sleep(0.5)
             forget()
-        monkeypatch.setattr(rig.node, "_supersede", slowly)
+        monkeypatch.setattr(rig.node._scene, "forget", slowly)
         rig.node.set_parameters([Parameter("target_frame", value="odom")])
         rig.send_until(lambda: rig.send(scene()), lambda: rig.objects[-1].header.frame_id == "odom")
         for array in rig.objects:
@@ -332,6 +332,7 @@ def test_objects_as_tf_frames(monkeypatch: pytest.MonkeyPatch):
         sent: list[TransformStamped] = []
         monkeypatch.setattr(rig.node._transforms._broadcaster, "sendTransform", sent.extend)
         result = rig.good()
+        rig.wait(lambda: any(t.header.stamp == result.header.stamp for t in sent))     # sent after `objects`
         frame = next(t for t in sent if t.header.stamp == result.header.stamp)
         child = f"sam3d/{rig.namespace}/{result.objects[0].id}"
         assert (frame.header.frame_id, frame.child_frame_id) == ("camera", child)
@@ -506,7 +507,7 @@ def test_a_programming_error_is_reported_and_survived():
             raise ZeroDivisionError("oops")
     with Rig(Broken()) as rig:
         rig.send_until(lambda: rig.send(scene()), lambda: "INTERNAL_ERROR" in rig.codes())
-        rig.node._pipeline = BlockPipeline()
+        rig.node._scene._pipeline = BlockPipeline()
         assert rig.good().objects
         assert math.isclose(rig.objects[-1].objects[0].score, 1.0)
 

@@ -136,7 +136,7 @@ def test_masks_that_keep_up_are_not_followed_ahead(monkeypatch: pytest.MonkeyPat
     with Rig() as rig:
         def fail(frame: Any) -> None:
             raise AssertionError(frame.stamp_ns)
-        monkeypatch.setattr(rig.node._ahead, "update", fail)
+        monkeypatch.setattr(rig.node._scene._ahead, "update", fail)
         rig.good()
         for _ in range(30):
             rig.send(scene())
@@ -149,7 +149,7 @@ def test_a_node_that_is_cleared_while_it_is_ahead_begins_anew():
     with Rig() as rig:
         camera = Lagging(rig)
         camera.until_ahead()
-        rig.node._retire()
+        rig.node._scene.retire()
         rig.wait(lambda: not rig.objects[-1].objects)
         rig.send_until(camera.send, lambda: rig.objects[-1].objects)
         assert [item.id for item in rig.objects[-1].objects] == ["object_2"]

@@ -23,19 +23,20 @@ from ..perception.raycasting import ray_scene
 from .gripper import FRANKA, ParallelGripper
 
 FRICTION = 0.5               # of the friction cones; a little less than rubber on most surfaces
-SAMPLES = 400                # rays through each target
+RAYS = 400                   # through each target
 TURNS = 16                   # hand poses around the line between the contacts
 # Metres from the fingertips back to the contacts, and what that leaves of the score.
 DEPTHS = {0.002: 0.7, 0.010: 0.9, 0.022: 1.0}
-# With the tips alone only what is too low for more is grasped: elsewhere they would pinch ridges and edges.
-_LOW = 0.02                  # metres: the greatest height of the contacts over the support where they may
-CLEARANCE = 0.012            # metres that a finger opens wider than the object on its side
+# The least of these depths is only for contacts lower than this over the support, metres: an object that low has no
+# room for more, and elsewhere the fingertips alone would pinch ridges and edges.
+_LOW = 0.02
+FINGER_CLEARANCE = 0.012     # metres that a finger opens wider than the object on its side
 RETREAT = 0.08               # metres of straight way in
 SUPPORT_CLEARANCE = 0.004    # metres between hand and support
 OBSTACLE_SPACING = 0.003     # metres between surface points that stand for a mesh; less than half of any finger's side
 SURE = 0.004                 # metres: standard deviation of the surface at which a grasp loses 40 % of its score
-_NEAR = 0.5                  # of the score is left where the hand comes nearer to a surface than one deviation
-_MOST_MARGIN = 0.01          # metres: the largest deviation that counts there
+_NEAR = 0.5                  # of the score is left if the hand comes nearer to a surface than its standard deviation
+_MOST_MARGIN = 0.01          # metres: a larger standard deviation counts as this
 _LEAST_SCORE = 0.05          # grasps below it mostly slip: better none, and another view
 _MAX_TILT = np.deg2rad(80)   # of the approach from straight down
 _LEAST_WIDTH = 0.003         # metres between contacts
@@ -101,7 +102,7 @@ class _Hands:
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = self.rotation[index], self.origin[index]
         width = float(self.width[index])
-        return Grasp(int(self.target[index]), pose, min(gripper.max_opening, width + 2 * CLEARANCE), width,
+        return Grasp(int(self.target[index]), pose, min(gripper.max_opening, width + 2 * FINGER_CLEARANCE), width,
                      float(self.score[index]))
 
 
@@ -166,12 +167,12 @@ def _face_std(mesh: SceneMesh) -> np.ndarray:
 
 def _antipodal_pairs(mesh: SceneMesh, gripper: ParallelGripper, generator: np.random.Generator) -> _Pairs:
     body = trimesh.Trimesh(mesh.vertices, mesh.triangles, process=False)
-    points, faces = trimesh.sample.sample_surface(body, SAMPLES, seed=generator)
+    points, faces = trimesh.sample.sample_surface(body, RAYS, seed=generator)
     normals = body.face_normals[faces]
     inward = -normals + _CONE_SPREAD * generator.normal(size=normals.shape)
     inward /= np.linalg.norm(inward, axis=1, keepdims=True)
     scene = ray_scene([(mesh.vertices, mesh.triangles)])
-    widest = gripper.max_opening - CLEARANCE
+    widest = gripper.max_opening - FINGER_CLEARANCE
     # The near wall behind the point, and the far side of the whole object, which is met from outside.
     near, near_faces = _cast(scene, points + 1e-4 * inward, inward)
     far, far_faces = _cast(scene, points + widest * inward, -inward)

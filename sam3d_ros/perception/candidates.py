@@ -16,22 +16,22 @@ from .mirrored import without_mirror_images
 from .objects import Rejection, Status
 from .outline import hidden_share
 from .pieces import beyond_a_step, in_one_piece
-from .support import CLEARANCE, off_support
+from .support import ON_SUPPORT, off_support
 
 _FEW_POINTS = 4                 # times min_points: below, a result is marked LOW_QUALITY
 _LEAST_READINGS, _ENOUGH_POINTS = 4, 4000       # of a view, to find an object's cube and surface by
 _MOST_HIDDEN = 0.25             # share of the outline that others hide: above, a result is marked LOW_QUALITY
 _MASK_EDGE = 2                  # pixels of a mask's border that may belong to what is beside the object
 _BOX_CLEARANCE = 0.008          # metres above the support from which a box's content counts as the object
-_MUCH_SUPPORT = 0.8             # of the extent: readings of the support that make more of it count no more for the cube
+_MUCH_SUPPORT = 0.8             # of the cube's edge: if less is left without the support's readings, these do not count
 _MANY_PIXELS = 100_000          # of a mask, which are enough; one of four times as many is thinned out
 _LARGEST = 2.0                  # metres that an object's readings may span, far more than the model is trained for
-_MUCH_UNREAD = 0.15             # of the readings: fewer pixels without one are noise and edges
+_MUCH_UNREAD = 0.15             # pixels without a reading, per reading: fewer are noise and edges
 _LEAST_READ = 0.25              # share of a mask's pixels that give readings of it: below, a result is LOW_QUALITY
 _MOST_TORN = 0.2                # share of the readings beyond a step in depth: above, a result is LOW_QUALITY
 _SPARSE = 0.1                   # share of its bounding box that a mask fills: below, it may be scattered pixels
-_APART = 2                      # pixels within which a pixel of an object has another one of it
-_LEAST_TOGETHER = 0.5           # share of a mask's pixels that have: below, it is no object's
+_APART = 2                      # pixels: within these, a pixel of an object has another one of it
+_LEAST_TOGETHER = 0.5           # share of a mask's pixels that have another so near: below, it is no object
 
 _Window = tuple[slice, slice]   # rows and columns of a bounding box
 
@@ -107,30 +107,48 @@ def _candidate(frame: Frame, instance: Instance, window: _Window | None, views: 
         return Candidate(instance, pixels, NO_POINTS, rows * every, columns * every, seen=NO_POINTS, unread=NO_POINTS,
                          outline=_outline(coarse, rows, columns),
                          cube=fit_cube_to_mask(rows, columns, coarse.intrinsics, up), status=Status.LOW_QUALITY)
-    points = back_project(coarse.depth, coarse.intrinsics, rows, columns)
+    points, is_torn = back_project(coarse.depth, coarse.intrinsics, rows, columns), False
     if len(points) * every ** 2 >= min_points:
-        keep = in_one_piece(coarse, rows, columns, points, off_support(points, plane))
-        above = keep if plane is None else points @ plane[:3] + plane[3] > CLEARANCE
-        is_torn = beyond_a_step(coarse, rows[above], columns[above], points[above]) > _MOST_TORN
-        keep[keep] = inlier_points(points[keep])
+        keep, is_torn = _of_one_object(coarse, rows, columns, points, plane)
         rows, columns, points = rows[keep], columns[keep], points[keep]
     readings = len(points) * every ** 2
     if rejected := _no_object(instance, f"{readings} readings", readings, given, window, min_points):
         return rejected
-    further = np.concatenate([NO_POINTS, *(observed_points(view, _LEAST_READINGS, _ENOUGH_POINTS) for view in views)])
-    step = max(1, len(points) // _ENOUGH_POINTS)
-    own, off = points[::step], off_support(points[::step], plane)
-    unread = NO_POINTS if instance.is_box else _unread(coarse, instance.label, part)[::step]
-    black = _as_far_as_read(unread, own[off]) if len(unread) > _MUCH_UNREAD * len(own) else NO_POINTS
-    cube = _cube(own, off, black, up, further)
+    cube, seen, unread = _cube_and_evidence(coarse, instance, part, points, views, plane, up)
     if (extent := cube.edge / EDGE_PER_EXTENT) > _LARGEST:
         return rejection(instance, FaultCode.OBJECT_TOO_LARGE, f"{extent:.3g} m")
     is_doubtful = instance.is_box or is_torn or readings < max(_FEW_POINTS * min_points, _LEAST_READ * pixels) or \
         _touches_border(window, frame.labels.shape) or _is_cut_off(frame, instance.label, window, views)
+    return Candidate(instance, readings, points, rows * every, columns * every, seen, unread, outline=NO_POINTS,
+                     cube=cube, status=Status.LOW_QUALITY if is_doubtful else Status.OK)
+
+
+def _of_one_object(frame: Frame, rows: np.ndarray, columns: np.ndarray, points: np.ndarray,
+                   plane: np.ndarray | None) -> tuple[np.ndarray, bool]:
+    """Which of a mask's readings, points (P, 3) at rows and columns (P,), are of one object, (P,) bool; and whether a
+    step in depth divides them, so that they may be of two."""
+    keep = in_one_piece(frame, rows, columns, points, off_support(points, plane))
+    above = keep if plane is None else points @ plane[:3] + plane[3] > ON_SUPPORT
+    is_torn = beyond_a_step(frame, rows[above], columns[above], points[above]) > _MOST_TORN
+    keep[keep] = inlier_points(points[keep])
+    return keep, is_torn
+
+
+def _cube_and_evidence(frame: Frame, instance: Instance, window: _Window, points: np.ndarray,
+                       views: Sequence[Observation], plane: np.ndarray | None,
+                       up: np.ndarray) -> tuple[Cube, np.ndarray, np.ndarray]:
+    """The cube of an instance with depth readings, points (P, 3), and what the surface is fitted to: `seen` and
+    `unread` of its Candidate.
+
+    frame, window: thinned out, as the points are; views, plane, up: as of `find_candidates`
+    """
+    further = np.concatenate([NO_POINTS, *(observed_points(view, _LEAST_READINGS, _ENOUGH_POINTS) for view in views)])
+    step = max(1, len(points) // _ENOUGH_POINTS)
+    own, off = points[::step], off_support(points[::step], plane)
+    unread = NO_POINTS if instance.is_box else _unread(frame, instance.label, window)[::step]
+    black = _as_far_as_read(unread, own[off]) if len(unread) > _MUCH_UNREAD * len(own) else NO_POINTS
     seen = np.concatenate([own, further])
-    return Candidate(instance, readings, points, rows * every, columns * every, seen=seen[off_support(seen, plane)],
-                     unread=unread, outline=NO_POINTS, cube=cube,
-                     status=Status.LOW_QUALITY if is_doubtful else Status.OK)
+    return _cube(own, off, black, up, further), seen[off_support(seen, plane)], unread
 
 
 def _cube(own: np.ndarray, off: np.ndarray, black: np.ndarray, up: np.ndarray, further: np.ndarray) -> Cube:

@@ -7,8 +7,8 @@ import numba
 import numpy as np
 
 _FOLLOWED = np.float32(6)           # voxels: observed points farther from the surface than this do not move it
-# Voxels, sigmas of one correction after the other.  The first carries what was not seen along; each of the others mends
-# what the one before was too blunt for, at edges above all.
+# Voxels, sigmas of one correction after the other.  The first also moves the sides that were not seen; each later one
+# mends what the one before was too smooth for, above all at edges.
 _SMOOTHING = (1.5, 0.8, 0.5, 0.5)
 _REACH = 2.7           # sigmas
 _FULL_COVER = 0.2      # share of a plane through the smoothing kernel that must be observed for the whole correction
@@ -21,9 +21,10 @@ def follow_depth(distance: np.ndarray, observed: np.ndarray,
                  smoothing: tuple[float, ...] = _SMOOTHING) -> tuple[np.ndarray, np.ndarray]:
     """Signed distance moved so that its surface passes through what was observed, and smoothly less around that.
 
-    The network is surest of the whole, the depth of what it saw.  distance: (n, n, n) float32, voxels; observed: (P, 3)
-    points in the cube's frame, edges; smoothing: sigmas of the corrections, voxels.  A correction is the local mean of
-    the distance at the observed points.
+    The network is best at the whole shape, the depth at what was seen.
+
+    distance: (n, n, n) float32, voxels; observed: (P, 3) points in the cube's frame, edges; smoothing: sigmas of the
+    corrections, voxels.  A correction is the local mean of the distance at the observed points.
     Returns the distance, and how far the surface was observed at each voxel, 0 to 1, both (n, n, n) float32.
     """
     n = len(distance)

@@ -13,8 +13,8 @@ from scipy.spatial import ConvexHull, QhullError
 from .cube import Cube
 
 _LEAST_SHARE = 0.05     # of the mask's pixels that look into a hollow without a reading: fewer are edges and noise
-_MOST_ELSEWHERE = 0.5   # of the readings beside the hollows, unread pixels there: with more it is black, not polished
-_DEEP = 4               # layers of the volume that a ray passes within the hull where it looks into a hollow
+_MOST_ELSEWHERE = 0.5   # unread pixels beside the hollows, per reading there: with more it is black, not polished
+_DEEP = 4               # layers of the volume: a ray that passes so many inside the hull looks into a hollow
 _HALF = np.float32(0.5)             # voxels that the hull lies outside of voxels' centres
 _MARGIN = 3             # voxels around the solid in which distances are those of what it has become
 _MOST_RAYS = 300

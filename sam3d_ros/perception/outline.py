@@ -12,7 +12,7 @@ from .plane import height_by_pixel
 _REACH = 5              # pixels that a mask may grow by: detectors' masks are coarse by about as much
 _STEEPEST = 5.0         # depth by width of a step from pixel to pixel; a steeper one is an edge
 _NOISE = 0.001          # metres that such a step may be higher
-CLEARANCE = 0.006       # metres above the support; below, the depth does not tell an object from what it stands on
+_LEAST_HEIGHT = 0.006   # metres above the support; below, the depth does not tell an object from what it stands on
 _BESIDE = 3             # pixels from the outline, in- and outwards, within which a reading is looked for
 _NEARER = 0.01          # metres up to 1 m, beyond that growing with the depth's square: what is nearer by this hides
 
@@ -65,7 +65,7 @@ def _grow(labels, depth, grows, by_row, by_column, offset, slope):  # pragma: no
                 r, c = row + down, column + right
                 if 0 <= r < height and 0 <= c < width and labels[r, c] == 0 and depth[r, c] > 0 \
                         and abs(depth[r, c] - z) < slope * z + _NOISE \
-                        and depth[r, c] * (by_row[r] + by_column[c]) + offset > CLEARANCE:
+                        and depth[r, c] * (by_row[r] + by_column[c]) + offset > _LEAST_HEIGHT:
                     labels[r, c] = labels[row, column]
                     reached.append((r, c))
         front = reached

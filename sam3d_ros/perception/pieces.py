@@ -14,14 +14,14 @@ _BESIDE = 3             # pixels within which a reading to the left, and above, 
 _STEEPEST = 5.0         # depth by width of a step from pixel to pixel; a steeper one, and higher than _STEP, is an edge
 _STEP = 0.01            # metres up to 1 m, beyond that growing with the depth's square
 _WHOLE = 0.98           # share of the readings: if one piece has as much, the rest are stray readings
-_FAR = 1.0              # of the extent of what is the object's for sure: a piece nearer than this belongs to it
-_LEAST_FAR = 0.03       # metres, the same
+_FAR = 1.0              # times the extent of what surely is the object: a piece nearer than this belongs to it
+_LEAST_FAR = 0.03       # metres: a piece nearer than this does so in any case
 _ROUNDS = 4             # in which pieces join, as the object grows by those before
 _SAMPLES = 500          # readings, about, of the object and of all other pieces that distances are measured with
 _STEPS = np.linspace(0, 1, 12)[1:-1, None]     # of the way from the object to a piece, at which the image is asked
 _SEEN = 0.3             # share of them past which the camera must see
-_ACROSS = 0.75          # of the distance: a step in depth below it leads across the view rather than away from it
-_FRAME = 0.05           # share of the readings that a piece must have to be what another is seen through
+_ACROSS = 0.75          # share of the distance: a piece whose depth differs by less is beside the object, not behind it
+_FRAME = 0.05           # share of the readings: a smaller piece is not what another one is seen through
 
 
 def in_one_piece(frame: Frame, rows: np.ndarray, columns: np.ndarray, points: np.ndarray,
@@ -34,7 +34,7 @@ def in_one_piece(frame: Frame, rows: np.ndarray, columns: np.ndarray, points: np
     hide what joins two parts, and so may glass, through which the mask's own pixels show what is behind.
     """
     top, left = rows.min(), columns.min()
-    depth = _window(rows, columns, points)
+    depth = _depth_image(rows, columns, points)
     piece = _pieces(depth, _STEEPEST / frame.intrinsics.fx, _BESIDE)[rows - top, columns - left]
     sizes = np.bincount(piece)
     if sizes.max() >= _WHOLE * len(piece):
@@ -70,12 +70,12 @@ def beyond_a_step(frame: Frame, rows: np.ndarray, columns: np.ndarray, points: n
     """
     if not len(points):
         return 0.0
-    depth = _window(rows, columns, points)
+    depth = _depth_image(rows, columns, points)
     piece = _pieces(depth, _STEEPEST / frame.intrinsics.fx, max(depth.shape))[depth > 0]
     return float(np.sort(np.bincount(piece, minlength=2))[-2] / len(points))
 
 
-def _window(rows: np.ndarray, columns: np.ndarray, points: np.ndarray) -> np.ndarray:
+def _depth_image(rows: np.ndarray, columns: np.ndarray, points: np.ndarray) -> np.ndarray:
     """(H, W) float32, the depth of points (N, 3) in the bounding box of their pixels, 0 where there is none."""
     top, left = rows.min(), columns.min()
     depth = np.zeros((rows.max() - top + 1, columns.max() - left + 1), np.float32)

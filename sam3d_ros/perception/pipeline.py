@@ -22,7 +22,7 @@ from .cube import IMAGE_UP
 from .evidence import Observation
 from .faults import Fault, FaultCode, engine_faults
 from .frame import Frame, Instance, Intrinsics, check_frame
-from .looks import first_look, merged, network_inputs, second_look
+from .looks import Look, first_look, merged, network_inputs, second_look
 from .object_frame import object_frame
 from .objects import Mesh, ReconstructedObject, Rejection, ScaleSource
 from .outline import grown_masks, hidden_share
@@ -32,7 +32,7 @@ from .surface import Surface, extract_surface
 from .uncertainty import pose_uncertainty
 
 _PLANE_SCALE_STD, _MODEL_SCALE_STD = 0.1, 0.5   # 1 sigma of the scale factor without depth
-_MOST_VIEWS = 8                  # of one object that are fused
+_MOST_FUSED_VIEWS = 8            # of one object, the present one among them
 
 # OpenBLAS's threads spin for tens of milliseconds after a product, on the cores that the network needs next.
 _one_blas_thread = ThreadpoolController().wrap(limits=1, user_api="blas")
@@ -121,39 +121,32 @@ class Pipeline:
         with clock("evidence"):
             plane = support_plane(frame)
             up = _up(frame, plane)
-            given, frame = frame.labels, grown_masks(frame, plane)
-            earlier = {label: tuple(views)[:_MOST_VIEWS - 1] for label, views in (earlier or {}).items()}
-            frame, candidates, rejections = find_candidates(frame, given, plane, up, earlier, self.config.min_points,
-                                                            self.config.max_objects)
+            views = {label: tuple(seen)[:_MOST_FUSED_VIEWS - 1] for label, seen in (earlier or {}).items()}
+            frame, candidates, rejections = find_candidates(grown_masks(frame, plane), frame.labels, plane, up, views,
+                                                            self.config.min_points, self.config.max_objects)
         if not candidates:
             report("DONE")
             return PipelineResult([], tuple(rejections), clock.milliseconds, plane)
         with clock("evidence"):
-            shown = [(frame, c, earlier.get(c.instance.label, ()), plane, up) for c in candidates]
-            seconds = {index: look for index, each in enumerate(shown) if (look := second_look(*each))}
-            inputs = network_inputs([*(first_look(*each) for each in shown), *seconds.values()])
+            inputs, second_looks = _looks(frame, candidates, views, plane, up)
         report("INFERENCE")
         with clock("inference"):
-            outputs = merged(self._infer(inputs), seconds)
+            outputs = merged(self._infer(inputs), second_looks)
         report("SURFACE")
         if up is None:
             up = _guessed_up(outputs["layout"], candidates)
         with clock("surface"):
-            surfaces = self._surfaces(candidates, outputs)
-            rejections += [rejection(candidate.instance, FaultCode.SHAPE_NOT_FOUND)
-                           for candidate, surface in zip(candidates, surfaces, strict=True) if surface is None]
-            found = [index for index, surface in enumerate(surfaces) if surface is not None]
-            surfaces = [surfaces[index] for index in found]
+            found, surfaces, shapeless = self._surfaces(candidates, outputs)
+            candidates, layouts = [candidates[index] for index in found], outputs["layout"][found]
             if plane is not None and others is not None:
-                labels = [candidates[index].instance.label for index in found]
-                surfaces = standing(surfaces, labels, frame, plane, others)
+                surfaces = standing(surfaces, [c.instance.label for c in candidates], frame, plane, others)
         with clock("colour"):
             objects = list(self._workers.map(
-                lambda index, surface: _object(frame, candidates[index], surface, outputs["layout"][index], up,
-                                               earlier.get(candidates[index].instance.label, ())),
-                found, surfaces))
+                lambda candidate, surface, layout: _object(frame, candidate, surface, layout, up,
+                                                           views.get(candidate.instance.label, ())),
+                candidates, surfaces, layouts))
         report("DONE")
-        return PipelineResult(objects, tuple(rejections), clock.milliseconds, plane)
+        return PipelineResult(objects, (*rejections, *shapeless), clock.milliseconds, plane)
 
     def variant(self, **changes: Any) -> Pipeline:
         """A pipeline with other settings that uses this one's engine; only this one frees the engine."""
@@ -184,12 +177,18 @@ class Pipeline:
             raise Fault(FaultCode.ENGINE_FAILED, f"{self.engine_name} returned values that are not finite")
         return outputs
 
-    def _surfaces(self, candidates: Sequence[Candidate], outputs: dict[str, np.ndarray]) -> list[Surface | None]:
-        """Surface of each candidate; None where the network found no solid."""
+    def _surfaces(self, candidates: Sequence[Candidate],
+                  outputs: dict[str, np.ndarray]) -> tuple[list[int], list[Surface], list[Rejection]]:
+        """Indices of the candidates in which the network found a solid, their surfaces, and rejections of the others.
+        """
         def one(candidate: Candidate, distance: np.ndarray, log_std: np.ndarray) -> Surface | None:
             return extract_surface(distance, log_std, candidate.cube, self.config.max_faces, candidate.seen,
                                    candidate.outline, candidate.unread, self.config.symmetry)
-        return list(self._workers.map(one, candidates, outputs["distance"][:, 0], outputs["log_std"][:, 0]))
+        surfaces = [*self._workers.map(one, candidates, outputs["distance"][:, 0], outputs["log_std"][:, 0])]
+        found = [index for index, surface in enumerate(surfaces) if surface is not None]
+        return found, [surfaces[index] for index in found], [
+            rejection(candidate.instance, FaultCode.SHAPE_NOT_FOUND)
+            for candidate, surface in zip(candidates, surfaces, strict=True) if surface is None]
 
 
 class _Clock:
@@ -203,6 +202,18 @@ class _Clock:
         started = time.perf_counter()
         yield
         self.milliseconds[stage] += 1e3 * (time.perf_counter() - started)
+
+
+def _looks(frame: Frame, candidates: Sequence[Candidate], views: Mapping[int, Sequence[Observation]],
+           plane: np.ndarray | None,
+           up: np.ndarray | None) -> tuple[dict[str, np.ndarray], dict[int, Look]]:
+    """Inputs of the network: a look at each candidate, then the second looks; and these by the candidate's index.
+
+    views: label -> other views of it; plane, up: as of `find_candidates`
+    """
+    shown = [(frame, c, views.get(c.instance.label, ()), plane, up) for c in candidates]
+    second = {index: look for index, each in enumerate(shown) if (look := second_look(*each))}
+    return network_inputs([*(first_look(*each) for each in shown), *second.values()]), second
 
 
 def _up(frame: Frame, plane: np.ndarray | None) -> np.ndarray | None:

@@ -7,7 +7,7 @@ import numpy as np
 from .faults import Fault, FaultCode
 from .frame import Intrinsics
 
-BELOW = 0.01              # metres below the support, at 1 m: what is as far below does not lie on it
+BELOW = 0.01              # metres below the support, at 1 m: what is so far below it does not lie on it
 
 _SAMPLES = 4000           # points that the plane is fitted to
 _HYPOTHESES = 300         # at 30 % inliers, 3 good points are missed by all with probability 3e-4

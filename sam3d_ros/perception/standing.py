@@ -18,15 +18,15 @@ from .objects import Mesh
 from .raycasting import ray_scene
 from .surface import Surface
 
-TOUCH = 0.004          # metres over the support: nearer than this a surface stands on it
+_STANDS = 0.004        # metres over the support: a surface that ends nearer to it than this stands on it
 _FOOT = 0.02           # metres: this much of the lower end, or half of a flat object, is drawn down or stretched
-_MOST_GROWTH = 4.0     # heights of its own: a crumb of an object may grow by these, a sliver high above the support not
+_MOST_GROWTH = 4.0     # times its own height, by which a surface may grow: a sliver high above the support may not
 _STEP = 0.004          # metres between the heights that are looked at on the way down
 _SAMPLES = 200         # vertices of the lower end that are looked at
-_MARGIN = 0.01         # metres behind or in front of a depth reading: only beyond, space is surely free, or is not
+_MARGIN = 0.01         # metres: space so far before a depth reading is free, and so far behind one it is hidden
 _MOST_OPEN = 0.15      # share of the way down that the camera may see to be free
 _LEAST_HIDDEN = 0.25   # share of the way down that other instances must hide
-_IN_CONTACT = 0.05     # share of the lower end in another mesh that makes it rest there
+_IN_CONTACT = 0.05     # share of the lower end: if so much of it is inside another mesh, it rests there
 
 
 def standing(surfaces: Sequence[Surface], labels: Sequence[int], frame: Frame, plane: np.ndarray,
@@ -43,7 +43,7 @@ def standing(surfaces: Sequence[Surface], labels: Sequence[int], frame: Frame, p
     found = []
     for index, (surface, height) in enumerate(zip(surfaces, heights, strict=True)):
         low, high = float(height.min()), float(height.max())
-        if TOUCH < low <= _MOST_GROWTH * (high - low):
+        if _STANDS < low <= _MOST_GROWTH * (high - low):
             foot = min(_FOOT, (high - low) / 2)
             lower = surface.vertices[height < low + foot]
             lower = lower[::max(1, len(lower) // _SAMPLES)]
@@ -78,9 +78,8 @@ def _way_down(lower: np.ndarray, height: float, plane: np.ndarray, label: int, f
 
 
 def _seen(points: np.ndarray, label: int, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-    """Of (P, 3) points, (P,) each: whether the camera sees past it, or before it something that is no instance; and
-    whether another instance hides it.
-    """
+    """Of points (P, 3), (P,) bool each: which are surely not the object's, as the camera sees past them or sees before
+    them something that is no instance; and which another instance hides."""
     rows, columns, inside = nearest_pixels(points, frame.intrinsics)
     depth, owner = frame.depth[rows, columns], frame.labels[rows, columns]
     is_covered = inside & (depth > 0) & (depth < points[:, 2] - _MARGIN)

@@ -12,8 +12,8 @@ _PLANE_REACH = 0.35             # metres around the objects: their support, not 
 _PLANE_TOLERANCE = 0.006        # metres at 1 m
 _LEVEL = np.cos(np.deg2rad(25))  # cosine between up and the normal of what can be a support
 _LEAST_ABOVE = 0.2              # share of an object's points: below, it is as flat as what it lies on
-CLEARANCE = 0.003              # metres above the support: nearer than this a reading may be the support's
-_MOST_PLANES = 3                # that are looked at: a corner's two walls may be larger than what stands before them
+ON_SUPPORT = 0.003              # metres above the support: a reading nearer than this may be the support's
+_MOST_PLANES = 3                # that are tried, the largest first: two walls may be larger than the table before them
 
 
 def support_plane(frame: Frame) -> np.ndarray | None:
@@ -58,7 +58,7 @@ def off_support(points: np.ndarray, plane: np.ndarray | None) -> np.ndarray:
     if plane is None or not len(points):
         return everything
     heights = points @ plane[:3] + plane[3]
-    off = (heights > CLEARANCE) | (heights < -BELOW * range_factor(points[:, 2]))
+    off = (heights > ON_SUPPORT) | (heights < -BELOW * range_factor(points[:, 2]))
     return off if off.mean() > _LEAST_ABOVE else everything
 
 

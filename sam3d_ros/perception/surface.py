@@ -18,7 +18,7 @@ from .uncertainty import voxel_std
 _OUTSIDE = 4.0         # voxels, where it is known to be outside
 _LEAST = 1e-2          # voxels; no distance nearer to zero, so that no vertex falls onto a grid point and meets others
 _MIN_VOXELS = 24
-_OWNED_SHARE = 0.005   # of the observed points, that make a piece apart from the largest one part of the object
+_OWNED_SHARE = 0.005   # of the observed points: a piece that has more of them belongs to the object, beside the largest
 _MISSED = 3.0          # voxels: observed points farther outside of the predicted surface were missed
 _MISSED_SHARE = 0.3    # of the observed points, above which those that were missed get a shell
 _SHELL = 1.0           # voxels, half its thickness

@@ -30,8 +30,8 @@ _ACCEPTED = 1.2        # square voxels, difference up to which it is one
 _HOPELESS = 4.0        # square voxels, difference from which on it will not become one
 _MOST_ERROR = np.float32(9)         # square voxels: what is missing on one side counts no more than this
 _LEAST_VARIANCE = np.float32(0.2)   # square voxels, of the comparison of two places
-_ASYMMETRY = np.float32(0.25)       # square voxels, by which sides differ beside what was found over the whole shape
-_UNKNOWN = np.float32(1e6)          # square voxels, variance of what has its image outside
+_ASYMMETRY = np.float32(0.25)       # square voxels, which single places differ by beside the mean difference
+_UNKNOWN = np.float32(1e6)          # square voxels, variance of what has its image outside of the volume
 _DAMPING = np.float32(1e-3)         # of a fit's steps, share of the curvature and least curvature
 _FAR = np.float32(2.5)              # voxels: what is farther from the surface on all sides stays as it is
 _RUN = 4               # voxels in a row that are mixed together, or left
@@ -160,9 +160,9 @@ def _directions() -> np.ndarray:
 
 
 def _most_telling(planes: np.ndarray, variances: np.ndarray) -> np.ndarray:
-    """Up to _MOST_PLANES of the planes (K, 5), each that which makes the surface most certain beside those before.
+    """Up to _MOST_PLANES of the planes (K, 5): in each turn the one that adds most certainty to those chosen before.
 
-    variances: (K + 1, P) of surface points, as they are, and as their images in each plane tell them
+    variances: (K + 1, P) of surface points: their own, then those of their images in each plane
     """
     least, told, chosen = variances[0], variances[1:], []
     while len(chosen) < min(_MOST_PLANES, len(planes)):

@@ -2,14 +2,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 from rclpy.subscription import Subscription
 
-from ..perception.faults import Fault
+from ..perception.faults import Fault, FaultCode
 from .frames import message_bytes, type_name
 from .images import stamp_ns
 from .parameters import Settings
@@ -90,3 +90,10 @@ class CameraInput:
             self._on_fault(self, fault)
         else:
             self._on_match(self, match)
+
+
+def shared_frame(camera: CameraInput, cameras: Iterable[CameraInput]) -> Fault | None:
+    """The fault that another camera's images have the same frame_id as this one's; None if that is not so."""
+    twins = [other.namespace for other in cameras if camera.frame_id and other.frame_id == camera.frame_id]
+    return Fault(FaultCode.PARAMETER_INVALID, f"parameter cameras: {' and '.join(twins)} share the frame "
+                 f"'{camera.frame_id}', so that nothing tells where each is") if len(twins) > 1 else None

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
@@ -11,7 +11,7 @@ from rclpy.node import Node
 
 from ..perception.faults import Fault, FaultCode
 
-# Faults after which results are still right, if fewer, or the next input may be good; all others are errors.
+# Faults that are warnings: results are right, if fewer, or the next input may be good again.  All others are errors.
 _WARNINGS = frozenset({
     FaultCode.MASK_EMPTY, FaultCode.TOO_MANY_OBJECTS, FaultCode.TOO_FEW_POINTS, FaultCode.SHAPE_NOT_FOUND,
     FaultCode.OBJECT_TOO_LARGE, FaultCode.MASK_SCATTERED, FaultCode.MASK_INVALID,
@@ -19,6 +19,8 @@ _WARNINGS = frozenset({
 })
 # The code, in place of a fault's name, while a set-up goes on that takes long.
 CONFIGURING = "CONFIGURING"
+# Sources of one camera's faults: its messages; and its images, with their masks and ahead of them.
+INPUTS, IMAGES = ("input", "stamps"), ("frame", "ahead")
 
 
 def level(fault: Fault | None) -> bytes:
@@ -124,3 +126,26 @@ class Diagnostics:
             logger.warning(str(fault))
         else:
             logger.error(str(fault))
+
+
+class CameraDiagnostics(Diagnostics):
+    """Diagnostics of a node whose cameras have faults of their own; with several, a fault says which camera it is of.
+
+    cameras: gives their namespaces; other arguments as of `Diagnostics`
+    """
+
+    def __init__(self, node: Node, task: str, period: float, values: Callable[[], Mapping[str, str]],
+                 cameras: Callable[[], Sequence[str]]):
+        super().__init__(node, task, period, values)
+        self._cameras = cameras
+
+    def report(self, source: str, fault: Fault | None, camera: str = "") -> None:
+        """As `Diagnostics.report`; camera: namespace of the one whose source it is, empty if it is not a camera's."""
+        if fault and camera and len(self._cameras()) > 1:
+            fault = Fault(fault.code, f"camera {camera}: {fault.detail}".removesuffix(": "))
+        super().report(f"{source} {camera}".strip(), fault)
+
+    def forget(self, sources: Sequence[str], camera: str) -> None:
+        """Forget the faults of some sources of a camera."""
+        for source in sources:
+            self.report(source, None, camera)

@@ -270,8 +270,8 @@ class PlanningSceneTracker:
             self._attached = held
 
     def note_world(self, names: Iterable[str]) -> None:
-        """Take in the names of all that is in the planning scene.  What is there of an earlier run of this node, which
-        ended without a word, goes with the next update."""
+        """Take in the names of all that is in the planning scene.  Objects of an earlier run of this node, which could
+        not remove them, are removed with the next update."""
         with self._lock:
             for identity in self._own(names) - self._attached:
                 self._revisions.setdefault(identity, None)

@@ -37,8 +37,8 @@ from .transforms import Transforms
 
 # Markers carry whole meshes, which viewers redraw: not at the camera's rate.
 _MARKER_PERIOD = 0.5      # seconds
-_PLANNING_PERIOD = 0.2    # of motion alone: planners look at it anew with every diff
-# A subscriber that has just come gets the meshes, and once more when it has surely been matched by both sides.
+_PLANNING_PERIOD = 0.2    # between diffs of motion alone: a planner checks its plan again after each of them
+# A new subscriber gets the meshes at once, and once more after this time: at first it may not receive yet.
 _GREETING = 1.0           # seconds
 # The identities of a topic's subscribers take 0.1 ms and more, so they are not asked for with every image.
 _LOOK_PERIOD = 0.2        # seconds
@@ -104,7 +104,7 @@ class Outputs:
         now = time.monotonic()
         self._header = header
         known = self._schedule.known(placed, now, self._listeners.have_come(now) or whole)
-        # Any frame but the camera's own stands still: objects are known by their places in it.
+        # The camera's own frame may move, the target frame stands still: a hidden object keeps its place in it.
         meshes = object_mesh_array(placed, header, known, is_still=header.frame_id != frame.frame_id)
         self._publish_objects(placed, meshes)
         seen = [p for p in placed if p.seen]
@@ -112,7 +112,7 @@ class Outputs:
             transforms.broadcast({f"{self._place}/{p.id}": p.target_from_object for p in seen}, header)
         if self._scene:
             self._publish_scene(placed, header, now)
-        marked = placed if settings.publish_markers else []       # switched off, those that are shown go
+        marked = placed if settings.publish_markers else []       # switched off: those that are shown are deleted
         if self._markers.get_subscription_count() and self._is_marker_time(marked, now):
             self._markers.publish(self._marker_tracker.update(marked, header))
         return meshes

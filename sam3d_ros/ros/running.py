@@ -12,6 +12,8 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
+from ..perception.faults import Fault, FaultCode
+
 # How often the main loop looks for an early SIGINT, seconds.
 _SIGNAL_PERIOD = 1.0
 
@@ -60,3 +62,13 @@ def log_exception(node: Node, error: Exception) -> None:
     """Log what a node's thread stumbled over, unless ROS is shutting down: then every call into it fails."""
     if node.context.ok():
         node.get_logger().error("".join(traceback.format_exception(error)))
+
+
+def fault_of(node: Node, error: Exception) -> Fault:
+    """What to tell of an exception; one that no Fault stands for is logged with its traceback."""
+    if isinstance(error, Fault):
+        return error
+    if isinstance(error, ModuleNotFoundError):
+        return Fault(FaultCode.PACKAGE_MISSING, str(error))
+    log_exception(node, error)
+    return Fault(FaultCode.INTERNAL_ERROR, repr(error))

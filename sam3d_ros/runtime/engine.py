@@ -46,9 +46,10 @@ def library_error(name: str, message: str, reason: str) -> EngineError:
 class Engine(Protocol):
     """A loaded network.
 
-    name: engine and precision, as "openvino bf16"; most_crops: views of all objects together that it should be given at
-    a time: more take memory and are hardly faster; first_runs: numbers of objects, the largest first, after a run with
-    each of which none with one view of each object has to compile, record or allocate any more
+    name: engine and precision, as "openvino bf16"
+    most_crops: views, of all objects together, to give it at a time: with more it takes memory and is hardly faster
+    first_runs: numbers of objects, the largest first, to run once each at the start: afterwards no run with one view of
+    each object has to compile, record or allocate anything
     """
 
     name: str

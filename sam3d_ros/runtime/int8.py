@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from .graph import PrecisionError, drop_unused_weights, unfolded_constants
 
-RANGES = "activation_ranges"      # key in the file's metadata: JSON, name of a convolution -> [least, largest]
+RANGES_KEY = "activation_ranges"      # key in the file's metadata: JSON, name of a convolution -> [least, largest]
 Ranges = dict[str, tuple[float, float]]
 WEIGHT_STEPS = 127                # to the largest weight of a filter
 FEW_WEIGHT_STEPS = 63             # where two products are added in 16 bits: 2 x 255 x 63 < 32768
@@ -53,7 +53,7 @@ def with_int8_convolutions(model: bytes, signed: bool = False, weight_steps: int
 
 def activation_ranges(proto: onnx.ModelProto) -> Ranges:
     """Least and largest number that each convolution reads, by its name.  Raises PrecisionError if a file has none."""
-    text = next((item.value for item in proto.metadata_props if item.key == RANGES), None)
+    text = next((item.value for item in proto.metadata_props if item.key == RANGES_KEY), None)
     if text is None:
         raise PrecisionError("the file does not tell the ranges of its activations")
     try:

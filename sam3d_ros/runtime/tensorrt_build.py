@@ -20,7 +20,7 @@ from .engine import EngineError, ModelFile, check_signature, import_library, lib
 from .precision import typed
 from .signature import Shape, Signature
 
-PRECISIONS = ("fp16", "fp32", "int8")
+TENSORRT_PRECISIONS = ("fp16", "fp32", "int8")
 MAX_BATCH = 16           # objects in one run
 MAX_VIEWS = 8            # views of each
 _log = logging.getLogger(__name__)
@@ -114,8 +114,9 @@ def build_plan(library: Library, model: ModelFile, signature: Signature, precisi
                timing: bytes = b"", on_progress: Progress = lambda percent, what: None) -> Plan:
     """Build an engine.
 
-    precision: one of PRECISIONS; capability: of the device it is for, as "8.6", which only TensorRT-RTX can choose
-    (empty: the device that is there); timing: cache of an earlier build; on_progress: called by other threads, too
+    precision: one of TENSORRT_PRECISIONS; capability: of the device it is for, as "8.6", which only TensorRT-RTX can
+    choose (empty: the device that is there); timing: cache of an earlier build; on_progress: called by other threads,
+    too
     Raises EngineError: MODEL_INVALID, MODEL_MISMATCH, ENGINE_UNAVAILABLE, ENGINE_BUILD_FAILED, ENGINE_OUT_OF_MEMORY.
     What on_progress raises, and a KeyboardInterrupt, ends the build after its present step, and is passed on.
     """

@@ -22,7 +22,7 @@ from .signature import Signature, shape_text
 from .tensorrt_build import (
     MAX_BATCH,
     MAX_VIEWS,
-    PRECISIONS,
+    TENSORRT_PRECISIONS,
     Library,
     Plan,
     build_plan,
@@ -245,8 +245,9 @@ def load_tensorrt(name: str, model: ModelFile, signature: Signature, precision: 
     ENGINE_INACCURATE, ENGINE_FAILED, ENGINE_CACHE_UNSAFE; ENGINE_NOT_KEPT if it must be kept and cannot be.
     """
     precision = "fp16" if precision == "auto" else precision
-    if precision not in PRECISIONS:
-        raise EngineError("ENGINE_UNAVAILABLE", f"{name} computes in {', '.join(PRECISIONS)}: set precision to auto")
+    if precision not in TENSORRT_PRECISIONS:
+        raise EngineError("ENGINE_UNAVAILABLE",
+                          f"{name} computes in {', '.join(TENSORRT_PRECISIONS)}: set precision to auto")
     library = load_library(name)
     device = open_device()
     try:

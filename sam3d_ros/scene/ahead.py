@@ -10,10 +10,12 @@ from .motion import difference
 from .track import Presence, Track, TrackedObject
 from .tracker import Tracker
 
-# Images kept to follow objects anew into, which takes milliseconds and megabytes each: a third of a second at 30 Hz.
+# Images kept, into which objects can be followed again: a third of a second at 30 Hz.  Each takes megabytes, and
+# milliseconds to follow.
 _MOST_FRAMES = 10
-_MOST_MOMENTS = 600          # of which only the poses are kept: longer than any detector lags
-# An object is where the masks have it, up to its motion between two images and what registrations differ by.
+_MOST_MOMENTS = 600          # images of which only the poses are kept: for longer than any detector lags
+# The copy has an object where the masks have it if both places are as near as this: they may differ by its motion from
+# one image to the next, and by the errors of two registrations.
 _SAME_PLACE = (0.02, 0.3)    # metres, radians
 
 

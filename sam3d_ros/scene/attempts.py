@@ -10,7 +10,7 @@ from .readings import Readings
 
 RETRY_NS = 3_000_000_000       # after an attempt: the next one may turn out no better
 _SAME_PLACE = 0.03             # metres between the middles of readings of the same thing
-_MOST_DOUBLED = 2              # the longest wait, 12 s, is short enough for another thing that is put there
+_MOST_DOUBLED = 2              # to 12 s at most: another thing may be put there, which must not wait for longer
 _LONGEST_WAIT_NS = RETRY_NS << _MOST_DOUBLED
 
 

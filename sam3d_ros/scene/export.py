@@ -18,7 +18,7 @@ from trimesh.visual.material import PBRMaterial
 from .layout import Scene, SceneObject
 
 SDF_VERSION = "1.9"          # what both Gazebo Garden and Harmonic read
-FRICTION = 0.8
+_FRICTION = 0.8             # of all objects in a simulator
 _SUPPORT = (1.2, 1.2, 0.04)  # metres, of the plate below the objects, at least
 _BEYOND = 0.2                # metres of plate beyond the objects, at least
 _CAMERA = "camera_optical_frame"    # where the objects were seen from: a robot that knows its camera has its place
@@ -60,8 +60,8 @@ def write_sdf(scene: Scene, folder: Path) -> Path:
             collision = xml.SubElement(link, "collision", name=f"piece_{number}")
             _sdf_mesh(collision, f"meshes/{_piece_name(item, number)}.obj")
             ode = xml.SubElement(xml.SubElement(xml.SubElement(collision, "surface"), "friction"), "ode")
-            _leaf(ode, "mu", str(FRICTION))
-            _leaf(ode, "mu2", str(FRICTION))
+            _leaf(ode, "mu", str(_FRICTION))
+            _leaf(ode, "mu2", str(_FRICTION))
     return _write_xml(root, folder / "scene.sdf")
 
 
@@ -72,7 +72,7 @@ def write_mjcf(scene: Scene, folder: Path) -> Path:
     option = xml.SubElement(root, "option", integrator="implicitfast", cone="elliptic")
     xml.SubElement(option, "flag", multiccd="enable")       # else one contact at a time carries a mesh, and it rocks
     default = xml.SubElement(root, "default")
-    xml.SubElement(default, "geom", condim="4", friction=f"{FRICTION} 0.01 0.001")
+    xml.SubElement(default, "geom", condim="4", friction=f"{_FRICTION} 0.01 0.001")
     assets = xml.SubElement(root, "asset")
     world = xml.SubElement(root, "worldbody")
     xml.SubElement(world, "light", pos="0.4 -0.2 2", dir="-0.2 0.1 -1")

@@ -9,7 +9,7 @@ import numpy as np
 from ..perception.evidence import Observation
 from ..perception.frame import Frame
 
-_MOST_VIEWS = 4           # that are kept of an object
+_MOST_KEPT_VIEWS = 4           # that are kept of an object
 # Views are told apart by the direction from the object to the camera, in the object's frame.
 NEW_SIDE = np.deg2rad(25)
 CLEARER = 1.3             # times the area in view that makes a view of a known side better
@@ -83,11 +83,11 @@ def with_view(views: Sequence[View], new: View) -> tuple[View, ...]:
         if apart[nearest] < NEW_SIDE:
             kept = new if new.area >= views[nearest].area else views[nearest]
             return tuple(kept if i == nearest else view for i, view in enumerate(views))
-    if len(views) < _MOST_VIEWS:
+    if len(views) < _MOST_KEPT_VIEWS:
         return (*views, new)
     chosen = [new]
     rest = list(views)
-    while len(chosen) < _MOST_VIEWS:
+    while len(chosen) < _MOST_KEPT_VIEWS:
         taken = [view.direction for view in chosen]
         loneliest = int(np.argmax([angles(view.direction, taken).min() for view in rest]))
         chosen.append(rest.pop(loneliest))

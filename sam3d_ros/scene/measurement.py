@@ -13,14 +13,17 @@ from .track import Track
 LEAST_READINGS = 25
 _LEAST_INLIERS, _MOST_RMS = 0.5, 0.006    # what a registration must reach to be believed; metres
 _SURPRISE = 22.5          # chi-squared of 6 degrees of freedom exceeds it once in a thousand times
-_WORSE = 2.0              # times the root mean square distance with free motion: so badly does it fit where it was
-# A track slides with its mask by no less, metres, and if its share in the mask, and the mask's share on it, rise so.
+# An object has moved if the root mean square distance of its readings, fitted at rest, is so many times that with free
+# motion.
+_WORSE = 2.0
+# A track slides along with its mask if that is by more than so many metres, and if both the share of the track that the
+# mask shows and the share of the mask that lies on the track rise by so much.
 _LEAST_SLIDE, _CLEARLY_MORE = 0.003, 0.03
 _ON_FACE = 0.004          # metres from a surface on which readings lie, but for noise
 RESTLESS_NS = 400_000_000    # so long after it moved, or was last seen, an object may be moving
-_MOVING = 0.05            # m/s, of an object that may not be taken to rest while no mask would find it again
+_MOVING = 0.05            # m/s: while no mask would find it again, an object that is faster goes on counting as moving
 _LEAST_SECONDS = 0.01     # between two images of an object, for its velocity
-_LONGEST_FREE = 1.0       # seconds of free motion: a prior that is wider than after that holds nothing
+_LONGEST_FREE = 1.0       # seconds: the prior of free motion grows no wider than after this time
 _SMOOTHING = 0.5          # weight of the newest velocity and misfit
 
 

@@ -16,7 +16,7 @@ _FEW = 300                # pixels: a smaller mask keeps its rim
 _EDGE = 0.015             # of the depth, between neighbours: a discontinuity, whose readings may fly
 # A sample of a surface is confirmed by a reading within this of it; one farther behind shows that it is not there.
 CONFIRM = 0.012           # metres
-_LEAST_FACING = 0.2       # cosine between normal and line of sight: flatter, a sample is seen by chance
+_LEAST_FACING = 0.2       # cosine between normal and line of sight: a sample that is seen flatter counts as turned away
 _LEAST_DEPTH = 0.02       # metres: nearer, no camera reads
 _NO_INSTANCE = -9         # unlike every index of an instance
 # What becomes of a sample: outside the image, turned away, without a reading, at its reading, behind it, before it.

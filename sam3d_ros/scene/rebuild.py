@@ -25,11 +25,11 @@ from .yielding import yielding
 if TYPE_CHECKING:
     from ..perception.pipeline import Pipeline, PipelineResult  # takes seconds to import, which a node has not yet
 
-# A mesh is made anew if now so much more of the object is in view: less is enough (`CLEARER`, and half a new side) for
-# one that is marked LOW_QUALITY.
+# A mesh is made anew if the area in view is so many times that from which it was made.  For one that is marked
+# LOW_QUALITY, `CLEARER` times is enough, and half the turn that makes a new side.
 _MORE_IN_VIEW = 1.6
-# If it fits as badly as before, each attempt waits twice as long, at most that many times: noise of the depth may be
-# all that is wrong.
+# If the new mesh fits as badly as before, the wait until the next attempt doubles, at most so many times: noise of the
+# depth may be all that is wrong.
 _MOST_DOUBLED = 4
 
 

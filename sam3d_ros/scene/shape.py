@@ -10,7 +10,7 @@ from .sampling import surface_samples
 
 _GRID_CELLS = 56           # along the longest side, margins and all
 _GRID_MARGIN = 0.03        # metres around the mesh; farther points have no part in a registration
-SAMPLES = 400             # of the surface, that are looked for
+_SAMPLES = 400             # points of the surface, which are looked for in an image
 
 
 @dataclass(frozen=True)
@@ -48,5 +48,5 @@ def make_shape(vertices: np.ndarray, triangles: np.ndarray) -> Shape:
     origin = low - _GRID_MARGIN
     counts = np.ceil((high - low + 2 * _GRID_MARGIN) / cell).astype(int) + 1
     distance = distance_grid(vertices, triangles, origin, cell, counts)
-    samples, normals = surface_samples(vertices, triangles, SAMPLES)
+    samples, normals = surface_samples(vertices, triangles, _SAMPLES)
     return Shape(distance, origin, cell, samples, normals, low, high)

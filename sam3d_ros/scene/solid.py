@@ -10,7 +10,7 @@ from .distance_grid import distance_grid
 from .sampling import surface_samples
 
 GRID = 24                    # cells of a distance grid along the longest side
-SAMPLES = 512                # surface points for contacts between bodies
+_SAMPLES = 512                # surface points for contacts between bodies
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def solid_from_mesh(vertices: np.ndarray, triangles: np.ndarray) -> Solid:
         corners = vertices[ConvexHull(vertices).vertices]
     except QhullError:                                   # flat
         corners = vertices
-    return Solid(corners, surface_samples(vertices, triangles, SAMPLES)[0], distance, low, voxel, centre)
+    return Solid(corners, surface_samples(vertices, triangles, _SAMPLES)[0], distance, low, voxel, centre)
 
 
 def _centre_of_mass(corners: np.ndarray) -> np.ndarray:

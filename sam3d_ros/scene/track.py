@@ -38,7 +38,7 @@ class Track:
     mesh: as last reconstructed, in the track's own frame (its pose is that of then); shape, solid: made of it
     belief: where it is, in the scene frame, and how sure that is
     revision: rises with every new mesh
-    frame_number: rises with every new object frame, which a mesh brings that was made without knowing the object
+    frame_number: rises with every new object frame: a mesh that was made without knowing the object brings one
     presence, label: in the newest image, and the label of its mask there (0: none)
     class_id: what the detector mostly called it of late; votes: class id -> how much speaks for it
     score, detector_id: what the detector last said when it called it so

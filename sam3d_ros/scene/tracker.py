@@ -28,17 +28,23 @@ from .resting import Resting
 from .shape import make_shape
 from .track import Presence, Rebuilt, Request, Track, TrackedObject
 
-# While the camera's own motion is still to be found, metres; and how long it is taken to go on as it went, seconds.
+# Before the camera's own motion is known: metres from a surface within which readings are taken as its own; and
+# seconds for which the camera is expected to go on moving as it did.
 _NEAR_CAMERA, _LONGEST_GLIDE = 0.03, 0.3
-_LEAST_CONFIRMED = 0.35   # of the visible samples, where there is no mask; while masks are due, of the uncovered ones
-_GONE = 0.6               # of the visible samples missing: it is not there any more
+# Share of the visible samples that the depth must confirm for an object without a mask to count as seen; while masks
+# are due, of those samples that nothing covers.
+_LEAST_CONFIRMED = 0.35
+_GONE = 0.6               # share of the visible samples: if so many are missing, the object is not there any more
 _SEARCHES = 4             # in one image at most: each takes milliseconds
-_LOST_SECONDS = 10.0      # of motion that nobody saw: after that the new place is all that is known
-_VOUCHED_NS = 1_000_000_000    # so long what a camera's newest image shows counts as seen in those of others
-_SAME_PLACE = 0.5         # of the diagonal: a rebuilt object whose centre is farther from a known one is another
-_LEAST_PLACE = 0.03       # metres
-_LESS_IN_VIEW = 0.5       # of what its mesh was made from: a new mesh of less does not take its place
-_REFUSED_NS = 3_000_000_000   # so long after that, a mask of as little there is not asked for again
+_LOST_SECONDS = 10.0      # of unseen motion, assumed for an object that is found again: its old pose then hardly counts
+# An object that is in one camera's newest image counts as seen in those of the others, too, for this long.
+_VOUCHED_NS = 1_000_000_000
+# A rebuilt object is a new one if its centre is farther from a known one's than this share of the smaller diagonal, and
+# than so many metres.
+_SAME_PLACE, _LEAST_PLACE = 0.5, 0.03
+# A new mesh does not replace one that was made from more of the object in view: it must have at least this share of
+# that area.  For so long afterwards, a mask there that shows as little is not reconstructed again.
+_LESS_IN_VIEW, _REFUSED_NS = 0.5, 3_000_000_000
 
 
 @dataclass(frozen=True)
@@ -55,9 +61,10 @@ class Tracker:
 
     resting: puts the objects at rest after each reconstruction; None: they are where the depth says
     named: how many objects have got an id, by this tracker and those before it
-    tracks: id -> track; frame: the newest image; unknown: its instances that are no known object; waiting: those that
-    are none either, and of which none could be made a moment ago
-    shared: labels of its masks that show more than one known object, of which nothing is made
+    tracks: id -> track; frame: the newest image
+    unknown: instances of it that are no known object; waiting: others that are none either, but whose reconstruction
+    failed a moment ago
+    shared: labels of its masks that show more than one known object; no mesh is made from them
     areas: label -> m^2 that the newest image shows of that instance; generation: counts the calls of `clear`; updates:
     counts all changes
     """
@@ -189,22 +196,8 @@ class Tracker:
                     known.parts_refused_until_ns = request.frame.stamp_ns + _REFUSED_NS
                     continue      # hidden but for a part, from which it could not be told: its mesh is the better one
                 track = known or self._add(request, item)
-                # Also where it is known from before: it could not be followed, so its pose is that of the new mesh.
-                track.belief = motion.first_belief(item.scene_from_object)
-                track.frame_number += 1
-                track.presence, track.label, track.views = Presence.SEEN, item.label, ()
-                track.seen_ns = track.masked_ns = max(track.seen_ns, request.frame.stamp_ns)
-                track.seen_by = request.frame.frame_id
-            if track.mesh is not item.mesh:
-                track.mesh, track.shape, track.solid = item.mesh, item.shape, item.solid
-                track.revision += 1
-            fused = track.views if request.earlier.get(item.label) else ()
-            track.used = [item.view.direction, *(view.direction for view in fused)]
-            track.failures = track.failures + 1 if track.fits_badly else 0
-            track.used_area, track.misfit = item.area, 0.0
-            track.views = with_view(track.views, item.view)
-            track.visible_fraction = item.mesh.visible_fraction
-            track.note_class(item.mesh.class_id)
+                _place_anew(track, request, item)
+            _take_mesh(track, request, item)
             ids[item.label] = track.id
         self._note_failures(request, ids)
         self.unknown = ()  # until the next image
@@ -230,10 +223,8 @@ class Tracker:
     def _follow(self, readings: Readings) -> None:
         """Find camera and objects in an image: objects with a mask, objects that only the depth confirms, and missing
         objects that turn up elsewhere.  The masks that are left are new objects."""
-        frame = readings.frame
         self._locate_camera(readings)
-        pose = self.scene_from_camera(frame)
-        camera_from_scene = np.linalg.inv(pose)
+        camera_from_scene = np.linalg.inv(self.scene_from_camera(readings.frame))
         if self._support is not None:
             readings = readings.off(moved_plane(self._support, camera_from_scene))
         sightings = self._sightings(readings)
@@ -241,32 +232,39 @@ class Tracker:
         in_common = shared(self.tracks, sightings, pairs, readings, camera_from_scene)
         self.shared = frozenset(readings.instances[index].label for index in in_common)
         for identity, sighting in sightings.items():
-            track, index = self.tracks[identity], pairs.get(identity)
-            behind = are_on_backs(track.shape, sighting.points, self._camera_from(track, frame))
-            points = sighting.points if index is None else readings.points[index]
-            if index is not None and self._in_world:      # else the camera may have moved, and not it
-                slide(track, sighting, index, readings, pose)
-            # The camera looks through it, or sees what it lay on, where that is no farther than the underside.
-            missing = sighting.missing + behind.sum() / max(sighting.facing, 1)
-            believed = index is not None or missing < _GONE \
-                and sighting.confirmed >= self._least_confirmed(track, sighting, frame.stamp_ns)
-            if believed and measure(track, points, pose, frame.stamp_ns, goes_on=self._masks_are_due):
-                self._seen(track, index, readings)
-            else:
+            if not self._follow_one(self.tracks[identity], sighting, pairs.get(identity), readings):
                 pairs.pop(identity, None)
-                track.label = 0
-                if not self._is_vouched_for(track, frame):
-                    gone = missing >= _GONE and not self._may_be_near(track, frame.stamp_ns)
-                    track.presence = Presence.GONE if gone else Presence.HIDDEN
         taken = {*pairs.values()}
         taken |= self._find_again(taken, readings)
         self.areas = {instance.label: readings.area(index) for index, instance in enumerate(readings.instances)}
-        unknown = [index for index in range(len(readings.instances))
-                   if index not in taken and index not in in_common and not self._is_fragment(index, readings)
-                   and not self._was_refused(index, readings)]
-        waiting = [index for index in unknown if self._waits(index, readings)]
+        new = [index for index in range(len(readings.instances))
+               if index not in taken and index not in in_common and not self._is_fragment(index, readings)
+               and not self._was_refused(index, readings)]
+        waiting = [index for index in new if self._waits(index, readings)]
         self.waiting = tuple(readings.instances[index] for index in waiting)
-        self.unknown = tuple(readings.instances[index] for index in unknown if index not in waiting)
+        self.unknown = tuple(readings.instances[index] for index in new if index not in waiting)
+
+    def _follow_one(self, track: Track, sighting: Sighting, index: int | None, readings: Readings) -> bool:
+        """Measure where a track is by its mask, the instance number `index`, or by depth alone if that is None; whether
+        the image shows it.  If not, it is hidden or gone."""
+        frame = readings.frame
+        pose, now_ns = self.scene_from_camera(frame), frame.stamp_ns
+        behind = are_on_backs(track.shape, sighting.points, self._camera_from(track, frame))
+        points = sighting.points if index is None else readings.points[index]
+        if index is not None and self._in_world:      # else the camera may have moved, and not it
+            slide(track, sighting, index, readings, pose)
+        # The camera looks through it, or sees what it lay on, where that is no farther than the underside.
+        missing = sighting.missing + behind.sum() / max(sighting.facing, 1)
+        believed = index is not None or missing < _GONE \
+            and sighting.confirmed >= self._least_confirmed(track, sighting, now_ns)
+        if believed and measure(track, points, pose, now_ns, goes_on=self._masks_are_due):
+            self._seen(track, index, readings)
+            return True
+        track.label = 0
+        if not self._is_vouched_for(track, frame):
+            gone = missing >= _GONE and not self._may_be_near(track, now_ns)
+            track.presence = Presence.GONE if gone else Presence.HIDDEN
+        return False
 
     def _least_confirmed(self, track: Track, sighting: Sighting, now_ns: int) -> float:
         """Share of its visible samples that the depth must confirm if a track has no mask.  While its next mask is due,
@@ -312,26 +310,29 @@ class Tracker:
         seconds = (frame.stamp_ns - stamp_ns) / 1e9
         predicted = motion.shifted(last, speed * seconds if seconds < _LONGEST_GLIDE else np.zeros(6))
         self._scene_from_camera[frame.frame_id] = predicted
-        sightings = self._sightings(readings, _NEAR_CAMERA)
-        pairs = matched(self.tracks, sightings, readings, np.linalg.inv(predicted), _NEAR_CAMERA)
-        found = {identity: readings.points[index] for identity, index in pairs.items()}
-        if self._masks_are_due:
-            found |= {identity: sighting.points for identity, sighting in sightings.items()
-                      if identity not in found and sighting.confirmed >= _LEAST_CONFIRMED}
-        measured = [(self.tracks[identity], points) for identity, points in found.items()
-                    if len(points) >= LEAST_READINGS]
-        # Where most seem to move, it is the camera.
-        still = [pair for pair in measured if frame.stamp_ns >= pair[0].restless_until_ns]
-        trusted = still if 2 * len(still) >= len(measured) else measured
-        if trusted:
-            moved = camera_motion([(track.shape, self._camera_from(track, frame), points)
-                                   for track, points in trusted])
+        if still := self._seem_still(readings):
+            moved = camera_motion([(track.shape, self._camera_from(track, frame), points) for track, points in still])
             self._scene_from_camera[frame.frame_id] = predicted @ np.linalg.inv(moved)
         else:
             self._scene_from_camera[frame.frame_id] = last
         if seconds > 0:
             speed = motion.difference(self._scene_from_camera[frame.frame_id], last) / seconds
         self._camera_speed[frame.frame_id] = speed, frame.stamp_ns
+
+    def _seem_still(self, readings: Readings) -> list[tuple[Track, np.ndarray]]:
+        """The tracks that an image shows and by which the camera's motion is found, each with its depth readings (N, 3)
+        metres, camera frame.  The camera's pose must be set to where it is expected to be."""
+        sightings = self._sightings(readings, _NEAR_CAMERA)
+        camera_from_scene = np.linalg.inv(self.scene_from_camera(readings.frame))
+        pairs = matched(self.tracks, sightings, readings, camera_from_scene, _NEAR_CAMERA)
+        found = {identity: readings.points[index] for identity, index in pairs.items()}
+        if self._masks_are_due:
+            found |= {identity: sighting.points for identity, sighting in sightings.items()
+                      if identity not in found and sighting.confirmed >= _LEAST_CONFIRMED}
+        shown = [(self.tracks[identity], points) for identity, points in found.items() if len(points) >= LEAST_READINGS]
+        # Where most seem to move, it is the camera.
+        still = [pair for pair in shown if readings.frame.stamp_ns >= pair[0].restless_until_ns]
+        return still if 2 * len(still) >= len(shown) else shown
 
     def _camera_from(self, track: Track, frame: Frame) -> np.ndarray:
         """(4, 4) camera_from_object of a track in an image of this camera."""
@@ -488,6 +489,30 @@ def warm_up() -> None:
 _BLOCK = (np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * 0.07,
           np.array([[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1],
                     [2, 3, 7], [2, 7, 6], [0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3]]))
+
+
+def _place_anew(track: Track, request: Request, item: Rebuilt) -> None:
+    """Put a track where a rebuilt object is, in an object frame of its own: also one that is known from before, as it
+    could not be followed to there."""
+    track.belief = motion.first_belief(item.scene_from_object)
+    track.frame_number += 1
+    track.presence, track.label, track.views = Presence.SEEN, item.label, ()
+    track.seen_ns = track.masked_ns = max(track.seen_ns, request.frame.stamp_ns)
+    track.seen_by = request.frame.frame_id
+
+
+def _take_mesh(track: Track, request: Request, item: Rebuilt) -> None:
+    """Give a track the mesh of a rebuilt object, and note what it was made from."""
+    if track.mesh is not item.mesh:
+        track.mesh, track.shape, track.solid = item.mesh, item.shape, item.solid
+        track.revision += 1
+    fused = track.views if request.earlier.get(item.label) else ()
+    track.used = [item.view.direction, *(view.direction for view in fused)]
+    track.failures = track.failures + 1 if track.fits_badly else 0
+    track.used_area, track.misfit = item.area, 0.0
+    track.views = with_view(track.views, item.view)
+    track.visible_fraction = item.mesh.visible_fraction
+    track.note_class(item.mesh.class_id)
 
 
 def _tracked(track: Track, camera_from_scene: np.ndarray, scene_from_object: np.ndarray) -> TrackedObject:

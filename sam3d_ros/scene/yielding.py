@@ -23,11 +23,11 @@ from .parallel import in_parallel
 from .physics import MAX_SIGMAS, REACH, TOUCH, gaps_below
 from .solid import Solid, solid_from_mesh
 
-_ROUNDABOUT = 6              # times the shortest way out of a neighbour: a longer way back is none
-_THROUGH = 0.8               # of the object's thickness there: a longer way back leaves nothing of it
+_ROUNDABOUT = 6              # times the shortest way out of a neighbour: no longer way back into the object counts
+_THROUGH = 0.8               # of the object's thickness there: a longer way back would leave nothing of it
 _DEEPEST = 64                # vertices of a neighbour that make a dent, at most twice as many
 _SQUEEZED = 0.05             # of its height is left of what was below the support
-_LOWER = 0.01                # metres below the support, at 1 m: what is surely as far below stands on another level
+_LOWER = 0.01                # metres below the support, at 1 m: what surely reaches so far down stands on another level
 _LEAST_LOWER = 0.05          # share of its vertices that are
 _FOOT = 0.5                  # of the height: how far up the lower end is stretched
 _JUST_ABOVE = 2 * MAX_SIGMAS  # of the foot: what is farther above what carries it is held, or hangs

@@ -10,7 +10,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from ..runtime.graph import unfolded_constants
-from ..runtime.int8 import RANGES, Ranges
+from ..runtime.int8 import RANGES_KEY, Ranges
 from ..runtime.signature import STUDENT
 
 # The layout is read from what these convolutions give.  They are few operations, and in int8 they made the centre and
@@ -21,7 +21,7 @@ _EXACT = "/down3/"
 def calibrate(path: Path, samples: dict[str, np.ndarray]) -> None:
     """Write into an exported student the ranges of its activations on samples, as samples.fixed_samples gives them."""
     model = onnx.load(path)
-    helper.set_model_props(model, {RANGES: json.dumps(measured_ranges(model, samples))})
+    helper.set_model_props(model, {RANGES_KEY: json.dumps(measured_ranges(model, samples))})
     onnx.save(model, path)
 
 
