@@ -22,6 +22,7 @@ from .cube import IMAGE_UP
 from .evidence import Observation
 from .faults import Fault, FaultCode, engine_faults
 from .frame import Frame, Instance, Intrinsics, check_frame
+from .in_step import in_step
 from .looks import first_look, merged, network_inputs, second_look
 from .object_frame import object_frame
 from .objects import Mesh, ReconstructedObject, Rejection, ScaleSource
@@ -43,12 +44,14 @@ class PipelineResult:
     """Objects of one frame, rejected instances, and milliseconds per stage: evidence, inference, surface, colour.
 
     plane: (4,) that the objects stand on, unit normal, up, and offset in metres, camera frame; None if unknown
+    warnings: what is wrong with the frame, and was mended: DEPTH_SHIFTED, MASKS_SHIFTED
     """
 
     objects: list[ReconstructedObject]
     rejections: tuple[Rejection, ...]
     stage_ms: dict[str, float]
     plane: np.ndarray | None = None
+    warnings: tuple[Fault, ...] = ()
 
 
 class Pipeline:
@@ -119,6 +122,8 @@ class Pipeline:
         check_frame(frame)
         report("EVIDENCE")
         with clock("evidence"):
+            frame, shifted = in_step(frame)
+            warnings = () if shifted is None else (shifted,)
             plane = support_plane(frame)
             up = _up(frame, plane)
             given, frame = frame.labels, grown_masks(frame, plane)
@@ -127,7 +132,7 @@ class Pipeline:
                                                             self.config.max_objects)
         if not candidates:
             report("DONE")
-            return PipelineResult([], tuple(rejections), clock.milliseconds, plane)
+            return PipelineResult([], tuple(rejections), clock.milliseconds, plane, warnings)
         with clock("evidence"):
             shown = [(frame, c, earlier.get(c.instance.label, ()), plane, up) for c in candidates]
             seconds = {index: look for index, each in enumerate(shown) if (look := second_look(*each))}
@@ -153,7 +158,7 @@ class Pipeline:
                                                earlier.get(candidates[index].instance.label, ())),
                 found, surfaces))
         report("DONE")
-        return PipelineResult(objects, tuple(rejections), clock.milliseconds, plane)
+        return PipelineResult(objects, tuple(rejections), clock.milliseconds, plane, warnings)
 
     def variant(self, **changes: Any) -> Pipeline:
         """A pipeline with other settings that uses this one's engine; only this one frees the engine."""
