@@ -459,3 +459,14 @@ def test_depth_or_masks_beside_the_image_give_the_objects_of_a_frame_in_step(pip
     for true, item in zip(right.objects, mended.objects, strict=True):
         np.testing.assert_allclose(item.camera_from_object[:3, 3], true.camera_from_object[:3, 3], atol=0.003)
         np.testing.assert_allclose(item.size, true.size, atol=0.004)
+
+
+def test_much_noise_of_the_depth_neither_hides_objects_nor_brings_them_nearer(pipeline):
+    def front(item):
+        return np.percentile(item.vertices @ item.camera_from_object[2, :3], 2) + item.camera_from_object[2, 3]
+    frame = scene(BALLS)
+    noise = np.random.default_rng(0).normal(size=frame.depth.shape).astype(np.float32) * np.float32(0.008)
+    noisy = pipeline.run(replace(frame, depth=frame.depth + noise))
+    assert noisy.rejections == ()                # without smoothing, a surface that is too ragged is none
+    for true, item in zip(pipeline.run(frame).objects, noisy.objects, strict=True):
+        assert abs(front(item) - front(true)) < 0.004
