@@ -13,8 +13,8 @@ import numpy as np
 from .frame import Frame
 from .plane import range_factor
 
-# Metres at 1 m, growing with the square of the distance, 1 sigma: below, depth stays as it is.  At 3 mm, with edges that
-# are blurred as those of time-of-flight cameras, smoothing did more harm than good.
+# Metres at 1 m, growing with the square of the distance, 1 sigma: below, depth stays as it is.  At 3 mm, with edges
+# blurred as those of time-of-flight cameras are, smoothing did more harm than good.
 _NOISY = 0.004
 _AROUND = 2             # pixels around one, whose mean it becomes
 _ALIKE = 4.0            # sigmas by which a neighbour may differ: beyond is another surface
