@@ -105,7 +105,7 @@ def reconstruct_folder(pipeline: Pipeline, folder: Path, output: Path) -> str:
     latency_ms = (time.perf_counter() - start) * 1e3
     ids = [f"object_{number}" for number in range(1, len(result.objects) + 1)]
     write_objects(output, result.objects, ids, latency_ms)
-    for line in (*map(str, warnings), *rejection_lines(result.rejections)):
+    for line in (*map(str, warnings + result.warnings), *rejection_lines(result.rejections)):
         _note(folder, line)
     if not result.objects:
         raise Fault(FaultCode.NOTHING_REBUILT, f"0 of {len(frame.instances)} objects")

@@ -231,7 +231,7 @@ class Replay:
         if asked := rebuild.request(self._tracker):
             result = rebuild.run(self.pipeline, asked)
             self._tracker.absorb(asked, rebuild.prepare(asked, result.objects), result.plane)
-            faults += [rejection.fault for rejection in result.rejections]
+            faults += [*(rejection.fault for rejection in result.rejections), *result.warnings]
         for fault in faults:
             self._note(fault)
         self.set_count += 1

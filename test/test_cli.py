@@ -35,13 +35,15 @@ class FakePipeline:
 
     def __init__(self):
         self.config: PipelineConfig | None = None
+        self.warnings: tuple[Fault, ...] = ()
         self.closed = False
 
     def run(self, frame: Frame, *_: Any) -> PipelineResult:
         check_frame(frame)
         ghosts = [instance for instance in frame.instances if instance.class_id == "ghost"]
         rejections = tuple(Rejection(ghost.label, Fault(FaultCode.TOO_FEW_POINTS, "3 readings")) for ghost in ghosts)
-        return PipelineResult([box(instance) for instance in frame.instances if instance not in ghosts], rejections, {})
+        return PipelineResult([box(instance) for instance in frame.instances if instance not in ghosts], rejections, {},
+                              warnings=self.warnings)
 
     def warm_up(self) -> None:
         pass
@@ -187,6 +189,14 @@ def test_only_the_largest_masks_reach_the_pipeline(tmp_path, pipeline, capsys):
     output = capsys.readouterr()
     assert output.err.splitlines()[0].startswith(f"sam3d: {folder}: TOO_MANY_OBJECTS: 13 masks, max_objects is 4 ")
     assert "4 of 13 objects" in output.out
+
+
+def test_what_was_mended_of_a_frame_is_said(tmp_path, pipeline, capsys):
+    pipeline.warnings = (Fault(FaultCode.DEPTH_SHIFTED, "it was off by 8 pixels to the right and 3 down"),)
+    folder = make_folder(tmp_path / "a", "mug")
+    assert cli.main(["reconstruct", str(folder), "-o", str(tmp_path / "out")]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"sam3d: {folder}: DEPTH_SHIFTED: it was off by 8 pixels to the right and 3 down (")
 
 
 def test_an_absent_depth_image_is_said(tmp_path, pipeline, capsys):

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,17 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy")
 
+from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from geometry_msgs.msg import TransformStamped  # noqa: E402
-from node_rig import HEIGHT, OBJECT, WIDTH, RefusingPipeline, Rig, scene  # noqa: E402
+from node_rig import HEIGHT, OBJECT, WIDTH, BlockPipeline, RefusingPipeline, Rig, scene  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import qos_profile_sensor_data  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from stand_ins import provide_tf2_ros  # noqa: E402
 
-from sam3d_ros.perception.faults import FaultCode  # noqa: E402
+from sam3d_ros.perception.faults import Fault, FaultCode  # noqa: E402
 from sam3d_ros.perception.frame import Frame  # noqa: E402
+from sam3d_ros.perception.pipeline import PipelineResult  # noqa: E402
 from sam3d_ros.ros.images import decode_pixels, encode_image, stamp_message  # noqa: E402
 from sam3d_ros.ros.transforms import matrix_from_pose  # noqa: E402
 
@@ -234,6 +237,19 @@ def test_an_input_that_is_less_reliable_than_wanted_is_named():
                "reliable: set it to auto; on depth_image for "
         rig.send_until(lambda: rig.send(scene()), lambda: any(
             status.message.startswith(told) for array in rig.diagnostics for status in array.status))
+
+
+def test_what_was_mended_of_an_image_is_a_warning():
+    class MendingPipeline(BlockPipeline):
+        def run(self, *arguments: Any, **named: Any) -> PipelineResult:
+            return replace(super().run(*arguments, **named), warnings=(Fault(FaultCode.MASKS_SHIFTED, "moved"),))
+    with Rig(MendingPipeline()) as rig:
+        rig.send(scene())
+        rig.wait(lambda: rig.objects and "MASKS_SHIFTED" in rig.codes())
+        (status,) = {status.level: status for array in rig.diagnostics for status in array.status
+                     if status.message.startswith("MASKS_SHIFTED")}.values()
+        assert status.level == DiagnosticStatus.WARN
+        assert [len(o.vertices) > 0 for o in rig.objects[-1].objects] == [True]
 
 
 def test_too_many_objects_keeps_the_largest():

@@ -448,3 +448,25 @@ def test_real_frames_give_all_objects():
     objects = [o for folder in sorted(frames.iterdir()) for o in pipeline(read_frame_folder(folder))]
     assert len(objects) == 13
     assert all(trimesh.Trimesh(o.vertices, o.triangles).is_watertight for o in objects)
+
+
+@pytest.mark.parametrize(("image", "code"), [("depth", FaultCode.DEPTH_SHIFTED), ("labels", FaultCode.MASKS_SHIFTED)])
+def test_depth_or_masks_beside_the_image_give_the_objects_of_a_frame_in_step(pipeline, image, code):
+    frame = scene(BALLS)
+    late = replace(frame, **{image: np.roll(getattr(frame, image), (4, 7), (0, 1))})
+    right, mended = pipeline.run(frame), pipeline.run(late)
+    assert right.warnings == () and [fault.code for fault in mended.warnings] == [code]
+    for true, item in zip(right.objects, mended.objects, strict=True):
+        np.testing.assert_allclose(item.camera_from_object[:3, 3], true.camera_from_object[:3, 3], atol=0.003)
+        np.testing.assert_allclose(item.size, true.size, atol=0.004)
+
+
+def test_much_noise_of_the_depth_neither_hides_objects_nor_brings_them_nearer(pipeline):
+    def front(item):
+        return np.percentile(item.vertices @ item.camera_from_object[2, :3], 2) + item.camera_from_object[2, 3]
+    frame = scene(BALLS)
+    noise = np.random.default_rng(0).normal(size=frame.depth.shape).astype(np.float32) * np.float32(0.008)
+    noisy = pipeline.run(replace(frame, depth=frame.depth + noise))
+    assert noisy.rejections == ()                # without smoothing, a surface that is too ragged is none
+    for true, item in zip(pipeline.run(frame).objects, noisy.objects, strict=True):
+        assert abs(front(item) - front(true)) < 0.004

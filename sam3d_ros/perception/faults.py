@@ -44,6 +44,9 @@ class FaultCode(Enum):
     DEPTH_UNIT_SUSPECT = (
         "depth values are implausible for metres: the publisher uses another unit (32FC1 is metres, "
         "16UC1 is millimetres)")
+    DEPTH_SHIFTED = (
+        "the depth image lies beside the colour image by some pixels, which was mended as far as can be told: "
+        "calibrate the camera, or use its driver's aligned depth, taken at the same time")
     SUPPORT_PLANE_NOT_FOUND = (
         "no table, floor or shelf found in the depth image: turn the camera so that one fills a good "
         "part of it")
@@ -63,6 +66,9 @@ class FaultCode(Enum):
     MASK_INVALID = (
         "corners of a polygon or box are no numbers or far outside of the image, and it is left out: the detector is "
         "broken")
+    MASKS_SHIFTED = (
+        "all masks lie beside their objects by some pixels, which was mended as far as can be told: the detector crops "
+        "or pads its input, or stamps its masks with the time of another image")
     MASK_TRUNCATED = "segmentation data are shorter than step x height: the publisher is broken"
     MASK_BIG_ENDIAN = "big-endian segmentation is not supported: make the publisher send little-endian data"
     TOO_MANY_OBJECTS = "more masks than max_objects: the largest are kept; raise max_objects if the machine can bear it"

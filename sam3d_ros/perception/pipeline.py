@@ -22,7 +22,9 @@ from .cube import IMAGE_UP
 from .evidence import Observation
 from .faults import Fault, FaultCode, engine_faults
 from .frame import Frame, Instance, Intrinsics, check_frame
+from .in_step import in_step
 from .looks import Look, first_look, merged, network_inputs, second_look
+from .noise import without_noise
 from .object_frame import object_frame
 from .objects import Mesh, ReconstructedObject, Rejection, ScaleSource
 from .outline import grown_masks, hidden_share
@@ -43,12 +45,14 @@ class PipelineResult:
     """Objects of one frame, rejected instances, and milliseconds per stage: evidence, inference, surface, colour.
 
     plane: (4,) that the objects stand on, unit normal, up, and offset in metres, camera frame; None if unknown
+    warnings: what is wrong with the frame, and was mended: DEPTH_SHIFTED, MASKS_SHIFTED
     """
 
     objects: list[ReconstructedObject]
     rejections: tuple[Rejection, ...]
     stage_ms: dict[str, float]
     plane: np.ndarray | None = None
+    warnings: tuple[Fault, ...] = ()
 
 
 class Pipeline:
@@ -91,6 +95,7 @@ class Pipeline:
         for number in self._engine.first_runs:
             self.run(replace(frame, instances=frame.instances[:number]))
         hidden_share(frame, 1)
+        without_noise(replace(frame, depth=frame.depth + (0.01 * (np.arange(64 * count) % 2)).astype(np.float32)))
         hollows.warm_up()
 
     def __call__(self, frame: Frame) -> list[ReconstructedObject]:
@@ -119,6 +124,8 @@ class Pipeline:
         check_frame(frame)
         report("EVIDENCE")
         with clock("evidence"):
+            frame, shifted = in_step(frame)
+            frame, warnings = without_noise(frame), () if shifted is None else (shifted,)
             plane = support_plane(frame)
             up = _up(frame, plane)
             views = {label: tuple(seen)[:_MOST_FUSED_VIEWS - 1] for label, seen in (earlier or {}).items()}
@@ -126,7 +133,7 @@ class Pipeline:
                                                             self.config.min_points, self.config.max_objects)
         if not candidates:
             report("DONE")
-            return PipelineResult([], tuple(rejections), clock.milliseconds, plane)
+            return PipelineResult([], tuple(rejections), clock.milliseconds, plane, warnings)
         with clock("evidence"):
             inputs, second_looks = _looks(frame, candidates, views, plane, up)
         report("INFERENCE")
@@ -146,7 +153,7 @@ class Pipeline:
                                                            views.get(candidate.instance.label, ())),
                 candidates, surfaces, layouts))
         report("DONE")
-        return PipelineResult(objects, (*rejections, *shapeless), clock.milliseconds, plane)
+        return PipelineResult(objects, (*rejections, *shapeless), clock.milliseconds, plane, warnings)
 
     def variant(self, **changes: Any) -> Pipeline:
         """A pipeline with other settings that uses this one's engine; only this one frees the engine."""

@@ -324,8 +324,10 @@ class LiveScene:
             self._rebuilt_once = True
             self._reconstructions += 1
             faults = [rejection.fault for rejection in result.rejections]
-            if faults or not self._tracker.waiting:      # else what was reported of masks that wait still holds
-                self._diagnostics.report("reconstruction", faults[0] if faults else None)
+            if told := [*faults, *result.warnings]:
+                self._diagnostics.report("reconstruction", told[0])
+            elif not self._tracker.waiting:              # else what was reported of masks that wait still holds
+                self._diagnostics.report("reconstruction", None)
         self._figures |= {f"{stage}_ms": f"{value:.1f}" for stage, value in result.stage_ms.items()}
         self._figures["reconstructions"] = str(self._reconstructions)
         return set(ids.values()), faults
