@@ -1,4 +1,6 @@
 """Objects that several images show: seen a second time from the most different one."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from test_cube_and_evidence import ball_frame, cube_of
@@ -59,6 +61,34 @@ def test_without_other_views_there_is_no_second_look(candidate):
     behind = turned_about_the_ball(30)
     behind[:3, :3] = behind[:3, :3] @ np.diag([-1, 1, -1])         # a camera that looks the other way
     assert second_look(ball_frame(BALL), candidate, [Observation(ball_frame(BALL), 1, behind)], None, None) is None
+
+
+def test_a_view_that_shows_little_of_the_object_is_not_the_first_of_the_second_look(candidate):
+    """From the farthest side there is no depth, no pixel of the mask, or the image ends in it."""
+    frame, poor = ball_frame(BALL), seen_from(70)
+    columns = np.nonzero((poor.frame.labels == 1).any(axis=0))[0]
+    cut = poor.frame.labels.copy()
+    cut[:, columns[len(columns) // 3]:] = 0
+    for changes in ({"depth": None}, {"labels": np.zeros_like(cut)}, {"labels": cut}):
+        other = replace(poor, frame=replace(poor.frame, **changes))
+        assert second_look(frame, candidate, [other], TABLE, TABLE[:3]) is None
+        look = second_look(frame, candidate, [other, seen_from(40)], TABLE, TABLE[:3])
+        assert np.rad2deg(np.arccos(look.cube_from_candidate[2, 2])) == pytest.approx(40, abs=3)
+        assert len(look.views) == 3
+    assert second_look(replace(frame, depth=None), candidate, [seen_from(40)], None, None) is None
+
+
+def test_without_up_the_second_look_is_upright_in_its_own_image(candidate):
+    """As the first one is, and as the network was trained: of a camera that is turned by 40 degrees about its axis."""
+    other = seen_from(60)
+    cosine, sine = np.cos(np.deg2rad(40)), np.sin(np.deg2rad(40))
+    roll = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+    pose = other.camera_from_observer.copy()
+    pose[:3, :3] = pose[:3, :3] @ roll
+    look = second_look(ball_frame(BALL), candidate, [replace(other, camera_from_observer=pose)], None, None)
+    across = (look.cube_from_candidate @ candidate.cube.virtual_from_camera @ pose[:3, :3])[0]
+    assert across[1] == pytest.approx(0, abs=1e-9) and across[0] > 0.9
+    assert not look.support.any()
 
 
 def ball_volume(centre, radius):

@@ -148,6 +148,21 @@ def test_mirror_images_below_the_support_are_taken_away():
     np.testing.assert_allclose(candidates[0].cube.centre, cube.centre, atol=0.002)
 
 
+def test_what_reaches_into_a_recess_of_the_support_is_no_mirror_image():
+    """From 5 cm above the support down to 7 cm below it, with the support all around."""
+    frame = scene()
+    frame.depth[frame.labels == 0] = 0.8
+    frame.depth[OBJECT] = np.linspace(0.75, 0.87, 50)[:, None]
+    frame.depth[112:114, 140:200] = 0                              # a band without readings at the support's height
+    found, [candidate], _ = find_candidates(frame, frame.labels, TABLE, None, {}, 50, 16)
+    np.testing.assert_array_equal(found.depth, frame.depth)
+    assert len(candidate.points) == 48 * 60
+    frame.depth[OBJECT] = 0.75
+    stray = np.s_[130:135, 140:150]                                # the support's noise, which a wide mask includes
+    frame.labels[stray], frame.depth[stray] = 1, 0.815
+    assert (find_candidates(frame, frame.labels, TABLE, None, {}, 50, 16)[0].depth[stray] == 0).all()
+
+
 @pytest.mark.parametrize(("share", "status"), [(0.4, Status.OK), (0.15, Status.LOW_QUALITY)])
 def test_the_cube_holds_the_whole_mask_where_most_of_a_black_object_gives_no_reading(share, status):
     exact = scene()

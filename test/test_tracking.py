@@ -268,6 +268,18 @@ def test_a_mask_that_takes_in_the_table_does_not_draw_an_object_there(monkeypatc
             assert np.linalg.norm(world.error(found[world.ids[1]], 1)[:3]) < 0.003
 
 
+@pytest.mark.parametrize("height", [0.002, 0.006])
+def test_noise_from_afar_does_not_lift_a_thin_object_off_the_table(monkeypatch, height):
+    """At 1.5 m it is 2.7 mm, and readings of the object may as well be the table's."""
+    monkeypatch.setattr("test_tracking.TOYS", [Toy("box", np.array([0.12, 0.08, height])), *TOYS[1:]])
+    monkeypatch.setattr("test_tracking.PLACES", [pose(-0.12, 0.0, height / 2, 0.4), *PLACES[1:]])
+    world, errors = World(), []
+    for step in range(1, 13):
+        found = world.look(step / 30, camera_at(0.3, 1.2, 1.5))
+        errors.append(np.linalg.norm(world.error(found[world.ids[1]], 1)[:3]))
+    assert max(errors) < 0.0035
+
+
 @pytest.mark.parametrize("labels", [(1, 2, 1), (3, 2, 3), (1, 1, 1)])
 def test_a_mask_that_shows_two_known_objects_spoils_neither_and_is_no_third(labels: tuple[int, ...]):
     """The detector takes two for one in some images, after the meshes are old enough to be made anew."""

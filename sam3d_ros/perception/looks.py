@@ -18,6 +18,8 @@ from .evidence import Observation, filled, first_view, further_view, support_row
 from .frame import Frame
 from .plane import moved_plane
 
+_LEAST_SHOWN = 0.5      # of what the image at hand shows: a view that shows less of an object misleads as the first one
+
 
 @dataclass(frozen=True)
 class Look:
@@ -46,21 +48,22 @@ def first_look(frame: Frame, candidate: Candidate, earlier: Sequence[Observation
 
 def second_look(frame: Frame, candidate: Candidate, earlier: Sequence[Observation], plane: np.ndarray | None,
                 up: np.ndarray | None) -> Look | None:
-    """An object from that of its other views which differs most from the image at hand; None without any.
+    """An object from that of its other views which differs most from the image at hand, of those whose depth shows as
+    much of it; None without any.
 
     Arguments as of `first_look`.
     """
-    if not earlier:
+    cube, label = candidate.cube, candidate.instance.label
+    least = _LEAST_SHOWN * _shown(frame, label, cube.centre)
+    poses = [np.linalg.inv(other.camera_from_observer) for other in earlier]       # observer_from_camera
+    centres = [pose[:3, :3] @ cube.centre + pose[:3, 3] for pose in poses]
+    able = [index for index, (other, centre) in enumerate(zip(earlier, centres, strict=True))
+            if centre[2] > 0 and _shown(other.frame, other.label, centre) > least]
+    if not able or frame.depth is None:
         return None
-    cube = candidate.cube
-    sights = [cube.centre - other.camera_from_observer[:3, 3] for other in earlier]
-    index = int(np.argmin([sight @ cube.centre / np.linalg.norm(sight) for sight in sights]))
-    other, label = earlier[index], candidate.instance.label
-    pose = np.linalg.inv(other.camera_from_observer)       # observer_from_camera
-    centre = pose[:3, :3] @ cube.centre + pose[:3, 3]
-    if centre[2] <= 0:
-        return None
-    upwards = pose[:3, :3] @ (IMAGE_UP if up is None else up)
+    index = min(able, key=lambda i: _cosine(cube.centre, cube.centre - earlier[i].camera_from_observer[:3, 3]))
+    other, pose, centre = earlier[index], poses[index], centres[index]
+    upwards = IMAGE_UP if up is None else pose[:3, :3] @ up
     turned = Cube(rotation_towards(centre, upwards), float(np.linalg.norm(centre)), cube.edge)
     rest = [Observation(frame, label, pose)] + [
         Observation(view.frame, view.label, pose @ view.camera_from_observer)
@@ -89,6 +92,19 @@ def merged(outputs: Mapping[str, np.ndarray], seconds: Mapping[int, Look]) -> di
             volume = outputs[name]
             volume[index, 0] = _mean(volume[index, 0], volume[row, 0], look.cube_from_candidate)
     return {name: array[:count] for name, array in outputs.items()}
+
+
+def _shown(frame: Frame, label: int, centre: np.ndarray) -> float:
+    """Area, m^2, that the readings in a mask have at the depth of the object's centre, (3,) metres, camera frame."""
+    if frame.depth is None:
+        return 0.0
+    readings = np.count_nonzero((frame.labels == label) & (frame.depth > 0))
+    return float(readings * centre[2] ** 2 / (frame.intrinsics.fx * frame.intrinsics.fy))
+
+
+def _cosine(first: np.ndarray, second: np.ndarray) -> float:
+    """Of the angle between two directions, (3,)."""
+    return float(first @ second / (np.linalg.norm(first) * np.linalg.norm(second)))
 
 
 def _views(frame: Frame, label: int, cube: Cube,

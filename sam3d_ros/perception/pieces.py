@@ -75,6 +75,14 @@ def beyond_a_step(frame: Frame, rows: np.ndarray, columns: np.ndarray, points: n
     return float(np.sort(np.bincount(piece, minlength=2))[-2] / len(points))
 
 
+def is_step(depth: np.ndarray, other: np.ndarray, pixels: int, fx: float) -> np.ndarray:
+    """(N,) bool: whether readings (N,), metres, of pixels so far from each other are apart by a step in depth.
+
+    fx: focal length, pixels
+    """
+    return np.abs(depth - other) >= pixels * _STEEPEST / fx * depth + _STEP * np.maximum(1.0, depth * depth)
+
+
 def _depth_image(rows: np.ndarray, columns: np.ndarray, points: np.ndarray) -> np.ndarray:
     """(H, W) float32, the depth of points (N, 3) in the bounding box of their pixels, 0 where there is none."""
     top, left = rows.min(), columns.min()

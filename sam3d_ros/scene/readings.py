@@ -8,6 +8,7 @@ import numba
 import numpy as np
 
 from ..perception.frame import Frame, Instance
+from ..perception.plane import range_factor
 from ..perception.support import off_support
 from .shape import Shape
 
@@ -18,6 +19,7 @@ _EDGE = 0.015             # of the depth, between neighbours: a discontinuity, w
 CONFIRM = 0.012           # metres
 _LEAST_FACING = 0.2       # cosine between normal and line of sight: a sample that is seen flatter counts as turned away
 _LEAST_DEPTH = 0.02       # metres: nearer, no camera reads
+_LEAST_HIGH = 0.0045      # metres above the support at 1 m, median: below, noise may have lifted readings of the same
 _NO_INSTANCE = -9         # unlike every index of an instance
 # What becomes of a sample: outside the image, turned away, without a reading, at its reading, behind it, before it.
 _OFF, _AWAY, _BLANK, _CONFIRMED, _COVERED, _MISSING = range(6)
@@ -49,13 +51,21 @@ class Readings:
 
     def off(self, support: np.ndarray) -> Readings:
         """These without the readings that lie on the support, (4,), camera frame, which a wide mask includes."""
-        return replace(self, points=[points[off_support(points, support)] for points in self.points])
+        return replace(self, points=[_off(points, support) for points in self.points])
 
     def area(self, index: int) -> float:
         """Visible area of an instance, m^2, projected along the line of sight."""
         k = self.frame.intrinsics
         points = self.points[index]
         return float(self.pixels[index] * np.mean(points[:, 2] ** 2) / (k.fx * k.fy)) if len(points) else 0.0
+
+
+def _off(points: np.ndarray, support: np.ndarray) -> np.ndarray:
+    """Those of a mask's readings, (N, 3), that are not on the support; all if none is clearly off: of a thin thing's
+    readings, those that noise lifts would draw it up."""
+    off = points[off_support(points, support)]
+    heights = np.abs(off @ support[:3] + support[3]) / range_factor(off[:, 2])
+    return off if len(off) and np.median(heights) > _LEAST_HIGH else points
 
 
 def read(frame: Frame) -> Readings:
