@@ -95,7 +95,6 @@ FRAMES = {
     "image big-endian": (FaultCode.IMAGE_BIG_ENDIAN, field("image", "is_bigendian", 1)),
     "image truncated": (FaultCode.IMAGE_TRUNCATED, truncate("image")),
     "image step too short": (FaultCode.IMAGE_TRUNCATED, field("image", "step", WIDTH)),
-    "image without a frame": (FaultCode.FRAME_ID_MISSING, no_frame),
     "mask of another size": (FaultCode.MASK_SIZE_MISMATCH, mask(lambda m: m[:, :HEIGHT])),
     "mask all foreground": (FaultCode.MASK_ALL_FOREGROUND, mask(np.ones_like)),
     "mask encoding unknown": (FaultCode.MASK_ENCODING_UNKNOWN, field("segmentation", "encoding", "32FC1")),
@@ -124,6 +123,20 @@ def test_bad_frame_is_named_and_gives_no_output(rig: Rig, code: FaultCode, spoil
     rig.good()
     expect_fault(rig, code, spoil)
     expect_recovery(rig)
+
+
+def test_objects_in_images_without_a_frame_are_rebuilt_with_a_warning_but_have_no_place_in_another_frame(
+        ros: None, monkeypatch: pytest.MonkeyPatch):
+    def send() -> None:
+        messages = scene()
+        no_frame(messages)
+        rig.send(messages)
+    with Rig() as rig:
+        rig.send_until(send, lambda: "FRAME_ID_MISSING" in rig.codes() and rig.objects and rig.objects[-1].objects)
+        assert rig.objects[-1].header.frame_id == ""
+    provide_tf2_ros(monkeypatch)
+    with Rig(target_frame="base") as rig:
+        expect_fault(rig, FaultCode.FRAME_ID_MISSING, no_frame)
 
 
 def expect_fault(rig: Rig, code: FaultCode, spoil: Callable[[Messages], None]) -> None:

@@ -33,8 +33,8 @@ class FaultCode(Enum):
         "image data are shorter than step x height, or step is shorter than a row: the publisher is "
         "broken")
     FRAME_ID_MISSING = (
-        "images carry no frame_id, so that nothing can tell where their objects are: set the camera's frame in its "
-        "driver")
+        "images carry no frame_id, so that nobody can tell where in the robot's world their objects are: set the "
+        "camera's frame in its driver")
     # depth
     DEPTH_MISSING = "no depth received: check the depth topic, or set use_depth to false"
     DEPTH_ENCODING_UNKNOWN = "depth encoding not supported: use 16UC1 or mono16 (millimetres) or 32FC1 (metres)"

@@ -45,31 +45,35 @@ class DecodedSet:
 def decode_set(match: Match, settings: Settings, transforms: Transforms | None,
                find_masks: Callable[[Match, Settings], Segmentation],
                is_ahead: bool = False) -> tuple[DecodedSet, tuple[Fault, ...]]:
-    """Decode a set, for which the camera's transform is waited for.  Returns it, and warnings about its masks.
+    """Decode a set, for which the camera's transform is waited for.  Returns it, and warnings about it.
 
     find_masks: gives the masks of the set; may raise Fault.
-    Raises Fault FRAME_ID_MISSING, those of `decode_frame`, `target_from_camera` and `check_frame`.
+    Raises Fault: those of `decode_frame`, `target_from_camera` and `check_frame`.
     """
     started = time.monotonic()
     frame = decode_frame(match, settings)
-    if not frame.frame_id:
-        raise Fault(FaultCode.FRAME_ID_MISSING)
     pose = target_from_camera(frame, settings, transforms)
     gravity_known = settings.target_frame not in ("", frame.frame_id)
     segmentation = find_masks(match, settings)
     frame = replace(frame, world_from_camera=pose if gravity_known else None, labels=segmentation.labels,
                     instances=segmentation.instances)
     check_frame(frame)
-    return DecodedSet(match, frame, pose, settings, started, is_ahead), segmentation.warnings
+    nameless = () if frame.frame_id else (Fault(FaultCode.FRAME_ID_MISSING),)
+    return DecodedSet(match, frame, pose, settings, started, is_ahead), (*nameless, *segmentation.warnings)
 
 
 def target_from_camera(frame: Frame, settings: Settings, transforms: Transforms | None) -> np.ndarray:
-    """(4, 4) at the image's stamp; the identity without a target_frame.  Raises Fault TF_*, PARAMETER_INVALID."""
+    """(4, 4) at the image's stamp; the identity without a target_frame.
+
+    Raises Fault TF_*, PARAMETER_INVALID, FRAME_ID_MISSING.
+    """
     if len(settings.camera_namespaces) > 1 and settings.target_frame == frame.frame_id:
         raise Fault(FaultCode.PARAMETER_INVALID, f"parameter target_frame: '{frame.frame_id}' is the frame of a "
                                                  "camera, and several need one whose +Z points up")
     if settings.target_frame in ("", frame.frame_id):
         return np.eye(4)
+    if not frame.frame_id:
+        raise Fault(FaultCode.FRAME_ID_MISSING)
     if transforms is None:
         raise Fault(FaultCode.TF_MISSING, "tf2_ros is not installed: leave target_frame empty")
     return transforms.target_from_camera(settings.target_frame, frame.frame_id, frame.stamp_ns, settings.tf_timeout)

@@ -15,7 +15,8 @@ from ..perception.faults import Fault, FaultCode
 _WARNINGS = frozenset({
     FaultCode.MASK_EMPTY, FaultCode.TOO_MANY_OBJECTS, FaultCode.TOO_FEW_POINTS, FaultCode.SHAPE_NOT_FOUND,
     FaultCode.OBJECT_TOO_LARGE, FaultCode.MASK_SCATTERED, FaultCode.MASK_INVALID,
-    FaultCode.DEPTH_SHIFTED, FaultCode.MASKS_SHIFTED, FaultCode.STAMP_OUT_OF_ORDER, FaultCode.CLOCK_JUMPED_BACK,
+    FaultCode.FRAME_ID_MISSING, FaultCode.DEPTH_SHIFTED, FaultCode.MASKS_SHIFTED, FaultCode.STAMP_OUT_OF_ORDER,
+    FaultCode.CLOCK_JUMPED_BACK,
 })
 # The code, in place of a fault's name, while a set-up goes on that takes long.
 CONFIGURING = "CONFIGURING"
