@@ -53,13 +53,15 @@ def second_look(frame: Frame, candidate: Candidate, earlier: Sequence[Observatio
 
     Arguments as of `first_look`.
     """
+    if not earlier or frame.depth is None:
+        return None
     cube, label = candidate.cube, candidate.instance.label
     least = _LEAST_SHOWN * _shown(frame, label, cube.centre)
     poses = [np.linalg.inv(other.camera_from_observer) for other in earlier]       # observer_from_camera
     centres = [pose[:3, :3] @ cube.centre + pose[:3, 3] for pose in poses]
     able = [index for index, (other, centre) in enumerate(zip(earlier, centres, strict=True))
             if centre[2] > 0 and _shown(other.frame, other.label, centre) > least]
-    if not able or frame.depth is None:
+    if not able:
         return None
     index = min(able, key=lambda i: _cosine(cube.centre, cube.centre - earlier[i].camera_from_observer[:3, 3]))
     other, pose, centre = earlier[index], poses[index], centres[index]
