@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from .cube import EDGE_PER_EXTENT, IMAGE_UP, NO_POINTS, Cube, fit_cube, fit_cube_to_mask, inlier_points
 from .evidence import Observation, observed_points
 from .faults import Fault, FaultCode
-from .frame import Frame, Instance, back_project, pixel_directions, thinned
+from .frame import Frame, Instance, back_project, pixel_directions, thinned, thinning_step
 from .mirrored import without_mirror_images
 from .objects import Rejection, Status
 from .outline import hidden_share
@@ -98,7 +98,7 @@ def _candidate(frame: Frame, instance: Instance, window: _Window | None, views: 
     """One instance, of bounding box `window`, None if it has no pixel; other arguments as of `find_candidates`."""
     up = IMAGE_UP if up is None else up
     pixels = 0 if window is None else np.count_nonzero(frame.labels[window] == instance.label)
-    every = int(np.sqrt(pixels / _MANY_PIXELS)) | 1          # odd: registered depth may fill every second row only
+    every = thinning_step(pixels, _MANY_PIXELS)
     coarse, part = thinned(frame, every), _thinned_window(window, every)
     rows, columns = _pixels(coarse, instance.label, part)
     if frame.depth is None:

@@ -103,6 +103,14 @@ def nearest_pixels(points: np.ndarray, intrinsics: Intrinsics) -> tuple[np.ndarr
     return np.where(inside, rows, 0), np.where(inside, columns, 0), inside
 
 
+def thinning_step(count: int, enough: int) -> int:
+    """The step at which every step-th row and column of `count` pixels leave about `enough` of them, or somewhat more.
+
+    It is odd: registered depth may fill every second row only.
+    """
+    return int(math.sqrt(count / enough)) | 1
+
+
 def thinned(frame: Frame, step: int) -> Frame:
     """The frame with every step-th row and column alone, from the first on; it shares the images' memory."""
     k = frame.intrinsics

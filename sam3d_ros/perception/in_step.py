@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from .faults import Fault, FaultCode
-from .frame import Frame, thinned
+from .frame import Frame, thinned, thinning_step
 from .plane import range_factor
 
 _PIXELS = 300_000       # that are enough; a larger image is thinned out, and its shifts are found in larger steps
@@ -40,7 +40,7 @@ def in_step(frame: Frame) -> tuple[Frame, Fault | None]:
     """
     if frame.depth is None:
         return frame, None
-    step = int(np.sqrt(frame.depth.size / _PIXELS)) | 1     # odd: registered depth may fill every second row only
+    step = thinning_step(frame.depth.size, _PIXELS)
     coarse = thinned(frame, step)
     labels = _outlined(coarse)
     pixels, normals = _outlines(labels)

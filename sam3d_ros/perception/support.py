@@ -4,9 +4,10 @@ from __future__ import annotations
 import numpy as np
 
 from .faults import Fault
-from .frame import Frame, back_project
+from .frame import Frame, back_project, thinning_step
 from .plane import BELOW, fit_support_plane, range_factor
 
+_PIXELS = 30_000                # of the image, which are enough to find the plane in
 _PLANE_POINTS = 6000
 _PLANE_REACH = 0.35             # metres around the objects: their support, not the room
 _PLANE_TOLERANCE = 0.006        # metres at 1 m
@@ -26,7 +27,7 @@ def support_plane(frame: Frame) -> np.ndarray | None:
     if frame.depth is None or not frame.instances:
         return None
     given = given_plane(frame)
-    step = int(np.sqrt(frame.depth.size / 30_000)) | 1    # odd: registered depth may fill every second row only
+    step = thinning_step(frame.depth.size, _PIXELS)
     depth, labels = frame.depth[::step, ::step], frame.labels[::step, ::step]
     own = np.isin(labels, [i.label for i in frame.instances]) & (depth > 0)
     rows, columns = np.nonzero((labels == 0) & (depth > 0))
