@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import open3d as o3d
 
 from ..perception.frame import Intrinsics
+from .rasteriser import first_hits
 
 IMAGE = 128            # pixels, edge of the square image around the object
 MIN_VISIBLE_PIXELS = 120
@@ -126,20 +126,21 @@ class _Scene:
     """Meshes in the world with colours; the target is mesh 0."""
 
     def __init__(self) -> None:
-        self._scene = o3d.t.geometry.RaycastingScene(nthreads=1)
+        self._vertices: list[np.ndarray] = []
+        self._faces: list[np.ndarray] = []
         self._paint: list[Callable] = []
 
     def add(self, vertices: np.ndarray, faces: np.ndarray, paint: Callable) -> None:
-        """paint: (faces (N,), barycentric weights (N, 3), world points (N, 3)) -> (N, 3) colours 0..1."""
-        self._scene.add_triangles(o3d.core.Tensor(np.ascontiguousarray(vertices, np.float32)),
-                                  o3d.core.Tensor(np.ascontiguousarray(faces, np.uint32)))
+        """paint: (faces (N,), barycentric weights (N, 3)) -> (N, 3) colours 0..1."""
+        self._vertices.append(vertices)
+        self._faces.append(faces)
         self._paint.append(paint)
 
     def add_thing(self, thing: Thing, linear: np.ndarray, shift: np.ndarray) -> None:
         """A thing at world = linear @ normalised + shift."""
         colours = thing.rgb.astype(np.float32) / 255
 
-        def paint(faces: np.ndarray, weights: np.ndarray, _: np.ndarray) -> np.ndarray:
+        def paint(faces: np.ndarray, weights: np.ndarray) -> np.ndarray:
             corners = thing.faces[faces]
             local = np.einsum("nc,nck->nk", weights, thing.vertices[corners])
             return thing.colouring(local, np.einsum("nc,nck->nk", weights, colours[corners]))
@@ -151,42 +152,33 @@ class _Scene:
         first = np.clip(rng.uniform(0.1, 0.95) + rng.normal(size=3) * 0.08, 0, 1)
         second = np.clip(first + rng.normal(size=3) * rng.choice([0.02, 0.15]), 0, 1)
         waves = rng.normal(size=(3, 3)) * rng.uniform(5, 80)
+        halves = np.array([[0, 1, 2], [0, 2, 3]])
 
-        def paint(_: np.ndarray, __: np.ndarray, points: np.ndarray) -> np.ndarray:
+        def paint(faces: np.ndarray, weights: np.ndarray) -> np.ndarray:
+            points = np.einsum("nc,nck->nk", weights, corners[halves[faces]])
             share = 0.5 + 0.5 * np.sin(points @ waves).mean(axis=1, keepdims=True)
             return first + (second - first) * share
 
-        self.add(corners, np.array([[0, 1, 2], [0, 2, 3]]), paint)
+        self.add(corners, halves, paint)
 
     def render(self, intrinsics: Intrinsics, camera_from_world: np.ndarray, rng: np.random.Generator,
                light: np.ndarray, ambient: float) -> View:
         """Lambert shading from one direction, `light` (3,) in the world, without shadows."""
-        k = intrinsics
-        # Open3D's rays go through (u + 0.5): half a pixel more of principal point puts pixel centres at integers
-        matrix = np.array([[k.fx, 0, k.cx + 0.5], [0, k.fy, k.cy + 0.5], [0, 0, 1]])
-        rays = o3d.t.geometry.RaycastingScene.create_rays_pinhole(
-            o3d.core.Tensor(matrix), o3d.core.Tensor(camera_from_world), k.width, k.height)
-        hits = {name: tensor.numpy() for name, tensor in self._scene.cast_rays(rays).items()}
-        depth, body = hits["t_hit"], hits["geometry_ids"]     # rays have z = 1 in the camera frame: t is the depth
-        hit = np.isfinite(depth)
-        direction = rays.numpy()[..., 3:]
-        uv = hits["primitive_uvs"]
-        normals = hits["primitive_normals"]
-        facing = np.abs((normals * direction).sum(-1)) / np.linalg.norm(direction, axis=-1)
-        colour = np.full((k.height, k.width, 3), rng.uniform(0.1, 0.9), np.float32)
-        towards = np.where((normals * direction).sum(-1, keepdims=True) > 0, -normals, normals)
-        shade = ambient + (1 - ambient) * np.clip((towards * light).sum(-1), 0, None) * 1.3
+        turn, shift = camera_from_world[:3, :3], camera_from_world[:3, 3]
+        depth, body, face, weights, facing, lit = first_hits(
+            [vertices @ turn.T + shift for vertices in self._vertices], self._faces, intrinsics, turn @ light)
+        colour = np.full((depth.size, 3), rng.uniform(0.1, 0.9), np.float32)
+        shade = ambient + (1 - ambient) * 1.3 * lit.reshape(-1, 1)
+        face, weights = face.ravel(), weights.reshape(-1, 3)
         for index, paint in enumerate(self._paint):
-            mine = hit & (body == index)
-            if mine.any():
-                weights = np.concatenate([1 - uv[mine].sum(axis=1, keepdims=True), uv[mine]], axis=1)
-                points = rays.numpy()[mine][:, :3] + depth[mine][:, None] * direction[mine]
-                colour[mine] = paint(hits["primitive_ids"][mine], weights, points) * shade[mine][:, None]
+            mine = np.flatnonzero(body == index)
+            if len(mine):
+                colour[mine] = paint(face[mine], weights[mine]) * shade[mine]
+        colour = colour.reshape(*depth.shape, 3)
         grain = rng.normal(size=colour.shape) * rng.uniform(0.002, 0.03)
         balance = rng.uniform(0.85, 1.15, 3) * rng.uniform(0.8, 1.15)
         image = np.clip((colour + grain) * balance, 0, 1) * 255
-        return View(image.astype(np.uint8), np.where(hit, depth, 0).astype(np.float32), hit & (body == 0),
-                    np.where(hit, facing, 1).astype(np.float32), intrinsics, camera_from_world)
+        return View(image.astype(np.uint8), depth, body == 0, facing, intrinsics, camera_from_world)
 
 
 def _surroundings(scene: _Scene, others: Callable[[], Thing], rng: np.random.Generator, reach: float, azimuth: float,
