@@ -182,6 +182,13 @@ class TestWithTorch:
         build_store(folder, "train", procedural=2, seed=0, workers=0).save(folder / "train_meshes")
         return MeshStore.load(folder / "train_meshes")
 
+    def with_targets(self, store, samples):
+        """Samples of arrays with their targets, as arrays."""
+        from sam3d_ros.training.targets import Targets, with_targets
+
+        batch = {name: self.torch.from_numpy(np.ascontiguousarray(array)) for name, array in samples.items()}
+        return {name: tensor.numpy() for name, tensor in with_targets(batch, Targets(store)).items()}
+
     def test_the_store_holds_what_has_an_inside(self, store):
         assert store.name[:3].tolist() == ["ball", "box", "can"] and len(store) == 5      # no sheet
         np.testing.assert_allclose(store.size[:3], [0.1, 0.1, 0.1], rtol=0.02)
@@ -267,15 +274,15 @@ class TestWithTorch:
         from sam3d_ros.training.samples import Curriculum, Stream
 
         store.save(tmp_path / "train_meshes")
-        stream = iter(Stream(tmp_path / "train_meshes", 2, 1, Curriculum(several=views), 0))
+        stream = iter(Stream(tmp_path / "train_meshes", 2, 1, Curriculum(several=views), [0]))
         shapes = {tuple(next(stream)["crops"].shape[:2]) for _ in range(3)}
         assert {batch for batch, _ in shapes} == {2} and {count > 1 for _, count in shapes} == {views == 1}
 
     @pytest.mark.parametrize(("line", "other", "said"), [
         ("width: 16", "widht: 16", "unknown: widht"), ("blocks: 1", "", "missing: blocks"),
-        ("batch: 16", "batch: 0", "batch: '0' is not a whole number from 1"),
-        ("batch: 16", "batch: 16.5", "batch: '16.5'"), ("average: 0.998", "average: 1", "average: '1'"),
-        ("reuse: 2", "reuse: [2]", "reuse: "), ("pasted: 0.3", "pasted: 3", "pasted: '3' is not a number from 0 to 1"),
+        ("batch: 32", "batch: 0", "batch: '0' is not a whole number from 1"),
+        ("batch: 32", "batch: 16.5", "batch: '16.5'"), ("average: 0.998", "average: 1", "average: '1'"),
+        ("reuse: 3", "reuse: [2]", "reuse: "), ("pasted: 0.3", "pasted: 3", "pasted: '3' is not a number from 0 to 1"),
         ("pasted: 0.3", "sticky: 0.3", "unknown: sticky"), ("until: 1.0", "until: 0.9", "until"),
         ("until: 1.0, ", "", "missing: until"), ("stages:", "stages: [", "no YAML")])
     def test_a_config_that_cannot_be_used_is_named_by_its_key(self, tmp_path, line, other, said):
@@ -341,7 +348,7 @@ class TestWithTorch:
         from sam3d_ros.training.samples import Curriculum, fixed_samples
 
         clean = Curriculum(spoiled=0, pasted=0, no_depth=0)
-        samples = fixed_samples(store, 10, 1, clean)
+        samples = self.with_targets(store, fixed_samples(store, 10, 1, clean))
         for crops, views, distance in zip(samples["crops"], samples["views"], samples["distance"], strict=True):
             volume = evidence(crops[0], views[0])
             seen = (np.abs(volume[0]) < 0.1) & (volume[1] > 0) & (volume[2] > 0)
@@ -351,7 +358,7 @@ class TestWithTorch:
 
     def test_jitter_mirror_and_several_views_keep_inputs_and_target_together(self, store, monkeypatch):
         from sam3d_ros.training import samples
-        from sam3d_ros.training.samples import Curriculum, make_example, make_sample
+        from sam3d_ros.training.samples import Curriculum, make_example, make_sample, stacked
 
         # A millimetre of a further view's pose is more than a voxel of a small object.
         monkeypatch.setattr(samples, "_small_motion", lambda rng, centre: np.eye(4))
@@ -363,21 +370,55 @@ class TestWithTorch:
             example = None
             while example is None:
                 example = make_example(store, mesh, rng, 3, clean)
-            sample = make_sample(example, store, 3, rng)
+            sample = make_sample(example, 3, rng)
+            distance = self.with_targets(store, stacked([sample]))["distance"][0, 0]
             for crop, view in zip(sample["crops"], sample["views"], strict=True):
                 volume = evidence(np.ascontiguousarray(crop), view)
                 seen = (np.abs(volume[0]) < 0.1) & (volume[1] > 0) & (volume[2] > 0)
                 if seen.sum() > 50:
-                    assert np.percentile(np.abs(sample["distance"][0][seen]), 80) < 2.0
+                    assert np.percentile(np.abs(distance[seen]), 80) < 2.0
             up = sample["layout"][:3]
             assert np.linalg.norm(up) == pytest.approx(1, abs=1e-5)
             if sample["support"][4]:
                 assert sample["support"][:3] @ up > 0.99
                 # no part of the object is below the support, and its lowest part is on it unless it was lifted
                 centres = (np.stack(np.meshgrid(*[(np.arange(64) + 0.5) / 64 - 0.5] * 3, indexing="ij"), -1))
-                inside = centres[sample["distance"][0] < 0]
+                inside = centres[distance < 0]
                 heights.append((inside @ sample["support"][:3]).min() + sample["support"][3])
         assert heights and min(heights) > -0.04 and sorted(heights)[len(heights) // 2] < 0.06
+
+    def test_distances_are_those_to_the_turned_shifted_and_squeezed_mesh(self, store):
+        from sam3d_ros.perception.raycasting import raycasting_scene
+        from sam3d_ros.synth.render import random_rotation
+        from sam3d_ros.training.targets import Targets
+
+        targets = Targets(store)
+        centres = targets.centres.numpy()
+        for mesh, squeeze in ((0, [1, 1, 1]), (1, [1, 1, 1]), (1, [0.7, 1, 0.85])):
+            vertices, faces, _ = store.mesh(mesh)
+            cube_from_target = np.eye(4)
+            cube_from_target[:3, :3] = 0.6 * random_rotation(np.random.default_rng(mesh)) @ np.diag(squeeze)
+            cube_from_target[:3, 3] = 0.05, -0.1, 0.02
+            placed = trimesh.Trimesh(trimesh.transform_points(vertices, cube_from_target), faces)
+            target_from_cube = np.linalg.inv(cube_from_target)[None, :3].astype(np.float32)
+            found = targets(self.torch.tensor([mesh]), self.torch.from_numpy(target_from_cube),
+                            self.torch.zeros((1, 2048, 3), dtype=self.torch.uint8))["distance"].numpy().ravel()
+            true = 64 * raycasting_scene(placed).compute_signed_distance(centres[::41]).numpy()
+            near = np.abs(true) < 4
+            assert near.sum() > 300
+            off = np.abs(found[::41] - true)[near]
+            assert off.mean() < 0.02 and np.percentile(off, 99) < 0.3
+
+    def test_students_that_learn_together_need_the_same_batches(self, tmp_path):
+        from sam3d_ros.training import train
+
+        text = (train.CONFIGS / "small.yaml").read_text()
+        (tmp_path / "other.yaml").write_text(text.replace("reuse: 3", "reuse: 4"))
+        assert list(train.read_configs(["small", "base"])) == ["small", "base"]
+        with pytest.raises(UserError, match="need the same `reuse`: small has 3, other 4"):
+            train.read_configs(["small", str(tmp_path / "other.yaml")])
+        with pytest.raises(UserError, match="two configs of one name"):
+            train.read_configs(["small", str(train.CONFIGS / "small.yaml")])
 
     def test_samples_are_deterministic(self, store):
         from sam3d_ros.training.samples import Curriculum, fixed_samples
@@ -415,7 +456,8 @@ class TestWithTorch:
         from sam3d_ros.training.losses import student_losses
         from sam3d_ros.training.samples import Curriculum, fixed_samples
 
-        batch = {k: self.torch.from_numpy(v) for k, v in fixed_samples(store, 2, 2, Curriculum()).items()}
+        samples = self.with_targets(store, fixed_samples(store, 2, 2, Curriculum()))
+        batch = {name: self.torch.from_numpy(array) for name, array in samples.items()}
         layout = self.torch.cat([batch["layout"][:, :6], batch["layout"][:, 7:]], 1)
         truth = (batch["distance"], self.torch.full((2, 1, 32, 32, 32), -3.0), batch["colour"] / 255, layout)
         best = student_losses(truth, batch)
@@ -435,24 +477,32 @@ class TestWithTorch:
         store.save(tmp_path / "dev_meshes")
         self.write_manifest(tmp_path)
         config = replace(train.read_config("small"), width=8, batch=2, reuse=1)
+        wider = replace(config, width=12)
         monkeypatch.setattr(train, "_CHECKED", 6)
-        train.train(config, tmp_path, tmp_path, minutes=0.02, workers=0)
-        first = self.torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-        with (tmp_path / "log.jsonl").open("a") as log:
+        train.train({"thin": config, "wide": wider}, tmp_path, tmp_path, minutes=0.02, workers=0)
+        folder = tmp_path / "thin"
+        first = self.torch.load(folder / "checkpoint.pt", weights_only=True)
+        beside = self.torch.load(tmp_path / "wide" / "checkpoint.pt", weights_only=True)
+        assert beside["step"] == first["step"] and beside["elapsed"] == first["elapsed"]
+        assert beside["config"]["width"] == 12 and first["config"]["width"] == 8
+        with (folder / "log.jsonl").open("a") as log:
             log.write('{"minutes": 0.')                       # a full disk
-        train.train(config, tmp_path, tmp_path, minutes=first["elapsed"] / 60 + 0.02, workers=0)
-        second = self.torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+        longer = first["elapsed"] / 60 + 0.02
+        train.train({"thin": config}, tmp_path, tmp_path, minutes=longer, workers=0)
+        second = self.torch.load(folder / "checkpoint.pt", weights_only=True)
         assert second["step"] > first["step"] >= 1 and second["elapsed"] > first["elapsed"]
-        log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+        log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
         assert [row["samples"] for row in log] == [2 * first["step"], 2 * second["step"]]
         assert log[1]["samples_per_s"] == pytest.approx(
             2 * (second["step"] - first["step"]) / (second["elapsed"] - first["elapsed"]), abs=0.051)
         with pytest.raises(UserError, match="network of width 8, blocks 1, not width 16, blocks 1"):
-            train.train(replace(config, width=16), tmp_path, tmp_path, minutes=1, workers=0)
+            train.train({"thin": replace(config, width=16)}, tmp_path, tmp_path, minutes=1, workers=0)
+        with pytest.raises(UserError, match="have not been trained together"):
+            train.train({"thin": config, "wide": wider}, tmp_path, tmp_path, minutes=1, workers=0)
 
-        student = export.load_student(tmp_path / "checkpoint.pt")
+        student = export.load_student(folder / "checkpoint.pt")
         monkeypatch.setattr(export, "_CALIBRATED", 2)
-        export.export_checkpoint(tmp_path / "checkpoint.pt", tmp_path / "student.onnx", tmp_path / "report.json")
+        export.export_checkpoint(folder / "checkpoint.pt", tmp_path / "student.onnx", tmp_path / "report.json")
         assert not list(tmp_path.glob("*.partial"))
         assert golden.read_golden(read_model(tmp_path / "student.onnx")).layout.shape == (4, 10)
         report = json.loads((tmp_path / "report.json").read_text())
@@ -485,10 +535,11 @@ class TestWithTorch:
         assert run.returncode == 0, run.stderr[-3000:]
         one, other = (json.loads(line) for line in run.stdout.splitlines() if line.startswith('{"first"'))
         assert one.pop("first") != other.pop("first") and one == other
-        rows = (tmp_path / "log.jsonl").read_text().splitlines()
+        rows = (tmp_path / "small" / "log.jsonl").read_text().splitlines()
         row = json.loads(rows[0])
         assert len(rows) == 1 and row["samples"] == 2 * 2 * row["step"]
-        assert self.torch.load(tmp_path / "checkpoint.pt", weights_only=True)["elapsed"] == one["elapsed"]
+        state = self.torch.load(tmp_path / "small" / "checkpoint.pt", weights_only=True)
+        assert state["elapsed"] == one["elapsed"] == other["elapsed"]
 
     def test_a_narrower_student_is_what_is_left_without_idle_channels(self, store):
         from sam3d_ros.models.folded import folded_student, layers

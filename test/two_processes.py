@@ -16,25 +16,29 @@ if __name__ == "__main__":
     seen = []
 
     class Learner(train._Learner):
-        """Notes what it was given."""
+        """Notes what it is given."""
 
-        def learn(self, batches, share):
-            """See _Learner.learn."""
-            batch = next(batches)
-            seen.append((float(batch["crops"].double().sum()), share))
+        def __init__(self, *args):
+            super().__init__(*args)
             slow = 0.8 if self._fabric.global_rank else 1.0
             train.time = SimpleNamespace(monotonic=lambda: slow * time.monotonic())
-            losses = super().learn(iter([batch]), share)
+
+        def learn(self, batch, share):
+            """See _Learner.learn."""
+            seen.append((float(batch["crops"].double().sum()), share))
+            super().learn(batch, share)
+
+        def report(self, elapsed, check):
+            """See _Learner.report."""
             weights = float(self._network.head.weight.double().sum())
-            if self.elapsed >= _SECONDS:
-                # One write, so that the two lines do not mix.
-                sys.stdout.write(json.dumps({"first": seen[0][0], "share": share, "elapsed": self.elapsed,
-                                             "losses": losses, "weights": weights}) + "\n")
-                sys.stdout.flush()
-            return losses
+            # One write, so that the two lines do not mix.
+            sys.stdout.write(json.dumps({"first": seen[0][0], "share": seen[-1][1], "elapsed": elapsed,
+                                         "weights": weights}) + "\n")
+            sys.stdout.flush()
+            super().report(elapsed, check)
 
     _SECONDS = 3.0
     train._Learner, train._CHECKED = Learner, 2
     train.shutil.which = lambda name: None              # nothing is compiled
     small = replace(train.read_config("small"), width=8, batch=2, reuse=1)
-    train.train(small, Path(sys.argv[1]), Path(sys.argv[1]), _SECONDS / 60, workers=0, devices=2)
+    train.train({"small": small}, Path(sys.argv[1]), Path(sys.argv[1]), _SECONDS / 60, workers=0, devices=2)

@@ -58,7 +58,7 @@ def training_report(path: Path) -> dict:
     Raises OSError, UserError.
     """
     state = checkpoint.load(path)
-    store = MeshStore.load(path.parent / "train_meshes")
+    store = MeshStore.load(path.parents[1] / "train_meshes")
     log = _log(path.parent / "log.jsonl")
     procedural = int(np.isin(store.name, KINDS).sum())
     return {"config": state["config"], "minutes": round(state["elapsed"] / 60, 1),
@@ -94,7 +94,7 @@ def _half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def export_checkpoint(file: Path, path: Path, report: Path | None) -> None:
-    """Write the student of a checkpoint, in the folder of its run, as ONNX, which appears under its name only when
+    """Write the student of a checkpoint, in its folder of a run, as ONNX, which appears under its name only when
     complete; beside it its golden outputs, by which engines are checked; and how it was trained as JSON to `report`.
 
     Raises OSError, UserError.
@@ -103,7 +103,7 @@ def export_checkpoint(file: Path, path: Path, report: Path | None) -> None:
         check_report_path(report)
         figures = training_report(file)
     student = load_student(file)
-    store = MeshStore.load(file.parent / "train_meshes")
+    store = MeshStore.load(file.parents[1] / "train_meshes")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:

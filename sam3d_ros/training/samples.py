@@ -1,25 +1,21 @@
-"""Training samples: rendered scenes, spoiled like real input, as crops, target volumes and layout; made on the fly."""
+"""Training samples: rendered scenes, spoiled like real input, as crops and truth; made on the fly."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from torch.utils.data import IterableDataset
 
 from ..perception.cube import NO_POINTS, Cube, fit_cube, fit_cube_to_mask, rotation_towards
 from ..perception.evidence import Observation, filled, first_view, further_view, observed_points, support_row
 from ..perception.frame import Frame, pixel_directions
-from ..runtime.signature import COARSE, VOLUME
 from ..synth.render import RenderedScene, Thing, View, random_colouring, render_scene
-from ..synth.sdf import HALF_WIDTH
 from ..synth.sensor import corrupted_depth, corrupted_mask, pasted_occluder, unseen_surfaces
-from .meshes import SDF_UNIT, MeshStore
+from .meshes import MeshStore
 
 _LABEL = 1
 _MIN_POINTS = 50
-_NEAR_SURFACE = 3.0           # voxels of the 64^3 grid: where colour is asked for
 _MOST_VIEWS = 4
 LIDDED = ("can", "jar", "tub")          # procedural shapes
 WIDENED, WIDEST = 0.2, 1.7
@@ -182,13 +178,12 @@ def _cube(example: Example, rng: np.random.Generator | None) -> Cube:
     return Cube(rotation_towards(centre, **up), float(np.linalg.norm(centre)), cube.edge * widening)
 
 
-def make_sample(example: Example, store: MeshStore, views: int,
-                rng: np.random.Generator | None) -> dict[str, np.ndarray]:
-    """Inputs and targets of one example; with `rng` the cube is jittered and half the samples mirrored.
+def make_sample(example: Example, views: int, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
+    """Inputs and truth of one example; with `rng` the cube is jittered and half the samples mirrored.
 
-    crops (V, 6, 96, 96), views (V, 11), support (5,) float32; distance (1, 64, 64, 64) float32 voxels; colour
-    (3, 32, 32, 32) uint8, near (1, 32, 32, 32) bool: where colour is known; layout (11,) float32: up (3), horizontal
-    axis (3) and its weight, centre (3), ln edge
+    crops (V, 6, 96, 96), views (V, 11), support (5,) float32; mesh () int64, target_from_cube (3, 4) float32, cube
+    (edges) -> normalised target frame, and point_rgb (2048, 3) uint8, of which targets.Targets makes the volumes;
+    layout (11,) float32: up (3), horizontal axis (3) and its weight, centre (3), ln edge
     """
     cube = _cube(example, rng)
     first = example.frames[0]
@@ -201,26 +196,23 @@ def make_sample(example: Example, store: MeshStore, views: int,
         if pair is not None:
             pairs.append(pair)
     crops, rows = filled(pairs, views)
-    target = _targets(example, store, cube)
-    sample = {"crops": crops, "views": rows, "support": support_row(cube, example.up, example.plane)} | target
+    sample = {"crops": crops, "views": rows, "support": support_row(cube, example.up, example.plane)}
+    sample |= _truth(example, cube)
     return _mirrored(sample) if rng is not None and rng.random() < 0.5 else sample
 
 
-def _targets(example: Example, store: MeshStore, cube: Cube) -> dict[str, np.ndarray]:
+def _truth(example: Example, cube: Cube) -> dict[str, np.ndarray]:
+    """What targets.Targets makes the volumes of, and the layout."""
     camera_from_cube = np.eye(4)
     camera_from_cube[:3, :3] = cube.virtual_from_camera.T * cube.edge
     camera_from_cube[:3, 3] = cube.centre
     target_from_cube = np.linalg.inv(example.camera_from_target) @ camera_from_cube
-    distance = np.empty((1,) + (VOLUME,) * 3, np.float32)
-    colour, near = np.zeros((3,) + (COARSE,) * 3, np.uint8), np.zeros((1,) + (COARSE,) * 3, np.bool_)
-    fill_distance(store.sdf[example.mesh], SDF_UNIT, HALF_WIDTH, target_from_cube[:3], distance[0])
-    fill_colour(distance[0], store.nearest[example.mesh], HALF_WIDTH, example.point_rgb, target_from_cube[:3], colour,
-                near[0])
     turn = cube.virtual_from_camera
     centre = cube.from_camera(example.bounds_centre[None])[0]
     layout = np.concatenate([turn @ example.true_up, turn @ example.true_axis, [example.axis_weight], centre,
                              [np.log(cube.edge)]]).astype(np.float32)
-    return {"distance": distance, "colour": colour, "near": near, "layout": layout}
+    return {"mesh": np.int64(example.mesh), "target_from_cube": target_from_cube[:3].astype(np.float32),
+            "point_rgb": example.point_rgb, "layout": layout}
 
 
 def _mirrored(sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -228,81 +220,12 @@ def _mirrored(sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     flip = np.array([-1, 1, 1], np.float32)
     views = sample["views"].copy()
     views[:, :9] = (views[:, :9].reshape(-1, 3, 3) * flip[:, None] * flip).reshape(-1, 9)
-    support, layout = sample["support"].copy(), sample["layout"].copy()
+    support, layout, target_from_cube = (sample[name].copy() for name in ("support", "layout", "target_from_cube"))
     support[0] *= -1
     layout[[0, 3, 7]] *= -1
-    return {"crops": sample["crops"][..., ::-1], "views": views, "support": support, "layout": layout} | {
-        name: sample[name][:, ::-1] for name in ("distance", "colour", "near")}
-
-
-@numba.njit(nogil=True, fastmath=True, cache=True)
-def fill_distance(sdf, unit, half_width, target_from_cube, out):  # pragma: no cover (compiled)
-    """True signed distance in voxels at the centres of an n^3 grid over the cube.
-
-    sdf: (64, 64, 64) int16, as in MeshStore, in `unit`, over a cube of twice the half width; target_from_cube: (3, 4),
-    cube (edges) -> normalised target frame, linear but not rigid where the shape was squeezed: distances are corrected
-    to first order by their gradient; out: (n, n, n)
-    """
-    n, grid, t = out.shape[0], len(sdf), target_from_cube
-    nominal = (abs(t[0, 0] * (t[1, 1] * t[2, 2] - t[1, 2] * t[2, 1]) - t[0, 1] * (t[1, 0] * t[2, 2] - t[1, 2] * t[2, 0])
-                   + t[0, 2] * (t[1, 0] * t[2, 1] - t[1, 1] * t[2, 0]))) ** (1 / 3)
-    to_grid = (grid - 1) / (2 * half_width)
-    for i in range(n):
-        x = (i + 0.5) / n - 0.5
-        for j in range(n):
-            y = (j + 0.5) / n - 0.5
-            for k in range(n):
-                z = (k + 0.5) / n - 0.5
-                a = (t[0, 0] * x + t[0, 1] * y + t[0, 2] * z + t[0, 3] + half_width) * to_grid
-                b = (t[1, 0] * x + t[1, 1] * y + t[1, 2] * z + t[1, 3] + half_width) * to_grid
-                c = (t[2, 0] * x + t[2, 1] * y + t[2, 2] * z + t[2, 3] + half_width) * to_grid
-                p, q, r = min(max(a, 0.0), grid - 1.001), min(max(b, 0.0), grid - 1.001), min(max(c, 0.0), grid - 1.001)
-                beyond = np.sqrt((a - p) ** 2 + (b - q) ** 2 + (c - r) ** 2) / to_grid
-                ip, iq, ir = int(p), int(q), int(r)
-                fp, fq, fr = p - ip, q - iq, r - ir
-                v00 = sdf[ip, iq, ir] * (1 - fr) + sdf[ip, iq, ir + 1] * fr
-                v01 = sdf[ip, iq + 1, ir] * (1 - fr) + sdf[ip, iq + 1, ir + 1] * fr
-                v10 = sdf[ip + 1, iq, ir] * (1 - fr) + sdf[ip + 1, iq, ir + 1] * fr
-                v11 = sdf[ip + 1, iq + 1, ir] * (1 - fr) + sdf[ip + 1, iq + 1, ir + 1] * fr
-                value = (v00 * (1 - fq) + v01 * fq) * (1 - fp) + (v10 * (1 - fq) + v11 * fq) * fp
-                ga = ((v10 * (1 - fq) + v11 * fq) - (v00 * (1 - fq) + v01 * fq)) * unit * to_grid
-                gb = ((v01 - v00) * (1 - fp) + (v11 - v10) * fp) * unit * to_grid
-                gc = ((sdf[ip, iq, ir + 1] - sdf[ip, iq, ir]) * (1 - fp) * (1 - fq)
-                      + (sdf[ip, iq + 1, ir + 1] - sdf[ip, iq + 1, ir]) * (1 - fp) * fq
-                      + (sdf[ip + 1, iq, ir + 1] - sdf[ip + 1, iq, ir]) * fp * (1 - fq)
-                      + (sdf[ip + 1, iq + 1, ir + 1] - sdf[ip + 1, iq + 1, ir]) * fp * fq) * unit * to_grid
-                sx = t[0, 0] * ga + t[1, 0] * gb + t[2, 0] * gc
-                sy = t[0, 1] * ga + t[1, 1] * gb + t[2, 1] * gc
-                sz = t[0, 2] * ga + t[1, 2] * gb + t[2, 2] * gc
-                slope = min(max(np.sqrt(sx * sx + sy * sy + sz * sz), 0.75 * nominal), 1.4 * nominal)
-                out[i, j, k] = (value * unit + beyond) * n / slope
-
-
-@numba.njit(nogil=True, fastmath=True, cache=True)
-def fill_colour(distance, nearest, half_width, point_rgb, target_from_cube, out, near):  # pragma: no cover (compiled)
-    """Colour of the surface around every voxel of a 32^3 grid that is within 3 voxels (of 64) of it.
-
-    distance: (64, 64, 64) voxels; nearest: (32, 32, 32) index of the nearest surface point; out: (3, 32, 32, 32) uint8;
-    near: (32, 32, 32) bool
-    """
-    n, t, cells = near.shape[0], target_from_cube, nearest.shape[0]
-    for i in range(n):
-        x = (i + 0.5) / n - 0.5
-        for j in range(n):
-            y = (j + 0.5) / n - 0.5
-            for k in range(n):
-                if abs(distance[2 * i, 2 * j, 2 * k] + distance[2 * i + 1, 2 * j + 1, 2 * k + 1]) > 2 * _NEAR_SURFACE:
-                    continue
-                z = (k + 0.5) / n - 0.5
-                a = (t[0, 0] * x + t[0, 1] * y + t[0, 2] * z + t[0, 3] + half_width) / (2 * half_width) * cells
-                b = (t[1, 0] * x + t[1, 1] * y + t[1, 2] * z + t[1, 3] + half_width) / (2 * half_width) * cells
-                c = (t[2, 0] * x + t[2, 1] * y + t[2, 2] * z + t[2, 3] + half_width) / (2 * half_width) * cells
-                if a < 0 or b < 0 or c < 0 or a >= cells or b >= cells or c >= cells:
-                    continue
-                point = nearest[int(a), int(b), int(c)]
-                near[i, j, k] = True
-                for channel in range(3):
-                    out[channel, i, j, k] = point_rgb[point, channel]
+    target_from_cube[:, 0] *= -1
+    return sample | {"crops": sample["crops"][..., ::-1], "views": views, "support": support, "layout": layout,
+                     "target_from_cube": target_from_cube}
 
 
 def stacked(samples: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -315,10 +238,10 @@ class Stream(IterableDataset):
 
     Of scenes with several views, which take longer, half as many are rendered, but enough for a batch.
 
-    Each worker has a seed of its own, so that no two render the same.
+    seed: numbers; each worker adds one of its own, so that no two render the same.
     """
 
-    def __init__(self, store_folder, batch: int, reuse: int, shares: Curriculum, seed: int):
+    def __init__(self, store_folder, batch: int, reuse: int, shares: Curriculum, seed: Sequence[int]):
         self._folder, self._batch, self._reuse, self._shares, self._seed = store_folder, batch, reuse, shares, seed
 
     def __iter__(self) -> Iterator[dict]:
@@ -327,7 +250,7 @@ class Stream(IterableDataset):
 
         torch.set_num_threads(1)
         worker = get_worker_info()
-        rng = np.random.default_rng([self._seed, worker.id if worker else 0])
+        rng = np.random.default_rng([*self._seed, worker.id if worker else 0])
         store = MeshStore.load(self._folder)
         while True:
             several = rng.random() < self._shares.several
@@ -337,7 +260,7 @@ class Stream(IterableDataset):
             order = np.concatenate([rng.permutation(len(examples)) for _ in range(self._reuse)])
             for start in range(0, len(order) - self._batch + 1, self._batch):
                 chosen = [examples[i] for i in order[start:start + self._batch]]
-                batch = stacked([make_sample(example, store, views, rng) for example in chosen])
+                batch = stacked([make_sample(example, views, rng) for example in chosen])
                 yield {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
 
     def _examples(self, store: MeshStore, rng: np.random.Generator, views: int, count: int) -> Iterator[Example]:
@@ -353,7 +276,7 @@ class Stream(IterableDataset):
 
 
 def fixed_samples(store: MeshStore, count: int, seed: int, shares: Curriculum, views: int = 1) -> dict[str, np.ndarray]:
-    """The same `count` samples for every call, of all meshes in turn at their own size, without jitter."""
+    """The same `count` samples for every call, stacked, of all meshes in turn at their own size, without jitter."""
     rng = np.random.default_rng(seed)
     samples: list[dict[str, np.ndarray]] = []
     index = 0
@@ -363,5 +286,5 @@ def fixed_samples(store: MeshStore, count: int, seed: int, shares: Curriculum, v
         size = float(store.size[mesh])
         example = make_example(store, mesh, rng, views, shares, size if np.isfinite(size) else None, stretch=False)
         if example is not None:
-            samples.append(make_sample(example, store, views, None))
+            samples.append(make_sample(example, views, None))
     return stacked(samples)

@@ -1,7 +1,8 @@
-"""Training of a student, resumable at any moment: `sam3d train`.
+"""Training of students, resumable at any moment: `sam3d train`.
 
-Scenes are rendered by worker processes while the network trains.  Lightning Fabric carries it to whatever there is: the
-CPU, in bfloat16 where its processor has that, or one or many GPUs.
+Scenes are rendered by worker processes while the networks train.  Lightning Fabric carries them to whatever there is:
+the CPU, in bfloat16 where its processor has that, or one or many GPUs, which learn faster than scenes are rendered:
+there, several students share them.
 """
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from .losses import student_losses
 from .meshes import MeshStore, load_or_build
 from .muon import Muon
 from .samples import Curriculum, Stream, fixed_samples
+from .targets import Targets, with_targets
 from .workers import interrupt_left_to_parent
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -44,6 +46,7 @@ _CALIBRATED = 64         # samples for the statistics of a network that starts f
 _NUMBERS = {"width": (int, 1, 1024), "blocks": (int, 0, 16), "batch": (int, 1, 4096), "learning_rate": (float, 1e-9, 1),
             "weight_decay": (float, 0, 1), "warm_up": (int, 1, 1_000_000), "average": (float, 0, 0.999999),
             "reuse": (int, 1, 100), "procedural": (int, 0, 1_000_000)}
+_OF_BATCHES = ("batch", "reuse", "procedural", "stages")
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,23 @@ class TrainingConfig:
     def curriculum(self, stage: int) -> Curriculum:
         """What the samples of a stage look like."""
         return Curriculum(**{k: v for k, v in self.stages[stage].items() if k != "until"})
+
+
+def read_configs(names: Sequence[str]) -> dict[str, TrainingConfig]:
+    """Configs of students that learn from the same batches, by their names: see `read_config`.
+
+    Raises what that does, and UserError for two of one name or that ask for other batches.
+    """
+    configs = {Path(name).stem: read_config(name) for name in names}
+    if len(configs) < len(names):
+        raise UserError(f"two configs of one name: {', '.join(names)}")
+    (first, wanted), *others = configs.items()
+    for name, config in others:
+        for key in _OF_BATCHES:
+            if getattr(config, key) != getattr(wanted, key):
+                raise UserError(f"students that learn from the same batches need the same `{key}`: {first} has "
+                                f"{getattr(wanted, key)}, {name} {getattr(config, key)}")
+    return configs
 
 
 def read_config(name: str) -> TrainingConfig:
@@ -122,12 +142,12 @@ def _number(content: Mapping[str, Any], name: str, kind: type[int] | type[float]
 
 
 @torch.no_grad()
-def mean_iou(model: torch.nn.Module, samples: dict[str, np.ndarray], fabric: Fabric, batch: int) -> float:
+def mean_iou(model: torch.nn.Module, samples: dict[str, torch.Tensor], fabric: Fabric, batch: int) -> float:
     """Mean volumetric IoU of the predicted and the true inside over all samples."""
     model.eval()
     ious = []
     for start in range(0, len(samples["crops"]), batch):
-        part = {name: torch.from_numpy(array[start:start + batch]).to(fabric.device) for name, array in samples.items()}
+        part = {name: tensor[start:start + batch] for name, tensor in samples.items()}
         with fabric.autocast():
             predicted = model(part["crops"], part["views"], part["support"])[0] < 0
         true = part["distance"] < 0
@@ -147,13 +167,15 @@ def _optimisers(network: Student, config: TrainingConfig) -> list[torch.optim.Op
 
 
 class _Learner:
-    """A network in training, with its optimisers, the moving average of its weights, and how far it is.
+    """A network in training, with its optimisers, the moving average of its weights, and its checkpoint and log.
 
-    step, elapsed: steps and seconds so far; state: of the checkpoint to go on from, None: from the beginning
+    folder: of checkpoint.pt, log.jsonl and tensorboard; state: of the checkpoint to go on from, None: from the
+    beginning
     """
 
-    def __init__(self, network: Student, config: TrainingConfig, fabric: Fabric, state: dict[str, Any] | None):
-        self.step, self.elapsed = (state["step"], state["elapsed"]) if state else (0, 0.0)
+    def __init__(self, network: Student, config: TrainingConfig, fabric: Fabric, folder: Path,
+                 state: dict[str, Any] | None):
+        self._step = state["step"] if state else 0
         self._network, self._config, self._fabric = network, config, fabric
         average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
         if state:
@@ -167,23 +189,17 @@ class _Learner:
             for optimiser, held in zip(optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(held)
         self._model, *self._optimisers = fabric.setup(network, *optimisers)
-        self.average = average.to(fabric.device)
-        # Compiled, the losses take a fifth of the time, what leads to the first convolution two fifths, and the rest
-        # five sixths; the first step with each number of views takes half a minute.
+        self._average = average.to(fabric.device)
         self._losses = student_losses
-        if shutil.which("g++"):
+        if _compiles(fabric):
             self._losses = torch.compile(student_losses)
             network.lift = torch.compile(network.lift, dynamic=False)
             network.complete = torch.compile(network.complete, dynamic=False)
+        self._progress = _Progress(folder, fabric, state["elapsed"] if state else 0.0)
 
-    def learn(self, batches: Iterator[dict[str, torch.Tensor]], share: float) -> dict[str, float]:
-        """One step, at a share, 0 to 1, of the training time, from the next batch; its losses by name.
-
-        Losses and time are means over all processes: each has the same, and so all end with the same step.
-        """
-        started = time.monotonic()
+    def learn(self, batch: dict[str, torch.Tensor], share: float) -> None:
+        """One step, at a share, 0 to 1, of the training time, from a batch as losses.student_losses wants it."""
         self._set_rate(share)
-        batch = {name: tensor.to(self._fabric.device, non_blocking=True) for name, tensor in next(batches).items()}
         outputs = self._model(batch["crops"], batch["views"], batch["support"])
         losses = self._losses(tuple(o.float() for o in outputs), batch)
         self._fabric.backward(sum(losses.values()))
@@ -191,25 +207,35 @@ class _Learner:
         for optimiser in self._optimisers:
             optimiser.step()
             optimiser.zero_grad()
-        self.average.update_parameters(self._network)
-        *found, seconds = self._fabric.all_reduce(torch.stack([
-            *(loss.detach() for loss in losses.values()),
-            torch.tensor(time.monotonic() - started, device=self._fabric.device)])).tolist()
-        self.step += 1
-        self.elapsed += seconds
-        return dict(zip(losses, found, strict=True))
+        self._average.update_parameters(self._network)
+        self._step += 1
+        self._progress.add({name: loss.detach() for name, loss in losses.items()})
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
-        return {"model": self._model.module.state_dict(), "average": self.average.state_dict(),
-                "config": asdict(self._config), "step": self.step, "elapsed": self.elapsed,
+    def report(self, elapsed: float, check: dict[str, torch.Tensor]) -> None:
+        """Write checkpoint and progress; check: samples of the dev split, with targets."""
+        iou = mean_iou(self._average, check, self._fabric, self._config.batch)
+        self._progress.report(self._step, elapsed, self._config.batch, iou, self._state(elapsed))
+
+    def _state(self, elapsed: float) -> dict[str, Any]:
+        return {"model": self._model.module.state_dict(), "average": self._average.state_dict(),
+                "config": asdict(self._config), "step": self._step, "elapsed": elapsed,
                 "optimisers": [optimiser.state_dict() for optimiser in self._optimisers]}
 
     def _set_rate(self, share: float) -> None:
-        warm = min(1, (self.step + 1) / self._config.warm_up)
+        warm = min(1, (self._step + 1) / self._config.warm_up)
         rate = self._config.learning_rate * 0.5 * (1 + np.cos(np.pi * share)) * warm
         for group in (group for optimiser in self._optimisers for group in optimiser.param_groups):
             group["lr"] = float(rate) + 1e-6     # NumPy scalars would need more than weights_only to load
+
+
+def _compiles(fabric: Fabric) -> bool:
+    """Whether what is computed often is compiled.
+
+    On a CPU, with its compiler, the losses then take a fifth of the time, what leads to the first convolution two
+    fifths, and the rest five sixths; the first step with each number of views takes half a minute.  On a GPU rendering
+    is what takes the time.
+    """
+    return fabric.device.type == "cpu" and shutil.which("g++") is not None
 
 
 class _Progress:
@@ -219,37 +245,34 @@ class _Progress:
     elapsed: seconds of training at the beginning
     """
 
-    def __init__(self, run: Path, fabric: Fabric, elapsed: float):
-        self._path = run / "checkpoint.pt"
-        self._log = run / "log.jsonl"
+    def __init__(self, folder: Path, fabric: Fabric, elapsed: float):
+        self._path = folder / "checkpoint.pt"
+        self._log = folder / "log.jsonl"
         self._fabric = fabric
         if fabric.is_global_zero and self._log.exists():
             self._log.write_text(checkpoint.whole_lines(self._log))
-        self._board = SummaryWriter(str(run / "tensorboard")) if fabric.is_global_zero else None
-        self._sums: dict[str, float] = {}
+        self._board = SummaryWriter(str(folder / "tensorboard")) if fabric.is_global_zero else None
+        self._sums: dict[str, torch.Tensor] = {}
         self._count, self._reported = 0, elapsed
 
-    def add(self, losses: Mapping[str, float]) -> None:
-        """The losses of a step."""
+    def add(self, losses: Mapping[str, torch.Tensor]) -> None:
+        """The losses of a step, which stay where they were computed: to read them is to wait for a GPU."""
         for name, loss in losses.items():
-            self._sums[name] = self._sums.get(name, 0.0) + loss
+            self._sums[name] = self._sums.get(name, 0) + loss
         self._count += 1
 
-    def is_due(self, elapsed: float) -> bool:
-        """Whether the last report is REPORT_SECONDS ago."""
-        return elapsed > self._reported + REPORT_SECONDS
-
-    def report(self, learner: _Learner, batch: int, check: dict[str, np.ndarray]) -> None:
-        """Write the checkpoint, and figures of the steps since the last report; check: samples of the dev split."""
+    def report(self, step: int, elapsed: float, batch: int, iou: float, state: dict[str, Any]) -> None:
+        """Write the checkpoint `state`, and figures of the steps since the last report: means over all processes."""
         if self._fabric.is_global_zero:
-            checkpoint.save(self._path, learner.state())
+            checkpoint.save(self._path, state)
+        means = self._fabric.all_reduce(torch.stack(list(self._sums.values())) / self._count).tolist()
         every = batch * self._fabric.world_size
-        row = {"minutes": round(learner.elapsed / 60, 1), "step": learner.step, "samples": learner.step * every,
-               "samples_per_s": round(self._count * every / (learner.elapsed - self._reported), 1),
-               "loss": round(sum(self._sums.values()) / self._count, 4)}
-        row |= {name: round(value / self._count, 4) for name, value in self._sums.items()}
-        self._write(row | {"dev_iou": round(mean_iou(learner.average, check, self._fabric, batch), 4)})
-        self._sums, self._count, self._reported = {}, 0, learner.elapsed
+        rate = self._count * every / (elapsed - self._reported)
+        row = {"minutes": round(elapsed / 60, 1), "step": step, "samples": step * every,
+               "samples_per_s": round(rate, 1), "loss": round(sum(means), 4)}
+        row |= {name: round(mean, 4) for name, mean in zip(self._sums, means, strict=True)}
+        self._write(row | {"dev_iou": round(iou, 4)})
+        self._sums, self._count, self._reported = {}, 0, elapsed
 
     def _write(self, row: dict[str, float]) -> None:
         if self._board:
@@ -261,47 +284,93 @@ class _Progress:
             self._board.flush()
 
 
-def train(config: TrainingConfig, data: Path, run: Path, minutes: float, workers: int, start_from: Path | None = None,
-          devices: int = 1) -> None:
-    """Train for `minutes` of wall time in all (time before a resume counts) and leave `run`/checkpoint.pt.
+def train(configs: Mapping[str, TrainingConfig], data: Path, run: Path, minutes: float, workers: int,
+          start_from: Sequence[Path] = (), devices: int = 1) -> None:
+    """Train students, by name, for `minutes` of wall time in all (time before a resume counts), all with the same
+    batches; leaves `run`/<name>/checkpoint.pt.
 
-    data: folder of meshes/manifest.jsonl; workers: rendering processes per device; start_from: an exported student
-    whose weights are taken over as far as shapes agree.
+    configs: as `read_configs` gives them; data: folder of meshes/manifest.jsonl; workers: rendering processes per
+    device; start_from: an exported student for each, whose weights are taken over as far as shapes agree, or none.
     Raises UserError for data, a checkpoint or an exported student that cannot be used, before anything takes long;
     OSError.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
-    network = Student(StudentConfig(config.width, config.blocks))
-    network.backbone.load_imagenet()
-    state = _held(run / "checkpoint.pt", config)
-    if start_from and not state:
-        check_start(start_from, config.width)
+    for name in configs:
+        (run / name).mkdir(parents=True, exist_ok=True)
+    states = [_held(run / name / "checkpoint.pt", config) for name, config in configs.items()]
+    elapsed = _common_time(states, run)
+    starts = [None] * len(configs) if elapsed else list(start_from or [None] * len(configs))
+    for start, config in zip(starts, configs.values(), strict=True):
+        if start:
+            check_start(start, config.width)
     mixed = torch.cuda.is_available() or has_bfloat16()
     fabric = Fabric(accelerator="auto", devices=devices, precision="bf16-mixed" if mixed else "32-true")
     fabric.launch()
+    config = next(iter(configs.values()))
     store, dev_store = _stores(fabric, run, data, config.procedural, workers)
-    check = fixed_samples(dev_store, _CHECKED, 7, Curriculum(no_depth=0))
-    if start_from and not state:
-        initialise_from_onnx(network, start_from, fixed_samples(store, _CALIBRATED, 1, Curriculum(no_depth=0)))
-    learner = _Learner(network, config, fabric, state)
-    progress = _Progress(run, fabric, learner.elapsed)
-    end = 60 * minutes
-    if state and learner.elapsed >= end:
-        tqdm.write(f"{run} has been trained for {learner.elapsed / 60:.1f} minutes already; --minutes counts them")
+    check = _with_targets(fixed_samples(dev_store, _CHECKED, 7, Curriculum(no_depth=0)), Targets(dev_store), fabric)
+    learners = [_Learner(_student(each, store, start), each, fabric, run / name, state)
+                for (name, each), start, state in zip(configs.items(), starts, states, strict=True)]
+    targets = Targets(store).to(fabric.device)
+    if _compiles(fabric):
+        targets = torch.compile(targets)
+    end, reported = 60 * minutes, elapsed
+    if elapsed >= end:
+        tqdm.write(f"{run} has been trained for {elapsed / 60:.1f} minutes already; --minutes counts them")
     stage, batches = -1, None
-    with tqdm(total=round(end), initial=round(learner.elapsed), unit="s", disable=not fabric.is_global_zero) as bar:
-        while learner.elapsed < end:
-            share = learner.elapsed / end
+    with tqdm(total=round(end), initial=round(elapsed), unit="s", disable=not fabric.is_global_zero) as bar:
+        while elapsed < end:
+            share = elapsed / end
             if config.stage(share) != stage:
                 stage = config.stage(share)
-                seed = 1000 * (learner.step + 1) + fabric.global_rank
+                # The time is another with each resume, and the same in all processes.
+                seed = [round(1000 * elapsed), fabric.global_rank]
                 stream = Stream(run / "train_meshes", config.batch, config.reuse, config.curriculum(stage), seed)
                 batches = _batches(stream, workers)
-            progress.add(learner.learn(batches, share))
-            bar.update(round(learner.elapsed) - bar.n)
-            if progress.is_due(learner.elapsed) or learner.elapsed >= end:
-                progress.report(learner, config.batch, check)
+            started = time.monotonic()
+            batch = _moved(next(batches), fabric)
+            batch = with_targets(batch, targets)
+            for learner in learners:
+                learner.learn(batch, share)
+            elapsed += _agreed(time.monotonic() - started, fabric)
+            bar.update(round(elapsed) - bar.n)
+            if elapsed > reported + REPORT_SECONDS or elapsed >= end:
+                reported = elapsed
+                for learner in learners:
+                    learner.report(elapsed, check)
+
+
+def _student(config: TrainingConfig, store: MeshStore, start: Path | None) -> Student:
+    """A new student, with ImageNet's image features, or with the weights of the exported one `start`."""
+    torch.manual_seed(0)
+    network = Student(StudentConfig(config.width, config.blocks))
+    network.backbone.load_imagenet()
+    if start:
+        initialise_from_onnx(network, start, fixed_samples(store, _CALIBRATED, 1, Curriculum(no_depth=0)))
+    return network
+
+
+def _common_time(states: Sequence[dict[str, Any] | None], run: Path) -> float:
+    """Seconds for which all students have been trained.  Raises UserError if they are not the same."""
+    times = {state["elapsed"] if state else 0.0 for state in states}
+    if len(times) > 1:
+        raise UserError(f"the students in {run} have not been trained together: give another --run, or one at a time")
+    return times.pop()
+
+
+def _agreed(seconds: float, fabric: Fabric) -> float:
+    """The mean of all processes' seconds, by which all end with the same step."""
+    if fabric.world_size == 1:
+        return seconds                  # nothing that a GPU would have to answer
+    return float(fabric.all_reduce(torch.tensor(seconds, device=fabric.device)))
+
+
+def _moved(batch: Mapping[str, torch.Tensor], fabric: Fabric) -> dict[str, torch.Tensor]:
+    return {name: tensor.to(fabric.device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def _with_targets(samples: Mapping[str, np.ndarray], targets: Targets, fabric: Fabric) -> dict[str, torch.Tensor]:
+    """Samples, as samples.fixed_samples gives them, with their targets, where the network is."""
+    return _moved(with_targets({name: torch.from_numpy(array) for name, array in samples.items()}, targets), fabric)
 
 
 def _stores(fabric: Fabric, run: Path, data: Path, procedural: int, workers: int) -> tuple[MeshStore, MeshStore]:
@@ -320,7 +389,8 @@ def _batches(stream: Stream, workers: int) -> Iterator[dict[str, torch.Tensor]]:
     """Batches of a stream, made by so many processes, or, with 0, when they are asked for."""
     several = dict(prefetch_factor=4, multiprocessing_context="spawn") if workers else {}
     with interrupt_left_to_parent():
-        return iter(DataLoader(stream, batch_size=None, num_workers=workers, **several))
+        return iter(DataLoader(stream, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available(),
+                               **several))
 
 
 def _held(path: Path, config: TrainingConfig) -> dict[str, Any] | None:
