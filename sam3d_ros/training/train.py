@@ -163,10 +163,10 @@ class _Learner:
             if isinstance(module, torch.nn.Conv3d):
                 module.to(memory_format=torch.channels_last_3d)
         optimisers = _optimisers(network, config)
-        if state:
+        self._model, *self._optimisers = fabric.setup(network, *optimisers)
+        if state:       # now that the weights are where they stay: what an optimiser holds goes to its weights' device
             for optimiser, held in zip(optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(held)
-        self._model, *self._optimisers = fabric.setup(network, *optimisers)
         self.average = average.to(fabric.device)
         # Compiled, the losses take a fifth of the time, what leads to the first convolution two fifths, and the rest
         # five sixths; the first step with each number of views takes half a minute.
