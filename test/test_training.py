@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -524,6 +525,29 @@ class TestWithTorch:
         assert (distance - expected[0]).abs().mean() < 0.005 * expected[0].abs().mean() + 0.002
         fresh = again.state_dict()["up1.0.0.weight"].flatten(1).std(dim=1)
         assert fresh.min() > 0.8 * (3 * 8 * 2 * 27) ** -0.5                             # as large as when initialised
+
+    def test_what_optimisers_held_goes_where_the_weights_went(self, tmp_path):
+        """As to a GPU; here the weights change their type in place, as they change their device there."""
+        from sam3d_ros.models.student import Student, StudentConfig
+        from sam3d_ros.training import train
+
+        config = replace(train.read_config("small"), width=8)
+        network = Student(StudentConfig(config.width, config.blocks))
+        optimisers = train._optimisers(network, config)
+        for weight in (weight for optimiser in optimisers for group in optimiser.param_groups
+                       for weight in group["params"]):
+            weight.grad = self.torch.ones_like(weight)
+        for optimiser in optimisers:
+            optimiser.step()
+        state = {"model": network.state_dict(), "average": train.AveragedModel(network).state_dict(), "step": 1,
+                 "elapsed": 1.0, "optimisers": [optimiser.state_dict() for optimiser in optimisers]}
+
+        fabric = SimpleNamespace(device=self.torch.device("cpu"), is_global_zero=False,
+                                 setup=lambda network, *optimisers: (network.double(), *optimisers))
+        learner = train._Learner(network, config, fabric, tmp_path, state)
+        held = [entry[name] for optimiser in learner._optimisers for entry in optimiser.state.values()
+                for name in ("momentum", "exp_avg") if name in entry]
+        assert held and all(tensor.dtype == self.torch.float64 for tensor in held)
 
     def test_processes_that_train_together_see_other_samples_and_end_together(self, store, tmp_path):
         store.save(tmp_path / "train_meshes")

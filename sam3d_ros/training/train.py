@@ -185,10 +185,10 @@ class _Learner:
             if isinstance(module, torch.nn.Conv3d):
                 module.to(memory_format=torch.channels_last_3d)
         optimisers = _optimisers(network, config)
-        if state:
+        self._model, *self._optimisers = fabric.setup(network, *optimisers)
+        if state:       # now that the weights are where they stay: what an optimiser holds goes to its weights' device
             for optimiser, held in zip(optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(held)
-        self._model, *self._optimisers = fabric.setup(network, *optimisers)
         self._average = average.to(fabric.device)
         self._losses = student_losses
         if _compiles(fabric):
