@@ -70,7 +70,8 @@ def _steepness(distance: Tensor, target_from_cube: Tensor) -> Tensor:
     """
     along = torch.stack(torch.gradient(distance[:, 0], dim=(1, 2, 3)), dim=1).flatten(2)
     length = along.norm(dim=1) + 1e-12
-    in_target = torch.linalg.inv(target_from_cube).mT @ along
+    inverse = torch.linalg.inv_ex(target_from_cube).inverse         # inv would wait for a GPU to look for errors
+    in_target = inverse.mT @ along
     steepness = length / (in_target.norm(dim=1) * distance.shape[-1] + 1e-12)
     return steepness.reshape(distance.shape)
 
