@@ -21,8 +21,8 @@ class EPFail(Exception):
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """providers: what works; asked: settings of the last session by provider; error, run_error: what making one, and a
-    run on a GPU, raises; shapes: of the crops of each run.
+    """providers: what works; asked: settings of the last session on a GPU by provider; error, run_error: what making
+    one, and a run on a GPU, raises; shapes: of the crops of each run.
     """
     path = tmp_path / "student.onnx"
     path.write_bytes(student_model().SerializeToString())
@@ -37,10 +37,12 @@ def machine(tmp_path, monkeypatch):
             elif state.error:
                 raise state.error
             self.session, self.fallback = make(graph, options, providers=[CPU]), True
-            self.on_gpu, state.asked = providers[0][0] != CPU, dict(providers)
+            self.on_gpu, self.asked = providers[0][0] != CPU, dict(providers)
+            if self.on_gpu:
+                state.asked = self.asked
 
         def get_providers(self):
-            return [name for name in state.asked if name in state.providers]
+            return [name for name in self.asked if name in state.providers]
 
         def disable_fallback(self):
             self.fallback = False
@@ -135,6 +137,15 @@ def test_a_session_that_cannot_be_made_is_no_fault_of_the_model(machine, name):
     machine.error = RuntimeError("libcublasLt.so.12: cannot open shared object file")
     with pytest.raises(EngineError, match="libcublasLt"):
         machine.load(name)
+
+
+def test_without_tensorrts_libraries_its_provider_is_unavailable(machine):
+    """Said as onnxruntime-gpu 1.31 says it; nothing was built that could have failed."""
+    machine.error = RuntimeError("onnxruntime_pybind_state.cc:729 void RegisterTensorRTPluginsAsCustomOps(...) Please "
+                                 "install TensorRT libraries as mentioned in the GPU requirements page")
+    with pytest.raises(EngineError, match="install TensorRT libraries") as error:
+        machine.load("onnxruntime-tensorrt")
+    assert error.value.reason == "ENGINE_UNAVAILABLE"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -24,6 +24,7 @@ _PRECISIONS = {"onnxruntime": ("fp32",), "onnxruntime-cuda": ("fp16", "fp32"),
                "onnxruntime-tensorrt": ("fp16", "fp32")}
 _MOST_CROPS = 8
 _INVALID = frozenset({"InvalidGraph", "InvalidProtobuf"})     # its errors about the file, whoever computes
+_LACKING = "Please install TensorRT libraries"                # said before anything is built
 
 
 class OnnxRuntimeEngine:
@@ -63,7 +64,8 @@ class OnnxRuntimeEngine:
             said = str(error).strip().splitlines()[-1]
             if wanted == _CPU[0] or type(error).__name__ in _INVALID:
                 raise EngineError("MODEL_INVALID", f"{model.path}: {said}") from error
-            raise library_error(name, said, "ENGINE_BUILD_FAILED") from error
+            raise library_error(name, said, "ENGINE_UNAVAILABLE" if _LACKING in said else "ENGINE_BUILD_FAILED") \
+                from error
         self._session.disable_fallback()        # older versions do not know the argument
         if self._session.get_providers()[0] != wanted:      # it falls back without a word
             raise EngineError("ENGINE_UNAVAILABLE", f"{name}: {wanted} does not work on this machine")
