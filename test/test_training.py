@@ -394,7 +394,8 @@ class TestWithTorch:
         from sam3d_ros.training.targets import Targets
 
         targets = Targets(store)
-        centres = targets.centres.numpy()
+        ticks = (np.arange(64, dtype=np.float32) + 0.5) / 64 - 0.5
+        centres = np.stack(np.meshgrid(ticks, ticks, ticks, indexing="ij"), axis=-1).reshape(-1, 3)
         for mesh, squeeze in ((0, [1, 1, 1]), (1, [1, 1, 1]), (1, [0.7, 1, 0.85])):
             vertices, faces, _ = store.mesh(mesh)
             cube_from_target = np.eye(4)
