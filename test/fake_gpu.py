@@ -19,7 +19,7 @@ import onnxruntime
 
 MAGIC = b"fake plan "
 SCRATCH = 1 << 20                   # bytes that a view of an object takes while it is computed
-OUT_OF_MEMORY, NOT_SUPPORTED = 2, 801
+OUT_OF_MEMORY, NO_CONTEXT, NOT_SUPPORTED = 2, 201, 801
 
 
 class FakeCuda:
@@ -78,6 +78,12 @@ class FakeCuda:
 
     def _cuDeviceTotalMem_v2(self, memory, device):
         memory._obj.value = self.memory
+
+    def _cuMemGetInfo_v2(self, free, total):
+        if not self.current:
+            return NO_CONTEXT
+        total._obj.value = self.memory
+        free._obj.value = self.memory - sum(map(ctypes.sizeof, self.buffers.values()))
 
     def _cuDeviceGetAttribute(self, value, attribute, device):
         value._obj.value = self.capability[attribute.value - 75]

@@ -82,6 +82,14 @@ class Device:
             with contextlib.suppress(CudaError):
                 self._undo.pop()()
 
+    def memory_in_use(self) -> int:
+        """Bytes of the device's memory that all programs together have taken; of a Jetson's, which is the processor's,
+        too."""
+        free, total = c_size_t(), c_size_t()
+        self.make_current()
+        self._call("cuMemGetInfo_v2", byref(free), byref(total))
+        return total.value - free.value
+
     def new_stream(self) -> int:
         """Handle of a stream of its own."""
         stream = c_void_p()
