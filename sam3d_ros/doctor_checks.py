@@ -343,7 +343,8 @@ def _gpu_check() -> Check:
         return Check("hardware", "GPU", BROKEN, error.detail,
                      "start a container with --gpus all (Jetson: --runtime nvidia); elsewhere end other programs that "
                      "use the GPU, or reinstall the NVIDIA driver; on a Jetson, the user has to be in the group video")
-    detail = "{name}, compute capability {capability}, {memory_gib} GiB, CUDA {cuda}".format(**facts)
+    detail = ("{name}, compute capability {capability}, {multiprocessors} multiprocessors, {memory_gib} GiB, "
+              "CUDA {cuda}").format(**facts)
     return Check("hardware", "GPU", OK, f"{detail}; {facts['driver'] or 'driver of unknown version'}")
 
 

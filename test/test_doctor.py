@@ -156,9 +156,10 @@ def test_the_gpu_is_what_the_driver_says(monkeypatch):
     monkeypatch.setattr(cuda, "_VERSION_FILES", ())
     gpu = named(doctor_checks.hardware_checks(), "GPU")
     assert gpu.state == OK
-    assert gpu.detail == "Orin, compute capability 8.7, 31.0 GiB, CUDA 12.6; driver of unknown version"
-    assert describe_environment()["gpu"] == {"name": "Orin", "capability": "8.7", "memory_gib": 31.0, "cuda": "12.6",
-                                             "driver": ""}
+    assert gpu.detail == ("Orin, compute capability 8.7, 28 multiprocessors, 31.0 GiB, CUDA 12.6; driver of "
+                          "unknown version")
+    assert describe_environment()["gpu"] == {"name": "Orin", "capability": "8.7", "multiprocessors": 28,
+                                             "memory_gib": 31.0, "cuda": "12.6", "driver": ""}
     assert not driver.in_use
     driver.fail["cuInit"] = 100
     gpu = named(doctor_checks.hardware_checks(), "GPU")

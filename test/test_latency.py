@@ -65,7 +65,7 @@ def test_report(monkeypatch, tmp_path, capsys):
     assert "no NVIDIA driver" in (printed := capsys.readouterr().out) and "physical limit fp32" in printed
     assert report["network"] == {"auto": {"ms": 3, "torch_ms": None, "limit_ms": limit["ms"]["fp32"]}}
     assert limit["gpu"] == {"not_measured": "no NVIDIA driver"}
-    assert "physical limit on the GPU: not measured: no NVIDIA driver\n" in printed
+    assert "physical limit and PyTorch on the GPU: not measured: no NVIDIA driver\n" in printed
 
 
 @pytest.fixture
@@ -107,6 +107,7 @@ def test_an_engine_is_compared_with_the_references_where_it_computes(gpu, monkey
         "torch": {"ms": 2.0, "torch_ms": 2.0, "limit_ms": ms["fp32"]},
         "openvino": {"ms": 9.0, "torch_ms": None, "limit_ms": limit["ms"]["fp32"]}}
     assert f"network 0.5 ms, {0.5 / ms['fp16']:.1f} times the limit, PyTorch takes 4.0 times as long\n" in printed
+    assert f"network 2 ms, {2 / ms['fp32']:.1f} times the limit\n" in printed          # PyTorch itself
     assert f"physical limit fp16 on the GPU: {ms['fp16']:.3g} ms" in printed
     memory = {name: result.get("gpu_memory_mib") for name, result in report["engines"].items()}
     assert memory == {"tensorrt": 24, "tensorrt-rtx": 36, "torch": 30, "openvino": None} and not gpu.in_use

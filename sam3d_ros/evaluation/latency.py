@@ -176,12 +176,12 @@ def reference_text(networks: dict[str, Any], limit: dict[str, Any]) -> str:
              for where, part in (("", limit), (" on the GPU", limit["gpu"])) for arithmetic, ms in
              part.get("ms", {}).items()]
     if "not_measured" in limit["gpu"]:
-        lines.append(f"physical limit on the GPU: not measured: {limit['gpu']['not_measured']}")
+        lines.append(f"physical limit and PyTorch on the GPU: not measured: {limit['gpu']['not_measured']}")
     for name, network in networks.items():
         parts = [f"{name:22}network {network['ms']:.3g} ms"]
         if network["limit_ms"]:
             parts.append(f"{network['ms'] / network['limit_ms']:.1f} times the limit")
-        if network["torch_ms"]:
+        if network["torch_ms"] and name != "torch":
             parts.append(f"PyTorch takes {network['torch_ms'] / max(network['ms'], 1e-9):.1f} times as long")
         lines.append(", ".join(parts))
     return "\n".join(lines)

@@ -218,8 +218,8 @@ def gpu_facts() -> dict[str, Any]:
     """What tells the first CUDA device from others, ready for JSON.  Raises EngineError as `open_device` does."""
     with contextlib.closing(open_device()) as device:
         return {"name": device.name, "capability": "{}.{}".format(*device.capability),
-                "memory_gib": round(device.memory / 2**30, 1), "cuda": device.cuda,
-                "driver": " ".join(device.driver.split())}
+                "multiprocessors": device.multiprocessors, "memory_gib": round(device.memory / 2**30, 1),
+                "cuda": device.cuda, "driver": " ".join(device.driver.split())}
 
 
 def engine_key(library: Library, model: ModelFile, signature: Signature, precision: str,
