@@ -65,7 +65,8 @@ LIBRARIES = (
             "pip install open3d, and sudo apt install libusb-1.0-0 libgl1 libegl1 libgomp1", needed=True),
     Library("rosbags", "rosbags", "sam3d replay", "pip install rosbags"),
     Library("mujoco", "mujoco", "simulated camera and sam3d demo", "pip install mujoco"),
-    Library("torch", "torch", "training only", "pip install 'sam3d_ros[train]', if you want to train"),
+    Library("torch", "torch", "training, and to compare engines with",
+            "pip install 'sam3d_ros[train]', if you want to train"),
     Library("tensorrt", "tensorrt", "engine for NVIDIA GPUs", ""),
     Library("tensorrt_rtx", "tensorrt-rtx-cu13", "engine for RTX GPUs", ""),
 )
@@ -74,6 +75,10 @@ _ONNXRUNTIME_GPU = "'onnxruntime-gpu[cuda,cudnn]'"
 # GPU engine -> what pip has to install for it.
 GPU_PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx-cu13", "onnxruntime-tensorrt": _ONNXRUNTIME_GPU,
                 "onnxruntime-cuda": _ONNXRUNTIME_GPU}
+
+# Compute capabilities of Jetsons, Orin and Thor, for which PyPI has none of these packages -> what JetPack has instead.
+_JETSONS = ("8.7", "11.0")
+_JETSON_PACKAGES = {"tensorrt": "python3-libnvinfer"}
 
 # Packages of a full ROS 2 installation, none of them needed -> what sam3d does without them.
 ROS_PACKAGES = {
@@ -248,7 +253,7 @@ def _gpu_engine_check(name: str) -> Check:
     if cuda.load_driver() is None:
         return Check("engine", name, GAP, "no NVIDIA driver")
     if importlib.util.find_spec(GPU_ENGINES[name]) is None:
-        return Check("engine", name, GAP, "not installed", f"pip install {GPU_PACKAGES[name]}")
+        return Check("engine", name, GAP, "not installed", _gpu_package_advice(name, "install"))
     try:
         return Check("engine", name, OK, _time_engine(name))
     except Fault as fault:
@@ -257,7 +262,23 @@ def _gpu_engine_check(name: str) -> Check:
         return Check("engine", name, GAP if fault.code in advice else BROKEN, f"{fault.code.name}: {fault.detail}",
                      advice.get(fault.code, fault.code.advice))
     except (ImportError, OSError) as error:
-        return Check("engine", name, BROKEN, _last_line(error), f"pip install --force-reinstall {GPU_PACKAGES[name]}")
+        return Check("engine", name, BROKEN, _last_line(error), _gpu_package_advice(name, "install --force-reinstall",
+                                                                                   "install --reinstall"))
+
+
+def _gpu_package_advice(name: str, pip: str, apt: str = "install") -> str:
+    """How to get what a GPU engine needs: by pip, with these words, or on a Jetson by apt."""
+    from sam3d_ros.runtime.engine import EngineError
+    from sam3d_ros.runtime.tensorrt_engine import gpu_facts
+    try:
+        on_jetson = gpu_facts()["capability"] in _JETSONS
+    except EngineError:
+        on_jetson = False
+    if not on_jetson:
+        return f"pip {pip} {GPU_PACKAGES[name]}"
+    if name not in _JETSON_PACKAGES:
+        return "none is needed: on a Jetson, tensorrt is the engine"
+    return f"sudo apt {apt} {_JETSON_PACKAGES[name]}; a virtual environment sees it only with --system-site-packages"
 
 
 def _time_engine(name: str) -> str:
@@ -321,8 +342,9 @@ def _gpu_check() -> Check:
     except EngineError as error:
         return Check("hardware", "GPU", BROKEN, error.detail,
                      "start a container with --gpus all (Jetson: --runtime nvidia); elsewhere end other programs that "
-                     "use the GPU, or reinstall the NVIDIA driver")
-    detail = "{name}, compute capability {capability}, {memory_gib} GiB, CUDA {cuda}".format(**facts)
+                     "use the GPU, or reinstall the NVIDIA driver; on a Jetson, the user has to be in the group video")
+    detail = ("{name}, compute capability {capability}, {multiprocessors} multiprocessors, {memory_gib} GiB, "
+              "CUDA {cuda}").format(**facts)
     return Check("hardware", "GPU", OK, f"{detail}; {facts['driver'] or 'driver of unknown version'}")
 
 

@@ -19,16 +19,17 @@ import onnxruntime
 
 MAGIC = b"fake plan "
 SCRATCH = 1 << 20                   # bytes that a view of an object takes while it is computed
-OUT_OF_MEMORY, NOT_SUPPORTED = 2, 801
+OUT_OF_MEMORY, NO_CONTEXT, NOT_SUPPORTED = 2, 201, 801
 
 
 class FakeCuda:
     """The functions of libcuda that sam3d_ros calls.  `fail`: function -> CUresult that it gives from now on.
 
-    memory: bytes of the device; calls: how often each function was called
+    memory: bytes of the device; multiprocessors: how many it has; calls: how often each function was called
     """
 
-    def __init__(self, name="Fake GPU", capability=(8, 6), driver=12060, memory=8 << 30):
+    def __init__(self, name="Fake GPU", capability=(8, 6), driver=12060, memory=8 << 30, multiprocessors=28):
+        self.multiprocessors = multiprocessors
         self.name, self.capability, self.driver, self.memory = name, capability, driver, memory
         self.fail: dict[str, int] = {}
         self.calls: dict[str, int] = {}
@@ -79,8 +80,14 @@ class FakeCuda:
     def _cuDeviceTotalMem_v2(self, memory, device):
         memory._obj.value = self.memory
 
+    def _cuMemGetInfo_v2(self, free, total):
+        if not self.current:
+            return NO_CONTEXT
+        total._obj.value = self.memory
+        free._obj.value = self.memory - sum(map(ctypes.sizeof, self.buffers.values()))
+
     def _cuDeviceGetAttribute(self, value, attribute, device):
-        value._obj.value = self.capability[attribute.value - 75]
+        value._obj.value = {75: self.capability[0], 76: self.capability[1], 16: self.multiprocessors}[attribute.value]
 
     def _cuDevicePrimaryCtxRetain(self, context, device):
         context._obj.value = 1

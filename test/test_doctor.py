@@ -107,7 +107,8 @@ def test_one_engine_is_enough(engines):
 def test_gpu_engines(engines, monkeypatch):
     from sam3d_ros.runtime import cuda
     assert named(doctor_checks.engine_checks(), "tensorrt").detail == "no NVIDIA driver"
-    monkeypatch.setattr(cuda, "load_driver", lambda: object())
+    driver = FakeCuda()
+    monkeypatch.setattr(cuda, "load_driver", lambda: driver)
     monkeypatch.setattr(doctor_checks.importlib.util, "find_spec",
                         lambda name: None if name == "tensorrt_rtx" else object())
     tensorrt = ModuleType("tensorrt")
@@ -130,6 +131,24 @@ def test_gpu_engines(engines, monkeypatch):
     assert named(checks, "onnxruntime-cuda").state == BROKEN and "libcudnn" in named(checks, "onnxruntime-cuda").detail
 
 
+@pytest.mark.parametrize(("name", "capability"), [("Orin", (8, 7)), ("NVIDIA Thor", (11, 0))])
+def test_a_jetson_gets_its_packages_from_jetpack(name, capability, monkeypatch):
+    """PyPI has none for it: pip would fail, or replace what works."""
+    from sam3d_ros.runtime import cuda
+    driver = FakeCuda(name, capability)
+    monkeypatch.setattr(cuda, "load_driver", lambda: driver)
+    monkeypatch.setattr(doctor_checks.importlib.util, "find_spec", lambda name: None)
+    absent = {name: doctor_checks._gpu_engine_check(name).advice for name in doctor_checks.GPU_PACKAGES}
+    assert absent.pop("tensorrt").startswith("sudo apt install python3-libnvinfer; a virtual environment sees it only")
+    assert set(absent.values()) == {"none is needed: on a Jetson, tensorrt is the engine"}
+    monkeypatch.setattr(doctor_checks.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert "sudo apt install --reinstall python3-libnvinfer" in doctor_checks._gpu_engine_check("tensorrt").advice
+    assert not driver.in_use
+    driver.fail["cuInit"] = 304
+    assert "group video" in named(doctor_checks.hardware_checks(), "GPU").advice
+
+
 def test_the_gpu_is_what_the_driver_says(monkeypatch):
     from sam3d_ros.runtime import cuda
     driver = FakeCuda("Orin", (8, 7), memory=62 << 29)
@@ -137,9 +156,10 @@ def test_the_gpu_is_what_the_driver_says(monkeypatch):
     monkeypatch.setattr(cuda, "_VERSION_FILES", ())
     gpu = named(doctor_checks.hardware_checks(), "GPU")
     assert gpu.state == OK
-    assert gpu.detail == "Orin, compute capability 8.7, 31.0 GiB, CUDA 12.6; driver of unknown version"
-    assert describe_environment()["gpu"] == {"name": "Orin", "capability": "8.7", "memory_gib": 31.0, "cuda": "12.6",
-                                             "driver": ""}
+    assert gpu.detail == ("Orin, compute capability 8.7, 28 multiprocessors, 31.0 GiB, CUDA 12.6; driver of "
+                          "unknown version")
+    assert describe_environment()["gpu"] == {"name": "Orin", "capability": "8.7", "multiprocessors": 28,
+                                             "memory_gib": 31.0, "cuda": "12.6", "driver": ""}
     assert not driver.in_use
     driver.fail["cuInit"] = 100
     gpu = named(doctor_checks.hardware_checks(), "GPU")
@@ -155,7 +175,8 @@ def test_an_engine_whose_library_does_not_load_is_broken(monkeypatch, tmp_path):
     (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    monkeypatch.setattr(cuda, "load_driver", lambda: object())
+    driver = FakeCuda()
+    monkeypatch.setattr(cuda, "load_driver", lambda: driver)
     check = doctor_checks._gpu_engine_check("tensorrt")
     assert check.state == BROKEN and "libnvinfer" in check.detail and "--force-reinstall tensorrt" in check.advice
 
@@ -166,7 +187,8 @@ def test_what_is_left_of_a_library_is_to_be_installed_anew(monkeypatch, tmp_path
     (tmp_path / "tensorrt_rtx").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "tensorrt_rtx", raising=False)
-    monkeypatch.setattr(cuda, "load_driver", lambda: object())
+    driver = FakeCuda()
+    monkeypatch.setattr(cuda, "load_driver", lambda: driver)
     check = doctor_checks._gpu_engine_check("tensorrt-rtx")
     assert check.state == BROKEN and "only parts of tensorrt_rtx are left" in check.detail
     assert check.advice == "pip install --force-reinstall tensorrt-rtx-cu13"

@@ -260,3 +260,15 @@ def test_torch_out_of_device_memory(monkeypatch):
     with pytest.raises(EngineError) as full:
         load_engine("torch")
     assert full.value.reason == "ENGINE_OUT_OF_MEMORY"
+
+
+def test_torch_in_float32_is_float32_on_a_gpu(monkeypatch):
+    """As in the other engines, and as the golden outputs were computed; PyTorch's default for convolutions is TF32."""
+    torch = pytest.importorskip("torch")
+    for backend in (torch.backends.cudnn, torch.backends.cuda.matmul):
+        monkeypatch.setattr(backend, "allow_tf32", True)
+    assert load_engine("torch").name == "torch fp32" and torch.backends.cudnn.allow_tf32
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda network, device: network)
+    assert load_engine("torch").name == "torch-cuda fp32"
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32

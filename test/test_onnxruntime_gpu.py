@@ -1,12 +1,16 @@
 """ONNX Runtime on a GPU: what is asked of it, and what its failures become, on a stand-in that computes on the CPU."""
+import json
 import sys
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from fake_gpu import FakeCuda
 from student_graphs import student_inputs, student_model
 
+from benchmarks import onnxruntime_graphs
 from sam3d_ros.runtime import cuda, golden
 from sam3d_ros.runtime.engine import GPU_ENGINES, BuildOptions, EngineError, load_engine
 from sam3d_ros.runtime.signature import STUDENT
@@ -22,21 +26,26 @@ class EPFail(Exception):
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """providers: what works; asked: settings of the last session on a GPU by provider; error, run_error: what making
-    one, and a run on a GPU, raises; shapes: of the crops of each run.
+    one, and a run on a GPU, raises; record_error: what making one for CUDA graphs raises; replays_nothing: whether it
+    answers what it did at first; shapes: of the crops of each run.
     """
     path = tmp_path / "student.onnx"
     path.write_bytes(student_model().SerializeToString())
     state = SimpleNamespace(model=path, providers=[TENSORRT, CUDA, CPU], asked={}, error=None, run_error=None,
-                            shapes=[])
+                            shapes=[], record_error=None, replays_nothing=False)
     make = onnxruntime.InferenceSession
 
     class Session:
         def __init__(self, graph, options, providers, enable_fallback=1):
+            if "enable_cuda_graph" in providers[0][1]:
+                options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+                if state.record_error:
+                    raise state.record_error
             if state.error and enable_fallback:
                 print("*************** EP Error ***************")
             elif state.error:
                 raise state.error
-            self.session, self.fallback = make(graph, options, providers=[CPU]), True
+            self.session, self.fallback, self.is_recorded = make(graph, options, providers=[CPU]), True, False
             self.on_gpu, self.asked = providers[0][0] != CPU, dict(providers)
             if self.on_gpu:
                 state.asked = self.asked
@@ -55,6 +64,11 @@ def machine(tmp_path, monkeypatch):
                 raise state.run_error
             return self.session.run(names, inputs)
 
+        def run_with_iobinding(self, binding):
+            if not (state.replays_nothing and self.is_recorded):
+                self.session.run_with_iobinding(binding)
+            self.is_recorded = True
+
         def __getattr__(self, name):
             return getattr(self.session, name)
 
@@ -66,7 +80,7 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcufft.so.11"), raising=False)
-    monkeypatch.setattr(cuda, "load_driver", lambda: object())
+    monkeypatch.setattr(cuda, "load_driver", FakeCuda)
     for module in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, module, None)
     state.load = load
@@ -168,3 +182,37 @@ def test_a_build_without_the_provider_is_not_asked_for_cuda(machine, name, monke
 def test_a_run_on_the_cpu_that_fails_is_a_runtime_error(machine):
     with pytest.raises(RuntimeError):
         machine.load("onnxruntime").infer(student_inputs() | {"support": np.zeros((1, 4), np.float32)})
+
+
+def test_cuda_graphs_are_compared_with_what_is_used(machine, monkeypatch, tmp_path, capsys):
+    """With bindings of the real ONNX Runtime, to memory of the CPU, where nothing is recorded."""
+    values, given = onnxruntime.OrtValue.ortvalue_from_shape_and_type, student_inputs(2)
+    monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_shape_and_type", staticmethod(
+        lambda shape, kind, device, index: values(shape, kind, {"cuda": "cpu"}[device], index)))
+    given["crops"][1] *= 20         # so that answers differ
+    monkeypatch.setattr(golden, "golden_inputs", lambda: given)
+    monkeypatch.setattr(onnxruntime_graphs, "BUCKETS", (1, 4))
+    out = tmp_path / "report.json"
+
+    def measured():
+        monkeypatch.setattr(sys, "argv", ["graphs", "--model", str(machine.model), "--precision", "fp32", "--runs", "2",
+                                          "-o", str(out)])
+        return onnxruntime_graphs.main(), json.loads(out.read_text())["objects"]
+
+    status, report = measured()
+    assert status == 0 and list(report) == ["1", "4"]
+    assert report["4"]["deviation"].startswith("vIoU 1.0000")
+    assert min(report["4"]["plain_ms"], report["4"]["recorded_ms"]) > 0
+    assert machine.asked[CUDA] == {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE", "enable_cuda_graph": "1"}
+    left = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
+    assert "Conv" in left and "Shape" not in left            # which ONNX Runtime computes on the CPU
+
+    machine.replays_nothing = True
+    status, report = measured()
+    assert status == 1 and not report["1"]["accepted"] and not report["4"]["accepted"]
+    machine.record_error = EPFail("all compute graph nodes have not been partitioned to the CUDAExecutionProvider")
+    assert measured() == (1, dict.fromkeys(("1", "4"), {"fault": str(machine.record_error)}))
+    machine.error = EPFail("out of memory")
+    with pytest.raises(SystemExit):
+        measured()
+    assert capsys.readouterr().err.endswith("ENGINE_OUT_OF_MEMORY: onnxruntime-cuda: out of memory\n")

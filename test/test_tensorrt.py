@@ -284,7 +284,7 @@ def test_built_once_then_taken_from_the_cache(machine):
     machine.load(precision="fp32").close()
     assert machine.trt.builds == 2
     (sidecar, _) = [json.loads(file.read_text()) for file in sorted((machine.folder / "engines").glob("*.json"))]
-    assert sidecar["key"]["library"] == "tensorrt 10.3.0" and sidecar["key"]["device"] == "Fake GPU"
+    assert sidecar["key"]["library"] == "tensorrt 10.3.0" and sidecar["key"]["device"] == "Fake GPU, 28 multiprocessors"
     assert sidecar["key"]["cuda"] == "12.6" and sidecar["key"]["capability"] == "8.6"
     assert "crops 1 x 1 x 6 x 96 x 96" in sidecar["key"]["profile"] and "vIoU" in sidecar["check"]
 
@@ -423,7 +423,7 @@ def test_what_is_not_built_is_named_at_once(machine, name):
 @pytest.mark.parametrize("change", [
     dict(version="10.4.0"), dict(version="11.4.0"),
     dict(driver=FakeCuda(driver=13000)), dict(driver=FakeCuda(name="Other GPU")),
-    dict(driver=FakeCuda(capability=(8, 9)))])
+    dict(driver=FakeCuda(capability=(8, 9))), dict(driver=FakeCuda(multiprocessors=8))])
 def test_any_other_version_or_device_is_another_engine(machine, change):
     machine.load().close()
     machine.install(**{"driver": machine.cuda} | change)

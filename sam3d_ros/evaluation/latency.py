@@ -1,7 +1,7 @@
 """`sam3d bench latency`: image bytes to mesh bytes in one process, by stage, beside what the network alone takes.
 
 Two references are measured in the same run: the network in plain PyTorch (engine torch), and the least time that this
-machine could take for its operations and bytes.
+machine's processor, and its GPU where PyTorch can use it, could take for its operations and bytes.
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import io
 import resource
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,10 @@ from ..perception.faults import Fault
 from ..perception.frame import Frame, Instance, Intrinsics
 from ..perception.objects import ReconstructedObject
 from ..perception.pipeline import Pipeline, PipelineConfig
+from ..runtime import cuda
+from ..runtime.engine import GPU_ENGINES, EngineError
 from ..runtime.processor import has_bfloat16
+from ..runtime.tensorrt_engine import open_device
 from . import operations
 
 OBJECTS = (1, 2, 4, 8, 16)
@@ -76,14 +79,20 @@ def mesh_bytes(objects: Sequence[ReconstructedObject]) -> bytes:
 
 def measure(config: PipelineConfig, counts: Sequence[int], runs: int) -> dict[str, Any]:
     """Figures of one engine: milliseconds, whole and by stage, for each number of objects; the most memory that the
-    process has had so far, with the engines before.
+    process has had so far, with the engines before; if it computes on a GPU, by how much the GPU's memory that is in
+    use has grown.
 
     Raises Fault if the engine cannot be had.
     """
-    with closing(Pipeline.from_config(config)) as pipeline:
-        return {"engine": pipeline.engine_name,
-                "objects": {str(count): _measure_count(pipeline, ball_frame(count), runs) for count in counts},
-                "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    with _gpu() as gpu:
+        before = gpu.memory_in_use() if gpu else 0
+        with closing(Pipeline.from_config(config)) as pipeline:
+            figures = {"engine": pipeline.engine_name,
+                       "objects": {str(count): _measure_count(pipeline, ball_frame(count), runs) for count in counts},
+                       "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+            if gpu and _on_gpu(pipeline.engine_name):
+                figures["gpu_memory_mib"] = (gpu.memory_in_use() - before) >> 20
+    return figures
 
 
 def measure_all(config: PipelineConfig, engines: Sequence[str], counts: Sequence[int], runs: int) -> dict[str, Any]:
@@ -142,11 +151,70 @@ def machine_rates() -> dict[str, float]:
 
 
 def physical_limit(model: bytes) -> dict[str, Any]:
-    """Least milliseconds for one object on this machine's processor, by arithmetic, and from what they follow."""
-    cost, rates = operations.count(model), machine_rates()
-    return {"rates": rates, "operations": cost.operations, "bytes": cost.weights + cost.activations,
-            "ms": {arithmetic: round(1e3 * cost.seconds(1e9 * rates[f"{arithmetic}_gflops"], 1e9 * rates["copy_gb_s"]),
-                                     2) for arithmetic in ("fp32", "bf16") if f"{arithmetic}_gflops" in rates}}
+    """Least milliseconds for one object on this machine's processor, by arithmetic, and from what they follow; `gpu`:
+    the same of its GPU, or why that was not measured."""
+    cost = operations.count(model)
+    return {"operations": cost.operations, "bytes": cost.weights + cost.activations, **_limit(cost, machine_rates()),
+            "gpu": _gpu_limit(cost)}
+
+
+def beside_references(results: dict[str, Any], limit: dict[str, Any]) -> dict[str, Any]:
+    """Engine -> milliseconds that its network takes for one object, a GPU's with the ways to it and back; beside them,
+    None where not measured, those of PyTorch where the engine computes, and the physical limit there in its arithmetic.
+    """
+    networks = {name: (result["engine"], result["objects"]["1"]["stages_ms"]["inference"])
+                for name, result in results.items() if "1" in result.get("objects", {})}
+    torch_ms = {_on_gpu(engine): ms for engine, ms in networks.values() if engine.startswith("torch")}
+    return {name: {"ms": ms, "torch_ms": torch_ms.get(_on_gpu(engine)),
+                   "limit_ms": (limit["gpu"] if _on_gpu(engine) else limit).get("ms", {}).get(engine.split()[-1])}
+            for name, (engine, ms) in networks.items()}
+
+
+def reference_text(networks: dict[str, Any], limit: dict[str, Any]) -> str:
+    """Physical limits, and what `beside_references` gave, as text."""
+    lines = [f"physical limit {arithmetic}{where}: {ms:.3g} ms for the network and one object"
+             for where, part in (("", limit), (" on the GPU", limit["gpu"])) for arithmetic, ms in
+             part.get("ms", {}).items()]
+    if "not_measured" in limit["gpu"]:
+        lines.append(f"physical limit and PyTorch on the GPU: not measured: {limit['gpu']['not_measured']}")
+    for name, network in networks.items():
+        parts = [f"{name:22}network {network['ms']:.3g} ms"]
+        if network["limit_ms"]:
+            parts.append(f"{network['ms'] / network['limit_ms']:.1f} times the limit")
+        if network["torch_ms"] and name != "torch":
+            parts.append(f"PyTorch takes {network['torch_ms'] / max(network['ms'], 1e-9):.1f} times as long")
+        lines.append(", ".join(parts))
+    return "\n".join(lines)
+
+
+def _limit(cost: operations.Cost, rates: dict[str, float]) -> dict[str, Any]:
+    ms = {arithmetic: 1e3 * cost.seconds(1e9 * rates[f"{arithmetic}_gflops"], 1e9 * rates["copy_gb_s"], width)
+          for arithmetic, width in (("fp32", 4), ("bf16", 2), ("fp16", 2)) if f"{arithmetic}_gflops" in rates}
+    return {"rates": rates, "ms": {arithmetic: round(least, 4) for arithmetic, least in ms.items()}}
+
+
+def _gpu_limit(cost: operations.Cost) -> dict[str, Any]:
+    if cuda.load_driver() is None:
+        return {"not_measured": "no NVIDIA driver"}
+    try:
+        from ..models.gpu_rates import gpu_rates
+
+        return _limit(cost, gpu_rates())
+    except (ImportError, OSError, RuntimeError) as error:       # not installed; broken; without a GPU
+        return {"not_measured": " ".join(str(error).split())}
+
+
+def _gpu() -> AbstractContextManager[cuda.Device | None]:
+    """The GPU, opened, so that its context is there before any engine's; None where none can be used."""
+    try:
+        return closing(open_device())
+    except EngineError:
+        return nullcontext()
+
+
+def _on_gpu(engine: str) -> bool:
+    """Whether an engine of this name, with its precision, computes on a GPU."""
+    return engine.split()[0] in (*GPU_ENGINES, "torch-cuda")
 
 
 def _least_seconds(work: Callable[[], Any]) -> float:

@@ -30,9 +30,13 @@ class Cost:
     weights: int
     activations: int
 
-    def seconds(self, operations_per_second: float, bytes_per_second: float) -> float:
-        """Least time on a device of this matrix rate and memory bandwidth: whichever of the two takes longer."""
-        return max(self.operations / operations_per_second, (self.weights + self.activations) / bytes_per_second)
+    def seconds(self, operations_per_second: float, bytes_per_second: float, width: int = 2) -> float:
+        """Least time on a device of this matrix rate and memory bandwidth: whichever of the two takes longer.
+
+        width: bytes of a number, 2 being those of float16
+        """
+        return max(self.operations / operations_per_second,
+                   width / 2 * (self.weights + self.activations) / bytes_per_second)
 
 
 def count(model: bytes, batch: int = 1, views: int = 1) -> Cost:

@@ -16,7 +16,11 @@ _TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchEngine:
-    """An `Engine`, on the GPU if PyTorch sees one; threads: of the whole process, 0 leaves them as they are."""
+    """An `Engine`, on the GPU if PyTorch sees one: its name then begins with "torch-cuda".
+
+    It is what others are compared with, so that its float32 is float32: on a GPU, PyTorch would else round what it
+    convolves to ten bits (TF32).  That, and threads (0 leaves them as they are), are settings of the whole process.
+    """
 
     most_crops = 8
     first_runs = (most_crops,)
@@ -39,11 +43,13 @@ class TorchEngine:
             self._network = network.to(self._device)
         except RuntimeError as error:
             raise library_error("torch", str(error), "ENGINE_FAILED") from error
+        if self._device == "cuda":
+            without_tf32()
         if threads:
             torch.set_num_threads(threads)
         self._type = _TYPES[precision]
         self._inputs, self._outputs = tuple(signature.inputs), tuple(signature.outputs)
-        self.name = f"torch {precision}"
+        self.name = f"{'torch-cuda' if self._device == 'cuda' else 'torch'} {precision}"
 
     @torch.inference_mode()
     def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -56,6 +62,11 @@ class TorchEngine:
     def close(self) -> None:
         """See Engine.close."""
         del self._network
+
+
+def without_tf32() -> None:
+    """Let PyTorch compute in float32 on a GPU what is float32; of the whole process."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def bfloat16_product(side: int) -> Callable[[], Tensor]:

@@ -18,6 +18,7 @@ LIBRARY = "libcuda.so.1"
 # Where the version of the kernel's driver stands: on desktops, on Jetsons.
 _VERSION_FILES = (Path("/proc/driver/nvidia/version"), Path("/etc/nv_tegra_release"))
 _MAJOR, _MINOR = 75, 76                     # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+_MULTIPROCESSORS = 16                       # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 _NON_BLOCKING = 1                           # CU_STREAM_NON_BLOCKING: not ordered with the default stream
 _THREAD_LOCAL = 1                           # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 
@@ -41,8 +42,9 @@ class Device:
     """The first CUDA device.  Memory, streams and graphs are freed by `close`, in the reverse order of their making,
     and with them what else was given to `at_close`.
 
-    name: as "Orin"; capability: (major, minor); cuda: version that the driver offers, as "12.6"; driver: the kernel
-    driver's own version, as its file says it; memory: bytes
+    name: as "Orin"; capability: (major, minor); multiprocessors: how many, by which alone devices of one name may
+    differ: Jetsons from Orin Nano to AGX Orin, and one of them in another power mode; cuda: version that the driver
+    offers, as "12.6"; driver: the kernel driver's own version, as its file says it; memory: bytes
     """
 
     def __init__(self, library: Any):
@@ -59,6 +61,7 @@ class Device:
         self.cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
         self.driver = next((file.read_text().partition("\n")[0] for file in _VERSION_FILES if file.is_file()), "")
         self.capability = (self._attribute(_MAJOR, handle), self._attribute(_MINOR, handle))
+        self.multiprocessors = self._attribute(_MULTIPROCESSORS, handle)
         self.memory = memory.value
         self._call("cuDevicePrimaryCtxRetain", byref(context), handle)
         # Last of all: another library that uses CUDA in this thread then takes a context that there still is.
@@ -81,6 +84,14 @@ class Device:
         while self._undo:
             with contextlib.suppress(CudaError):
                 self._undo.pop()()
+
+    def memory_in_use(self) -> int:
+        """Bytes of the device's memory that all programs together have taken; of a Jetson's, which is the processor's,
+        too."""
+        free, total = c_size_t(), c_size_t()
+        self.make_current()
+        self._call("cuMemGetInfo_v2", byref(free), byref(total))
+        return total.value - free.value
 
     def new_stream(self) -> int:
         """Handle of a stream of its own."""

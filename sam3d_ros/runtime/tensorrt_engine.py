@@ -218,8 +218,8 @@ def gpu_facts() -> dict[str, Any]:
     """What tells the first CUDA device from others, ready for JSON.  Raises EngineError as `open_device` does."""
     with contextlib.closing(open_device()) as device:
         return {"name": device.name, "capability": "{}.{}".format(*device.capability),
-                "memory_gib": round(device.memory / 2**30, 1), "cuda": device.cuda,
-                "driver": " ".join(device.driver.split())}
+                "multiprocessors": device.multiprocessors, "memory_gib": round(device.memory / 2**30, 1),
+                "cuda": device.cuda, "driver": " ".join(device.driver.split())}
 
 
 def engine_key(library: Library, model: ModelFile, signature: Signature, precision: str,
@@ -229,8 +229,9 @@ def engine_key(library: Library, model: ModelFile, signature: Signature, precisi
         capability = "{}.{}".format(*device.capability)
     profile = "; ".join(f"{name} {'/'.join(map(shape_text, shapes))}"
                         for name, shapes in profile_shapes(signature).items())
+    name = f"{device.name}, {device.multiprocessors} multiprocessors" if device else ""
     return EngineKey(model.sha256, library.version, device.cuda if device else "", device.driver if device else "",
-                     device.name if device else "", capability, precision, profile,
+                     name, capability, precision, profile,
                      " ".join(["strongly typed", "no TF32", *builder_flags(library)]))
 
 
@@ -370,7 +371,7 @@ class _Loader:
     def _built(self) -> Plan:
         if not self.options.allow_build:
             raise self._not_built()
-        timing = re.sub(r"[^\w.-]", "_", f"{self.library.version} {self.device.name}.timing")
+        timing = re.sub(r"[^\w.-]", "_", f"{self.library.version} {self.key.device}.timing")
         plan = build_plan(self.library, self.model, self.signature, self.precision,
                           self.key.capability if self.library.rtx else "", self.cache.read_note(timing),
                           self.options.on_progress)
