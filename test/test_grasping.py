@@ -310,6 +310,42 @@ def test_the_node_says_once_that_a_frame_is_not_upright(ros, monkeypatch):
     assert "'camera'" in said[0] and "target_frame" in said[0]
 
 
+def test_the_node_says_why_there_is_no_grasp_and_takes_another_target(ros, monkeypatch):
+    from rclpy.parameter import Parameter
+    from std_msgs.msg import Header
+
+    from sam3d_ros.msg import ObjectMesh, ObjectMeshArray
+    from sam3d_ros.nodes.grasp_consumer import GraspConsumer
+    from sam3d_ros.ros.messages import to_array
+    from sam3d_ros.ros.transforms import pose_from_matrix
+
+    def item(name: str, kind: str, shape: trimesh.Trimesh, x: float, status: int = ObjectMesh.STATUS_OK) -> ObjectMesh:
+        made = ObjectMesh(id=name, class_id=kind, status=status, triangles=to_array("I", shape.faces.astype(np.uint32)),
+                          vertices=to_array("f", shape.vertices.astype(np.float32)))
+        made.pose.pose = pose_from_matrix(trimesh.transformations.translation_matrix([x, 0, shape.extents[2] / 2]))
+        return made
+
+    node = GraspConsumer(namespace="excuse_test", parameter_overrides=[Parameter("target", value="Mug")])
+    said, published = [], []
+    node._poses = type("Publisher", (), {"publish": staticmethod(lambda message: published.append(len(message.poses)))})
+    monkeypatch.setattr(node.get_logger(), "info", lambda text, throttle_duration_sec: said.append(text))
+    crate = trimesh.creation.box([0.2, 0.2, 0.1])
+    scene = ObjectMeshArray(header=Header(frame_id="base"), objects=[
+        item("object_1", "mug", SHAPES["can"], 0.0), item("object_2", "", crate, 0.5),
+        item("object_3", "ball", SHAPES["ball"], -0.5, ObjectMesh.STATUS_HIDDEN)])
+    try:
+        for target in ("Mug", "object_2", "object_3", "mug"):
+            assert node.set_parameters([Parameter("target", value=target)])[0].successful
+            node._publish_grasps(scene)
+        node._publish_grasps(ObjectMeshArray(header=Header(frame_id="base")))
+    finally:
+        node.destroy_node()
+    assert published == [0, 0, 0, 10, 0]
+    assert said[0] == "nothing in view has the id or class 'Mug'; there is object_1 (mug), object_2"
+    assert said[1].startswith("no grasp found of object_2: too wide")
+    assert said[2].startswith("nothing in view has the id or class 'object_3'") and len(said) == 3
+
+
 def test_marker_colours_are_colours(ros):
     from std_msgs.msg import Header
 
