@@ -14,10 +14,10 @@ from sensor_msgs.msg import Image
 from tqdm import tqdm
 
 from sam3d_ros.perception.faults import Fault, FaultCode
-from sam3d_ros.perception.frame import Frame, Instance, check_frame
-from sam3d_ros.perception.masks import Segmentation, label_areas, select
+from sam3d_ros.perception.frame import Frame, check_frame
+from sam3d_ros.perception.masks import Segmentation, select
 from sam3d_ros.perception.pipeline import Pipeline
-from sam3d_ros.perception.tabletop import segment_tabletop
+from sam3d_ros.perception.tabletop import with_tabletop_masks
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
 from sam3d_ros.ros.bags import BAG_SUFFIXES, STORAGES, BagMessage, BagReader, BagWriter
 from sam3d_ros.ros.frames import decode_frame, decode_masks_or_none, input_types, message_bytes, type_name
@@ -166,18 +166,6 @@ def _narrow(stream: str, topics: list[Topic], image_topic: str | None, mask_form
     return topics
 
 
-def tabletop_masks(frame: Frame, max_objects: int) -> Segmentation:
-    """Masks of what stands apart on the main plane in view, of the `max_objects` largest, by depth alone.
-
-    Raises Fault DEPTH_EMPTY, SUPPORT_PLANE_NOT_FOUND, MASK_ALL_FOREGROUND.
-    """
-    labels = segment_tabletop(frame.depth, frame.intrinsics).astype(np.int32)
-    instances = tuple(Instance(label) for label in label_areas(labels))
-    if not instances:
-        return Segmentation(labels, (), (Fault(FaultCode.MASK_EMPTY, "nothing stands apart on the table"),))
-    return select(labels, instances, max_objects)
-
-
 class Replay:
     """Feeds a bag through synchroniser and pipeline and writes the results.  Without a stream of masks they are made
     from depth.
@@ -245,7 +233,7 @@ class Replay:
     def _work(self, match: Match, time_ns: int) -> None:
         """Write the objects of a set: known ones are followed, and what is new or doubtful is reconstructed at once."""
         frame = decode_frame(match, self._settings)
-        segmentation = tabletop_masks(frame, self._settings.max_objects) if self._is_tabletop \
+        segmentation = _tabletop_masks(frame, self._settings.max_objects) if self._is_tabletop \
             else decode_masks_or_none(match, self._settings)
         frame = replace(frame, labels=segmentation.labels, instances=segmentation.instances)
         check_frame(frame)
@@ -268,3 +256,15 @@ class Replay:
     def _note(self, fault: Fault) -> None:
         self._first_faults.setdefault(fault.code, fault.without_traceback())
         self._fault_counts[fault.code] += 1
+
+
+def _tabletop_masks(frame: Frame, max_objects: int) -> Segmentation:
+    """Masks of the `max_objects` largest things that stand apart, by depth alone.  That there are none is a result,
+    too, with the warning MASK_EMPTY.
+
+    Raises Fault DEPTH_EMPTY, SUPPORT_PLANE_NOT_FOUND, MASK_ALL_FOREGROUND.
+    """
+    masked = with_tabletop_masks(frame)
+    if not masked.instances:
+        return Segmentation(masked.labels, (), (Fault(FaultCode.MASK_EMPTY, "nothing stands apart on the table"),))
+    return select(masked.labels, masked.instances, max_objects)
