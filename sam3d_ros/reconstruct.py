@@ -20,6 +20,7 @@ from sam3d_ros.perception.frame import Frame
 from sam3d_ros.perception.masks import select
 from sam3d_ros.perception.objects import Rejection
 from sam3d_ros.perception.pipeline import Pipeline, PipelineResult
+from sam3d_ros.perception.tabletop import with_tabletop_masks
 from sam3d_ros.runtime.engine import ENGINE_CHOICES, MODEL_HELP, PRECISIONS
 from sam3d_ros.scene.rebuild import reconstruct, warm_up
 from sam3d_ros.terminal import in_range, printable
@@ -32,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", metavar="FRAME_DIR", nargs="+", type=Path, help="frame folder")
     parser.add_argument("-o", "--out", type=Path, default=Path("sam3d_out"),
                         help="results go to OUT/<name of FRAME_DIR>/ (default: %(default)s)")
+    parser.add_argument("--tabletop", action="store_true",
+                        help="without masks.png: make the masks from depth, of what stands apart on a table")
     add_pipeline_arguments(parser)
 
 
@@ -71,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         for folder, output in tqdm(outputs.items(), unit="frame", disable=not sys.stderr.isatty()):
             try:
                 clear_objects(output)
-                tqdm.write(printable(reconstruct_folder(pipeline, folder, output)))
+                tqdm.write(printable(reconstruct_folder(pipeline, folder, output, args.tabletop)))
             except (Fault, OSError) as error:
                 tqdm.write(printable(f"sam3d: error: {folder}: {error}"), file=sys.stderr)
                 failed = True
@@ -91,15 +94,20 @@ def output_folders(folders: list[Path], out: Path) -> dict[Path, Path]:
     return outputs
 
 
-def reconstruct_folder(pipeline: Pipeline, folder: Path, output: Path) -> str:
+def reconstruct_folder(pipeline: Pipeline, folder: Path, output: Path, is_tabletop: bool = False) -> str:
     """Reconstruct one frame folder into `output`; objects that were rejected are named on stderr.
 
+    is_tabletop: masks are made from depth, those of the folder are not read
     Returns a line for the user. Raises Fault for a bad folder or frame, and NOTHING_REBUILT; OSError.
     """
-    frame = read_frame_folder(folder)
+    frame = read_frame_folder(folder, has_masks=not is_tabletop)
+    if frame.depth is None and is_tabletop:
+        raise Fault(FaultCode.FRAME_FOLDER_INVALID, f"{folder}: no depth.png: --tabletop makes masks from it")
     if frame.depth is None:
         _note(folder, "no depth.png: shapes from colour and masks alone, sizes are guesses")
     start = time.perf_counter()
+    if is_tabletop:
+        frame = with_tabletop_masks(frame)
     chosen, warnings = _chosen(frame, pipeline.config.max_objects)
     result = reconstruct(pipeline, chosen)
     latency_ms = (time.perf_counter() - start) * 1e3

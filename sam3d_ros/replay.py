@@ -14,8 +14,10 @@ from sensor_msgs.msg import Image
 from tqdm import tqdm
 
 from sam3d_ros.perception.faults import Fault, FaultCode
-from sam3d_ros.perception.frame import check_frame
+from sam3d_ros.perception.frame import Frame, check_frame
+from sam3d_ros.perception.masks import Segmentation, select
 from sam3d_ros.perception.pipeline import Pipeline
+from sam3d_ros.perception.tabletop import with_tabletop_masks
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
 from sam3d_ros.ros.bags import BAG_SUFFIXES, STORAGES, BagMessage, BagReader, BagWriter
 from sam3d_ros.ros.frames import decode_frame, decode_masks_or_none, input_types, message_bytes, type_name
@@ -27,7 +29,7 @@ from sam3d_ros.ros.synchroniser import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, MA
 from sam3d_ros.scene import rebuild
 from sam3d_ros.scene.resting import Resting
 from sam3d_ros.scene.tracker import Tracker
-from sam3d_ros.terminal import in_range, printable
+from sam3d_ros.terminal import UserError, in_range, printable
 
 OBJECTS_TOPIC, OBJECTS_TYPE = "/objects", "sam3d_ros/msg/ObjectMeshArray"
 POSES_TOPIC, POSES_TYPE = "/poses", "geometry_msgs/msg/PoseArray"
@@ -53,6 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         topics.add_argument(option, dest=stream, metavar="TOPIC")
     topics.add_argument("--mask-format", choices=MASK_FORMATS, default=default.mask_format,
                         help="what the segmentation topic holds (default: %(default)s)")
+    topics.add_argument("--tabletop", action="store_true",
+                        help="for a bag without masks: make them from depth, of what stands apart on a table")
     topics.add_argument("--raw-image", action="store_true", help="the image is not rectified: use K of camera_info")
     low, high = (Settings.__dataclass_fields__["sync_slop"].metadata[end] for end in ("low", "high"))
     topics.add_argument("--slop", type=in_range(float, low, high), default=default.sync_slop, metavar="SECONDS",
@@ -61,13 +65,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Reconstruct the bag; raises Fault where it cannot be read, or holds no complete set."""
+    """Reconstruct the bag; raises Fault where it cannot be read, or holds no complete set, and UserError."""
     settings = Settings(mask_format=args.mask_format, image_is_rectified=not args.raw_image, sync_slop=args.slop,
                         max_objects=args.max_objects)
     given = {stream: topic for stream in OPTIONS if (topic := getattr(args, stream))}
+    if args.tabletop and (given.keys() & {MASKS, DETECTIONS} or args.mask_format != Settings().mask_format):
+        raise UserError("--tabletop makes the masks: leave out --segmentation, --detections and --mask-format")
     out = args.out or default_out(args.bag)
     with BagReader(args.bag) as reader:
         streams = input_types(settings, with_detections=DETECTIONS in given)
+        if args.tabletop:
+            del streams[MASKS]
         topics = choose_topics(describe_topics(reader), streams, given, args.mask_format)
         with BagWriter(out, args.storage or reader.storage) as writer:
             replay = Replay(Pipeline.from_config(pipeline_config(args)), settings, streams, writer)
@@ -159,7 +167,8 @@ def _narrow(stream: str, topics: list[Topic], image_topic: str | None, mask_form
 
 
 class Replay:
-    """Feeds a bag through synchroniser and pipeline and writes the results.
+    """Feeds a bag through synchroniser and pipeline and writes the results.  Without a stream of masks they are made
+    from depth.
 
     set_count, object_count: complete sets that were reconstructed, and objects in them
     """
@@ -169,6 +178,7 @@ class Replay:
         self.set_count = self.object_count = 0
         self._settings = settings
         self._classes = classes
+        self._is_tabletop = not classes.keys() & {MASKS, DETECTIONS}
         self._writer = writer
         self._tracker = Tracker(resting=Resting())
         self._schedule = MeshSchedule()
@@ -222,9 +232,10 @@ class Replay:
 
     def _work(self, match: Match, time_ns: int) -> None:
         """Write the objects of a set: known ones are followed, and what is new or doubtful is reconstructed at once."""
-        segmentation = decode_masks_or_none(match, self._settings)
-        frame = replace(decode_frame(match, self._settings), labels=segmentation.labels,
-                        instances=segmentation.instances)
+        frame = decode_frame(match, self._settings)
+        segmentation = _tabletop_masks(frame, self._settings.max_objects) if self._is_tabletop \
+            else decode_masks_or_none(match, self._settings)
+        frame = replace(frame, labels=segmentation.labels, instances=segmentation.instances)
         check_frame(frame)
         self._tracker.update(frame)
         faults = [*segmentation.warnings]
@@ -245,3 +256,15 @@ class Replay:
     def _note(self, fault: Fault) -> None:
         self._first_faults.setdefault(fault.code, fault.without_traceback())
         self._fault_counts[fault.code] += 1
+
+
+def _tabletop_masks(frame: Frame, max_objects: int) -> Segmentation:
+    """Masks of the `max_objects` largest things that stand apart, by depth alone.  That there are none is a result,
+    too, with the warning MASK_EMPTY.
+
+    Raises Fault DEPTH_EMPTY, SUPPORT_PLANE_NOT_FOUND, MASK_ALL_FOREGROUND.
+    """
+    masked = with_tabletop_masks(frame)
+    if not masked.instances:
+        return Segmentation(masked.labels, (), (Fault(FaultCode.MASK_EMPTY, "nothing stands apart on the table"),))
+    return select(masked.labels, masked.instances, max_objects)

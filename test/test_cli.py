@@ -140,6 +140,26 @@ def test_a_bad_folder_does_not_stop_the_others(tmp_path, pipeline, capsys):
     assert list((tmp_path / "out" / "bad").iterdir()) == []       # what the earlier run left there is gone
 
 
+def test_masks_are_made_from_depth_where_there_are_none(tmp_path, pipeline, capsys):
+    """A camera 0.6 m above a table, on it boxes of 0.1 m height."""
+    depth = np.full((240, 320), 0.6, np.float32)
+    depth[90:150, 60:120] = depth[90:150, 200:240] = 0.5
+    frame = Frame(np.zeros((240, 320, 3), np.uint8), depth, np.zeros(depth.shape, np.int32),
+                  Intrinsics(320, 240, 300.0, 300.0, 159.5, 119.5))
+    write_frame_folder(tmp_path / "a", frame)
+    for name in ("masks.png", "labels.json"):
+        (tmp_path / "a" / name).unlink()
+    arguments = ["reconstruct", str(tmp_path / "a"), "-o", str(tmp_path / "out"), "--tabletop", "--max-objects"]
+    assert cli.main([*arguments, "2"]) == 0
+    assert "2 of 2 objects" in capsys.readouterr().out
+    assert cli.main([*arguments, "1"]) == 0
+    output = capsys.readouterr()
+    assert "1 of 2 objects" in output.out and "TOO_MANY_OBJECTS" in output.err
+    (tmp_path / "a" / "depth.png").unlink()
+    assert cli.main([*arguments, "2"]) == 1
+    assert "no depth.png: --tabletop makes masks from it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("value", "code"), [(0, "MASK_EMPTY"), (1, "MASK_ALL_FOREGROUND")])
 def test_masks_that_say_nothing_are_named(tmp_path, pipeline, capsys, value, code):
     folder = make_folder(tmp_path / "a", "mug")

@@ -5,6 +5,7 @@ import ctypes
 import ctypes.util
 import json
 import re
+import resource
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -239,6 +240,21 @@ def test_usd_is_balanced_and_parses_where_usd_is_installed(scene_folder):
     usd = pytest.importorskip("pxr.Usd")
     stage = usd.Stage.Open(str(scene_folder / "scene.usda"))
     assert stage.GetPrimAtPath("/World/kind_1_1/mesh").IsValid()
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_full_disk_leaves_no_scene_rather_than_a_broken_one(result, kind):
+    scene = read_scene(result, max_pieces=1)
+    earlier = WRITERS[kind](scene, result)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))          # bytes: a mesh of eight corners has less
+    try:
+        with pytest.raises(OSError, match="too large"):
+            WRITERS[kind](scene, result)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not earlier.exists()
+    assert WRITERS[kind](scene, result) == earlier and earlier.stat().st_size > 600
 
 
 @pytest.mark.parametrize("change", [

@@ -49,6 +49,20 @@ def test_grasps_close_on_opposite_sides_and_touch_nothing():
     assert [g.score for g in grasps] == sorted((g.score for g in grasps), reverse=True)
 
 
+def test_no_grasp_comes_twice():
+    for shape in SHAPES.values():
+        places = [grasp.world_from_grasp
+                  for grasp in plan_grasps([mesh_at(shape, [0, 0, shape.extents[2] / 2])], FLOOR, count=100)]
+        assert len(np.unique(np.round(places, 6), axis=0)) == len(places) > 10
+
+
+def test_the_wall_and_the_whole_of_a_hollow_are_grasped():
+    tube = mesh_at(trimesh.creation.annulus(0.026, 0.030, 0.09), [0, 0, 0.045])
+    widths = np.array([grasp.width for grasp in plan_grasps([tube], FLOOR, count=10_000)])
+    assert np.all((widths < 0.006) | (widths > 0.050))
+    assert 0 < (widths < 0.006).sum() < len(widths)
+
+
 def test_too_wide_and_walled_in_objects_have_no_grasp():
     wide = trimesh.creation.box([0.12, 0.12, 0.1])
     assert plan_grasps([mesh_at(wide, [0, 0, 0.05])], FLOOR) == []
@@ -123,7 +137,7 @@ def test_grasps_that_would_not_hold_are_none():
     ball = trimesh.creation.icosphere(3, 0.03)
 
     def grasps(std: float) -> list[Grasp]:
-        return plan_grasps([mesh_at(ball, [0, 0, 0.03], np.full(len(ball.vertices), std))], FLOOR, count=1000)
+        return plan_grasps([mesh_at(ball, [0, 0, 0.03], np.full(len(ball.vertices), std))], FLOOR, count=500)
 
     assert min(grasp.score for grasp in grasps(0.004)) >= 0.05
     assert grasps(0.02) == []
@@ -294,6 +308,42 @@ def test_the_node_says_once_that_a_frame_is_not_upright(ros, monkeypatch):
     finally:
         node.destroy_node()
     assert "'camera'" in said[0] and "target_frame" in said[0]
+
+
+def test_the_node_says_why_there_is_no_grasp_and_takes_another_target(ros, monkeypatch):
+    from rclpy.parameter import Parameter
+    from std_msgs.msg import Header
+
+    from sam3d_ros.msg import ObjectMesh, ObjectMeshArray
+    from sam3d_ros.nodes.grasp_consumer import GraspConsumer
+    from sam3d_ros.ros.messages import to_array
+    from sam3d_ros.ros.transforms import pose_from_matrix
+
+    def item(name: str, kind: str, shape: trimesh.Trimesh, x: float, status: int = ObjectMesh.STATUS_OK) -> ObjectMesh:
+        made = ObjectMesh(id=name, class_id=kind, status=status, triangles=to_array("I", shape.faces.astype(np.uint32)),
+                          vertices=to_array("f", shape.vertices.astype(np.float32)))
+        made.pose.pose = pose_from_matrix(trimesh.transformations.translation_matrix([x, 0, shape.extents[2] / 2]))
+        return made
+
+    node = GraspConsumer(namespace="excuse_test", parameter_overrides=[Parameter("target", value="Mug")])
+    said, published = [], []
+    node._poses = type("Publisher", (), {"publish": staticmethod(lambda message: published.append(len(message.poses)))})
+    monkeypatch.setattr(node.get_logger(), "info", lambda text, throttle_duration_sec: said.append(text))
+    crate = trimesh.creation.box([0.2, 0.2, 0.1])
+    scene = ObjectMeshArray(header=Header(frame_id="base"), objects=[
+        item("object_1", "mug", SHAPES["can"], 0.0), item("object_2", "", crate, 0.5),
+        item("object_3", "ball", SHAPES["ball"], -0.5, ObjectMesh.STATUS_HIDDEN)])
+    try:
+        for target in ("Mug", "object_2", "object_3", "mug"):
+            assert node.set_parameters([Parameter("target", value=target)])[0].successful
+            node._publish_grasps(scene)
+        node._publish_grasps(ObjectMeshArray(header=Header(frame_id="base")))
+    finally:
+        node.destroy_node()
+    assert published == [0, 0, 0, 10, 0]
+    assert said[0] == "nothing in view has the id or class 'Mug'; there is object_1 (mug), object_2"
+    assert said[1].startswith("no grasp found of object_2: too wide")
+    assert said[2].startswith("nothing in view has the id or class 'object_3'") and len(said) == 3
 
 
 def test_marker_colours_are_colours(ros):

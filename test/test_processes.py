@@ -50,6 +50,21 @@ def test_parameters_are_written_as_yaml():
     assert ros_arguments({}, {}) == []
 
 
+@pytest.mark.parametrize(("arguments", "reason"), [
+    (["--params-file", "absent.yaml"], "'--params-file absent.yaml'. Error: Error opening YAML file"),
+    (["--params-file", "broken.yaml"], "'--params-file broken.yaml'. Error: "),
+    (["--log-level", "loud"], "'--log-level loud'. Error: Argument does not use a valid severity level"),
+    (["--no-such-option"], "--no-such-option")])
+def test_ros_arguments_that_cannot_be_read_are_named(tmp_path, arguments, reason):
+    (tmp_path / "broken.yaml").write_text("a: [")
+    run = subprocess.run([sys.executable, "-m", "sam3d_ros.nodes.tabletop_segmenter", "--ros-args", *arguments],
+                         cwd=tmp_path, env=ros_environment(), capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith("sam3d_ros: error: ROS arguments: ") and reason in last
+    assert "Traceback" not in run.stderr and "/rcl/" not in last
+
+
 def test_process_that_fails_is_reported_with_the_end_of_its_log(tmp_path, monkeypatch):
     name = module(tmp_path, monkeypatch, "raise SystemExit('no camera')")
     with NodeProcess(name, log=tmp_path / "log") as process:

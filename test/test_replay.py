@@ -298,6 +298,36 @@ def test_a_stream_that_the_bag_lacks_is_named(tmp_path, pipeline, capsys, stream
     assert "BAG_TOPICS_UNCLEAR: no topic for segmentation" in line
 
 
+def test_masks_are_made_from_depth_for_a_bag_without(tmp_path, pipeline, monkeypatch, capsys):
+    """A camera 0.6 m above a table; on it, 0.1 m high, two boxes of 60 x 60 and 60 x 40 pixels, then none."""
+    monkeypatch.setitem(globals(), "HEIGHT", 240)
+    monkeypatch.setitem(globals(), "WIDTH", 320)
+    moments = []
+    for index in range(2):
+        stamp = START_NS + index * PERIOD_NS
+        depth = np.full((240, 320), 600, np.uint16)
+        if index == 0:
+            depth[90:150, 60:120], depth[90:150, 200:240] = 500, 500
+        info = camera_info(stamp)
+        info.k[[0, 2, 4, 5]] = info.p[[0, 2, 5, 6]] = 300, 159.5, 300, 119.5
+        moments.append({"camera_info": info, "depth_image": image(stamp, "16UC1", depth),
+                        "image": image(stamp, "rgb8", np.full((240, 320, 3), 90, np.uint8))})
+    bag = write_bag(tmp_path / "bag", "mcap", moments)
+    assert "--tabletop makes them" in failure(tmp_path, capsys, bag)
+    assert "leave out --segmentation" in failure(tmp_path, capsys, bag, "--tabletop", "--segmentation", "/masks")
+    assert "leave out --segmentation" in failure(tmp_path, capsys, bag, "--tabletop", "--mask-format", "binary")
+    assert cli.main(["replay", str(bag), "-o", str(tmp_path / "out"), "--tabletop"]) == 0
+    (frame,) = pipeline.frames
+    assert [instance.label for instance in frame.instances] == [1, 2]
+    for label, columns in ((1, slice(60, 120)), (2, slice(200, 240))):
+        rows_of, columns_of = np.nonzero(frame.labels == label)
+        assert abs(rows_of.mean() - 119.5) < 1 and abs(columns_of.mean() - (columns.start + columns.stop - 1) / 2) < 1
+        assert len(rows_of) == pytest.approx(60 * (columns.stop - columns.start), rel=0.1)
+    found = read(tmp_path / "out")
+    assert [len(array.poses) for _, array in found["/poses"]] == [2, 0]
+    assert "1 times, first: MASK_EMPTY: nothing stands apart" in capsys.readouterr().err
+
+
 def test_a_grey_image_is_found(tmp_path, pipeline):
     moment = images_of(0)
     moment["image"] = image(START_NS, "mono8", np.full((HEIGHT, WIDTH), 90, np.uint8))

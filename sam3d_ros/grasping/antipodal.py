@@ -40,6 +40,7 @@ _MOST_MARGIN = 0.01          # metres: a larger standard deviation counts as thi
 _LEAST_SCORE = 0.05          # grasps below it mostly slip: better none, and another view
 _MAX_TILT = np.deg2rad(80)   # of the approach from straight down
 _LEAST_WIDTH = 0.003         # metres between contacts
+_SAME = 1e-4                 # metres between two surfaces met on one line that are one
 _LEAST_LEVEL = 0.2           # sine of the angle between the closing axis and the vertical
 _NONE, _CLOSE, _TOUCHING = range(3)     # contact of a hand with what is around it
 _CONE_SPREAD = 0.15          # radians: rays leave the surface normal by about this
@@ -177,6 +178,7 @@ def _antipodal_pairs(mesh: SceneMesh, gripper: ParallelGripper, generator: np.ra
     near, near_faces = _cast(scene, points + 1e-4 * inward, inward)
     far, far_faces = _cast(scene, points + widest * inward, -inward)
     near, far = near + 1e-4, widest - far
+    far[np.abs(far - near) < _SAME] = np.inf     # a solid's two are one, and would give every grasp twice
     widths = np.concatenate([near, far])
     ends = np.concatenate([near_faces, far_faces])
     points, faces, inward = np.tile(points, (2, 1)), np.tile(faces, 2), np.tile(inward, (2, 1))

@@ -28,6 +28,7 @@ from ..ros.transforms import matrix_from_pose, pose_from_matrix
 from ..ros.worker import Worker
 
 _LEAST_UPRIGHT = math.cos(math.radians(45))    # cosine between an upright object's +Z and the frame's
+_EXCUSE_PERIOD = 10.0        # seconds at least between two lines that say why there is no grasp
 
 
 class GraspConsumer(Node):
@@ -37,7 +38,7 @@ class GraspConsumer(Node):
         super().__init__("grasp_consumer", **node_arguments)
         self._height = self._parameter("support_height", math.nan, "height of the support in the objects' frame; not a "
                                                                    "number: where the lowest object ends [m]")
-        self._target = self._parameter("target", "", "id or class of what is to be grasped; empty: any object")
+        self._parameter("target", "", "id or class of what is to be grasped; empty: any object", live=True)
         self._count = self._parameter("max_grasps", 10, "grasps published per message at most")
         self._gripper = ParallelGripper(
             self._parameter("max_opening", FRANKA.max_opening, "between the open fingers [m]"), FRANKA.finger_length,
@@ -55,8 +56,8 @@ class GraspConsumer(Node):
         self._planner.stop()
         super().destroy_node()
 
-    def _parameter(self, name: str, default: float | int | str, description: str) -> Any:
-        descriptor = ParameterDescriptor(description=description, read_only=True)
+    def _parameter(self, name: str, default: float | int | str, description: str, live: bool = False) -> Any:
+        descriptor = ParameterDescriptor(description=description, read_only=not live)
         if name == "max_opening":
             descriptor.floating_point_range = [FloatingPointRange(from_value=0.02, to_value=0.5, step=0.0)]
         elif isinstance(default, int):
@@ -74,16 +75,19 @@ class GraspConsumer(Node):
             log_exception(self, error)
 
     def _publish_grasps(self, message: ObjectMeshArray) -> None:
-        objects = message.objects
+        objects, wanted = message.objects, self.get_parameter("target").value
         self._doubt_frame(message)
         meshes = [_posed(item) for item in objects]
         # What is hidden may still be in the way, but where it is now is not known well enough to grasp it.
-        targets = [index for index, item in enumerate(objects)
-                   if self._target in ("", item.id, item.class_id) and item.status != ObjectMesh.STATUS_HIDDEN]
+        seen = [index for index, item in enumerate(objects) if item.status != ObjectMesh.STATUS_HIDDEN]
+        targets = [index for index in seen if wanted in ("", objects[index].id, objects[index].class_id)]
         grasps = plan_grasps(meshes, self._support(meshes), self._gripper, targets, self._count) if targets else []
         self._poses.publish(PoseArray(header=message.header,
                                       poses=[pose_from_matrix(grasp.world_from_grasp) for grasp in grasps]))
         self._markers.publish(grasp_markers(grasps, self._gripper, message.header))
+        if seen and not grasps:
+            self.get_logger().info(_excuse([objects[index] for index in seen], [objects[index] for index in targets],
+                                           wanted), throttle_duration_sec=_EXCUSE_PERIOD)
 
     def _doubt_frame(self, message: ObjectMeshArray) -> None:
         """Say once of a frame that its +Z does not point up, where it is far from that of every object."""
@@ -116,6 +120,14 @@ def grasp_markers(grasps: list[Grasp], gripper: ParallelGripper, header: Header)
             marker.points += [Point(y=y0, z=z0), Point(y=y1, z=z1)]
         markers.append(marker)
     return MarkerArray(markers=markers)
+
+
+def _excuse(seen: list[ObjectMesh], targets: list[ObjectMesh], wanted: str) -> str:
+    """Why there is no grasp of the targets, those of the objects seen that `wanted` names."""
+    names = ", ".join(f"{item.id} ({item.class_id})" if item.class_id else item.id for item in targets or seen)
+    if not targets:
+        return f"nothing in view has the id or class '{wanted}'; there is {names}"
+    return f"no grasp found of {names}: too wide for max_opening, too low, too uncertain, or others are in the way"
 
 
 def _posed(item: ObjectMesh) -> SceneMesh:

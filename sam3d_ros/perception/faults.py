@@ -127,7 +127,8 @@ class FaultCode(Enum):
         "the frame folder is incomplete or inconsistent: docs/conventions.md, Frame folder, says what it holds")
     RESULT_INVALID = "objects.json or a mesh beside it is missing or broken: run `sam3d reconstruct` again"
     BAG_UNREADABLE = "the bag is absent, truncated, or not a recording of rosbag2 (sqlite3 or MCAP)"
-    BAG_TOPICS_UNCLEAR = "say which topics to use: --image, --depth, --camera-info, --segmentation"
+    BAG_TOPICS_UNCLEAR = ("say which topics to use: --image, --depth, --camera-info, --segmentation; for a bag without "
+                          "masks, --tabletop makes them from depth")
     INTERNAL_ERROR = "a programming error in sam3d_ros: please report it with the log"
 
     @property

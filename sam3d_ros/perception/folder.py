@@ -46,11 +46,12 @@ _GREY_8_BIT = ("L",)
 _GREY_16_BIT = ("I;16", "I")       # Pillow before 11 opens a 16-bit PNG as I
 
 
-def read_frame_folder(folder: Path) -> Frame:
+def read_frame_folder(folder: Path, has_masks: bool = True) -> Frame:
     """The frame that `folder` holds; `frame_id` is its name, and each label of masks.png or labels.json an instance.
 
     A label of masks.png that labels.json does not name has an empty class; a named label without a pixel stays an
     instance, so that the pipeline reports it as rejected rather than losing it silently.
+    has_masks: False: masks.png and labels.json are not read, and the frame has no instances.
 
     Raises Fault(FRAME_FOLDER_INVALID): a file is missing or unreadable, or the files contradict each other.
     """
@@ -69,10 +70,7 @@ def read_frame_folder(folder: Path) -> Frame:
     if has_depth:
         steps = _read_png(folder / "depth.png", _GREY_16_BIT, size)
         depth = without_gaps(np.where(steps == _SATURATED, 0, steps).astype(np.float32) * np.float32(depth_unit_m))
-    labels = _read_png(folder / "masks.png", _GREY_16_BIT + _GREY_8_BIT, size).astype(np.int32)
-    class_ids = _read_class_ids(folder / "labels.json") if os.path.lexists(folder / "labels.json") else {}
-    present = label_areas(labels).keys()
-    instances = tuple(Instance(label, class_ids.get(label, "")) for label in sorted(present | class_ids.keys()))
+    labels, instances = _read_masks(folder, size) if has_masks else (np.zeros(colour.shape[:2], np.int32), ())
     return Frame(colour, depth, labels, intrinsics, instances, world_from_camera, frame_id=folder.resolve().name,
                  support_height=support_height)
 
@@ -104,6 +102,14 @@ def write_frame_folder(folder: Path, frame: Frame, depth_unit_m: float = 0.0001)
         camera[_DEPTH_UNIT_KEY] = depth_unit_m
     _write_json(folder / "camera.json", camera)
     _write_json(folder / "labels.json", {str(instance.label): instance.class_id for instance in frame.instances})
+
+
+def _read_masks(folder: Path, size: tuple[int, int]) -> tuple[np.ndarray, tuple[Instance, ...]]:
+    """(H, W) int32 labels of an image of `size`, width and height, and their instances."""
+    labels = _read_png(folder / "masks.png", _GREY_16_BIT + _GREY_8_BIT, size).astype(np.int32)
+    class_ids = _read_class_ids(folder / "labels.json") if os.path.lexists(folder / "labels.json") else {}
+    present = label_areas(labels).keys()
+    return labels, tuple(Instance(label, class_ids.get(label, "")) for label in sorted(present | class_ids.keys()))
 
 
 def clear_objects(folder: Path) -> None:

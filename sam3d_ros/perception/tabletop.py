@@ -5,7 +5,7 @@ classes. Everything is deterministic: the same depth image gives the same labels
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -14,8 +14,9 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull, cKDTree
 
 from .faults import Fault, FaultCode
-from .frame import Intrinsics
+from .frame import Frame, Instance, Intrinsics
 from .gaps import without_gaps
+from .masks import label_areas
 from .plane import fit_support_plane, range_factor
 
 _FLYING_NEIGHBOURS = 3            # of 8 that must lie at a pixel's own depth
@@ -75,6 +76,15 @@ def segment_tabletop(depth: np.ndarray, intrinsics: Intrinsics,
     for label, members in enumerate(_objects(clusters, points[rows, columns], heights[rows, columns], config), 1):
         _paint(labels, label, rows[members], columns[members])
     return labels
+
+
+def with_tabletop_masks(frame: Frame) -> Frame:
+    """A frame with depth, and with the masks of `segment_tabletop` in place of its own.
+
+    Raises Fault DEPTH_EMPTY, SUPPORT_PLANE_NOT_FOUND.
+    """
+    labels = segment_tabletop(frame.depth, frame.intrinsics).astype(np.int32)
+    return replace(frame, labels=labels, instances=tuple(Instance(label) for label in label_areas(labels)))
 
 
 def _points(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:

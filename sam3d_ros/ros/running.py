@@ -10,9 +10,13 @@ from collections.abc import Callable, Sequence
 import rclpy
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 
 from ..perception.faults import Fault, FaultCode
+from .parameters import RCLError
+
+UnknownROSArgsError = rclpy_implementation.UnknownROSArgsError
 
 # How often the main loop looks for an early SIGINT, seconds.
 _SIGNAL_PERIOD = 1.0
@@ -22,12 +26,18 @@ def run_node(make: Callable[[], Node], arguments: Sequence[str] | None = None,
              start: Callable[[Node], None] = lambda node: None) -> int:
     """Make a node, start it and spin it until SIGINT or SIGTERM; the program's exit status.
 
-    A parameter that `make` refuses (ValueError, rclpy's InvalidParameter... exceptions) ends in one line and status 1.
+    ROS arguments that cannot be read, and a parameter that `make` refuses (ValueError, rclpy's InvalidParameter...
+    exceptions), end in one line and status 1.
     """
     interrupted = threading.Event()
     # rclpy's own handler, once installed, ends the spinning and then calls this one; Python's would raise anywhere.
     signal.signal(signal.SIGINT, lambda *_: interrupted.set())
-    rclpy.init(args=arguments)
+    try:
+        rclpy.init(args=arguments)
+    except (RCLError, UnknownROSArgsError) as error:     # such as a parameter file that does not exist, or is no YAML
+        reason = str(error).split(", at /")[0]      # without the place in rcl's source
+        print(f"sam3d_ros: error: ROS arguments: {' '.join(reason.split())}", file=sys.stderr)
+        return 1
     executor = SingleThreadedExecutor()
     node = None
     try:

@@ -1,7 +1,8 @@
 """Scenes for simulators: SDF (Gazebo), MJCF (MuJoCo), glTF and USD. Metres, kilograms, +Z up (glTF: +Y, as it demands).
 
-Every writer makes the files of one format in a folder and returns the main one. Meshes are in the object frame; convex
-pieces are what collides.
+Every writer makes the files of one format in a folder and returns the main one, which is written last, after that of an
+earlier scene was removed: where it exists, it and the meshes that it names are whole. Meshes are in the object frame;
+convex pieces are what collides.
 """
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ _CAMERA = "camera_optical_frame"    # where the objects were seen from: a robot 
 
 def write_sdf(scene: Scene, folder: Path) -> Path:
     """scene.sdf, a world with a table top and a model per object; meshes beside it."""
+    file = _main_file(folder, "scene.sdf")
     root = xml.Element("sdf", version=SDF_VERSION)
     world = xml.SubElement(root, "world", name="sam3d_scene")
     light = xml.SubElement(world, "light", name="sun", type="directional")
@@ -62,11 +64,12 @@ def write_sdf(scene: Scene, folder: Path) -> Path:
             ode = xml.SubElement(xml.SubElement(xml.SubElement(collision, "surface"), "friction"), "ode")
             _leaf(ode, "mu", str(_FRICTION))
             _leaf(ode, "mu2", str(_FRICTION))
-    return _write_xml(root, folder / "scene.sdf")
+    return _write_xml(root, file)
 
 
 def write_mjcf(scene: Scene, folder: Path) -> Path:
     """scene.xml, a table top and a free body per object; meshes beside it."""
+    file = _main_file(folder, "scene.xml")
     root = xml.Element("mujoco", model="sam3d_scene")
     xml.SubElement(root, "compiler", meshdir="meshes")
     option = xml.SubElement(root, "option", integrator="implicitfast", cone="elliptic")
@@ -94,7 +97,7 @@ def write_mjcf(scene: Scene, folder: Path) -> Path:
             piece = _piece_name(item, number)
             xml.SubElement(assets, "mesh", name=piece, file=f"{piece}.obj")
             xml.SubElement(body, "geom", type="mesh", mesh=piece, group="3", mass="0")
-    return _write_xml(root, folder / "scene.xml")
+    return _write_xml(root, file)
 
 
 def write_gltf(scene: Scene, folder: Path) -> Path:
@@ -107,10 +110,7 @@ def write_gltf(scene: Scene, folder: Path) -> Path:
         mesh = trimesh.Trimesh(item.mesh.vertices, item.mesh.faces, visual=looks, process=False)
         gathered.add_geometry(mesh, node_name=item.name, geom_name=item.name, transform=y_up @ item.world_from_object)
     gathered.graph.update(frame_to=_CAMERA, matrix=y_up @ scene.world_from_camera)
-    file = folder / "scene.glb"
-    folder.mkdir(parents=True, exist_ok=True)
-    gathered.export(file)
-    return file
+    return _write(_main_file(folder, "scene.glb"), gathered.export(file_type="glb"))
 
 
 def write_usd(scene: Scene, folder: Path) -> Path:
@@ -123,18 +123,33 @@ def write_usd(scene: Scene, folder: Path) -> Path:
         '    uniform token[] xformOpOrder = ["xformOp:translate", "xformOp:scale"]', "}"])]
     parts.append(_usd_xform(_CAMERA, scene.world_from_camera, "", [], []))
     parts += [_usd_object(item) for item in scene.objects]
-    file = folder / "scene.usda"
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text('#usda 1.0\n(\n    defaultPrim = "World"\n    metersPerUnit = 1\n    kilogramsPerUnit = 1\n'
-                    '    upAxis = "Z"\n)\n\ndef Xform "World"\n{\n    def PhysicsScene "physics"\n    {\n'
-                    '        vector3f physics:gravityDirection = (0, 0, -1)\n'
-                    '        float physics:gravityMagnitude = 9.81\n    }\n'
-                    + "".join(parts) + "}\n", encoding="utf-8")
-    return file
+    text = ('#usda 1.0\n(\n    defaultPrim = "World"\n    metersPerUnit = 1\n    kilogramsPerUnit = 1\n'
+            '    upAxis = "Z"\n)\n\ndef Xform "World"\n{\n    def PhysicsScene "physics"\n    {\n'
+            '        vector3f physics:gravityDirection = (0, 0, -1)\n'
+            '        float physics:gravityMagnitude = 9.81\n    }\n'
+            + "".join(parts) + "}\n")
+    return _write(_main_file(folder, "scene.usda"), text.encode())
 
 
 WRITERS: dict[str, Callable[[Scene, Path], Path]] = {
     "sdf": write_sdf, "mjcf": write_mjcf, "gltf": write_gltf, "usd": write_usd}
+
+
+def _main_file(folder: Path, name: str) -> Path:
+    """A file in a folder that exists then; that of an earlier scene is removed, whose meshes are about to change."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).unlink(missing_ok=True)
+    return folder / name
+
+
+def _write(file: Path, content: bytes) -> Path:
+    """A file, whole or not at all."""
+    try:
+        file.write_bytes(content)
+    except OSError:
+        file.unlink(missing_ok=True)
+        raise
+    return file
 
 
 def _support(scene: Scene) -> np.ndarray:
@@ -234,5 +249,4 @@ def _leaf(parent: xml.Element, name: str, text: str) -> None:
 
 def _write_xml(root: xml.Element, file: Path) -> Path:
     xml.indent(root)
-    file.write_text(xml.tostring(root, encoding="unicode") + "\n", encoding="utf-8")
-    return file
+    return _write(file, xml.tostring(root, encoding="utf-8") + b"\n")
