@@ -279,6 +279,24 @@ class TestWithTorch:
         shapes = {tuple(next(stream)["crops"].shape[:2]) for _ in range(3)}
         assert {batch for batch, _ in shapes} == {2} and {count > 1 for _, count in shapes} == {views == 1}
 
+    def test_rendering_leaves_the_network_its_threads_and_takes_one_in_a_worker(self, store, tmp_path, monkeypatch):
+        from sam3d_ros.training import samples, train
+
+        limits = []
+        monkeypatch.setattr(samples, "threadpool_limits", limits.append)
+        store.save(tmp_path / "train_meshes")
+        threads = self.torch.get_num_threads()
+        self.torch.set_num_threads(3)
+        try:
+            stream = samples.Stream(tmp_path / "train_meshes", 1, 1, samples.Curriculum(), [0])
+            next(train._batches(stream, 0))
+            assert self.torch.get_num_threads() == 3 and not limits
+            monkeypatch.setattr(self.torch.utils.data, "get_worker_info", lambda: SimpleNamespace(id=0))
+            next(iter(stream))
+            assert limits == [1]
+        finally:
+            self.torch.set_num_threads(threads)
+
     @pytest.mark.parametrize(("line", "other", "said"), [
         ("width: 16", "widht: 16", "unknown: widht"), ("blocks: 1", "", "missing: blocks"),
         ("batch: 32", "batch: 0", "batch: '0' is not a whole number from 1"),

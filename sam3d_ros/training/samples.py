@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 from torch.utils.data import IterableDataset
 
 from ..perception.cube import NO_POINTS, Cube, fit_cube, fit_cube_to_mask, rotation_towards
@@ -255,8 +256,9 @@ class Stream(IterableDataset):
         import torch
         from torch.utils.data import get_worker_info
 
-        torch.set_num_threads(1)
         worker = get_worker_info()
+        if worker:
+            threadpool_limits(1)        # NumPy's linear algebra; torch itself holds workers to one core
         rng = np.random.default_rng([*self._seed, worker.id if worker else 0])
         store = MeshStore.load(self._folder)
         while True:
