@@ -432,7 +432,7 @@ class TestWithTorch:
             assert off.mean() < 0.02 and np.percentile(off, 99) < 0.3
 
     def test_students_that_learn_together_need_the_same_batches(self, tmp_path):
-        from sam3d_ros.training import train
+        from sam3d_ros.training import train, train_command
 
         text = (train.CONFIGS / "small.yaml").read_text()
         (tmp_path / "other.yaml").write_text(text.replace("reuse: 3", "reuse: 4"))
@@ -441,6 +441,8 @@ class TestWithTorch:
             train.read_configs(["small", str(tmp_path / "other.yaml")])
         with pytest.raises(UserError, match="two configs of one name"):
             train.read_configs(["small", str(train.CONFIGS / "small.yaml")])
+        with pytest.raises(UserError, match="one file for each config is wanted, 1 in all, not 2"):
+            train_command.run(SimpleNamespace(configs=["small"], start_from=[tmp_path / "a.onnx", tmp_path / "b.onnx"]))
 
     def test_samples_are_deterministic(self, store):
         from sam3d_ros.training.samples import Curriculum, fixed_samples
