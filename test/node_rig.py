@@ -28,12 +28,16 @@ from sam3d_ros.perception.pipeline import PipelineResult
 from sam3d_ros.perception.support import support_plane
 from sam3d_ros.ros.images import encode_image, stamp_message
 from sam3d_ros.ros.transforms import transform_from_matrix
-from sam3d_ros.scene.tracker import warm_up
+from sam3d_ros.scene import rebuild, tracker
 
 WIDTH, HEIGHT, FOCAL = 64, 48, 60.0
 TABLE, OBJECT = 1.0, 0.8  # metres from the camera
 SIZE = np.array([2 / 15, 0.16, 0.04])    # as large as the scene's object looks; x is the camera's y
 _numbers = itertools.count()
+
+# As the loading of a real pipeline does; before any test, since compiling may take longer than a test of a node may.
+tracker.warm_up()
+rebuild.warm_up()
 
 
 def block(frame: Frame, instance: Instance) -> ReconstructedObject:
@@ -138,7 +142,6 @@ class Rig:
     def __init__(self, pipeline: Any | None = None, types: dict[str, type] | None = None, activate: bool = True,
                  **parameters: Any):
         self.pipeline = pipeline or BlockPipeline()
-        warm_up()                # as the loading of a real pipeline does
         # The block floats: physics would put it on the table.
         defaults = {"diagnostics_period": 0.1, "input_timeout": 2.0, "sync_slop": 0.001, "physics": False}
         overrides = [Parameter(name, value=value) for name, value in (defaults | parameters).items()]

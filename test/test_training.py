@@ -279,6 +279,24 @@ class TestWithTorch:
         shapes = {tuple(next(stream)["crops"].shape[:2]) for _ in range(3)}
         assert {batch for batch, _ in shapes} == {2} and {count > 1 for _, count in shapes} == {views == 1}
 
+    def test_rendering_leaves_the_network_its_threads_and_takes_one_in_a_worker(self, store, tmp_path, monkeypatch):
+        from sam3d_ros.training import samples, train
+
+        limits = []
+        monkeypatch.setattr(samples, "threadpool_limits", limits.append)
+        store.save(tmp_path / "train_meshes")
+        threads = self.torch.get_num_threads()
+        self.torch.set_num_threads(3)
+        try:
+            stream = samples.Stream(tmp_path / "train_meshes", 1, 1, samples.Curriculum(), [0])
+            next(train._batches(stream, 0))
+            assert self.torch.get_num_threads() == 3 and not limits
+            monkeypatch.setattr(self.torch.utils.data, "get_worker_info", lambda: SimpleNamespace(id=0))
+            next(iter(stream))
+            assert limits == [1]
+        finally:
+            self.torch.set_num_threads(threads)
+
     @pytest.mark.parametrize(("line", "other", "said"), [
         ("width: 16", "widht: 16", "unknown: widht"), ("blocks: 1", "", "missing: blocks"),
         ("batch: 32", "batch: 0", "batch: '0' is not a whole number from 1"),
@@ -298,19 +316,21 @@ class TestWithTorch:
         file.write_text(text.replace("learning_rate: 0.0015", "learning_rate: 15e-4"))       # text, to YAML
         assert train.read_config(str(file)) == train.read_config("small")
 
-    def test_a_checkpoint_is_written_whole_or_not_at_all(self, tmp_path, monkeypatch):
+    def test_checkpoints_are_written_whole_and_together_or_not_at_all(self, tmp_path):
         from sam3d_ros.training import checkpoint
 
         state = dict.fromkeys(("model", "average", "config", "optimisers", "elapsed"), {}) | {"step": 1}
-        file = tmp_path / "checkpoint.pt"
-        checkpoint.save(file, state)
+        file, beside = tmp_path / "checkpoint.pt", tmp_path / "beside.pt"
+        checkpoint.save({file: state, beside: state})
         code = ("import resource, signal, torch\nfrom pathlib import Path\nfrom sam3d_ros.training import checkpoint\n"
                 "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
                 "resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))\n"
-                f"checkpoint.save(Path({str(file)!r}), {{'model': torch.zeros(9999)}})")
+                f"checkpoint.save({{Path({str(file)!r}): {{'step': 2}}, "
+                f"Path({str(beside)!r}): {{'model': torch.zeros(9999)}}}})")
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert "OSError: [Errno 27] File too large" in run.stderr
-        assert checkpoint.load(file) == state and os.listdir(tmp_path) == [file.name]
+        assert checkpoint.load(file) == checkpoint.load(beside) == state
+        assert sorted(os.listdir(tmp_path)) == [beside.name, file.name]
 
     def test_signed_distance_of_overlapping_parts_is_that_of_their_union(self):
         from sam3d_ros.synth.sdf import signed_distance_grid
@@ -412,7 +432,7 @@ class TestWithTorch:
             assert off.mean() < 0.02 and np.percentile(off, 99) < 0.3
 
     def test_students_that_learn_together_need_the_same_batches(self, tmp_path):
-        from sam3d_ros.training import train
+        from sam3d_ros.training import train, train_command
 
         text = (train.CONFIGS / "small.yaml").read_text()
         (tmp_path / "other.yaml").write_text(text.replace("reuse: 3", "reuse: 4"))
@@ -421,6 +441,8 @@ class TestWithTorch:
             train.read_configs(["small", str(tmp_path / "other.yaml")])
         with pytest.raises(UserError, match="two configs of one name"):
             train.read_configs(["small", str(train.CONFIGS / "small.yaml")])
+        with pytest.raises(UserError, match="one file for each config is wanted, 1 in all, not 2"):
+            train_command.run(SimpleNamespace(configs=["small"], start_from=[tmp_path / "a.onnx", tmp_path / "b.onnx"]))
 
     def test_samples_are_deterministic(self, store):
         from sam3d_ros.training.samples import Curriculum, fixed_samples
@@ -549,6 +571,51 @@ class TestWithTorch:
         held = [entry[name] for optimiser in learner._optimisers for entry in optimiser.state.values()
                 for name in ("momentum", "exp_avg") if name in entry]
         assert held and all(tensor.dtype == self.torch.float64 for tensor in held)
+
+    def learner(self, folder, device="cpu"):
+        """Of a thin network, which no Fabric carries anywhere; and a batch for it, of noise."""
+        from sam3d_ros.models.student import Student, StudentConfig
+        from sam3d_ros.training import train
+
+        self.torch.manual_seed(1)
+        config = replace(train.read_config("small"), width=8, average=0.9)
+        fabric = SimpleNamespace(device=self.torch.device(device), is_global_zero=False, setup=lambda *args: args,
+                                 backward=lambda loss: loss.backward())
+        learner = train._Learner(Student(StudentConfig(8, 1)).to(device), config, fabric, folder, None)
+        shapes = {"crops": (2, 1, 6, 96, 96), "views": (2, 1, 11), "support": (2, 5), "distance": (2, 1, 64, 64, 64),
+                  "colour": (2, 3, 32, 32, 32), "near": (2, 1, 32, 32, 32), "layout": (2, 11)}
+        batch = {name: self.torch.zeros(shape, device=device) for name, shape in shapes.items()}
+        batch["crops"].uniform_()
+        batch["views"][:] = self.torch.tensor([1.0, 0, 0, 0, 1, 0, 0, 0, 1, 4, 1])
+        return learner, batch
+
+    def test_a_step_waits_for_no_gpu(self, tmp_path, monkeypatch):
+        """A meta tensor has no value: whoever asks for one fails, as does what mixes them with those of the CPU."""
+        from sam3d_ros.training import train
+
+        monkeypatch.setattr(train, "_compiles", lambda fabric: False)
+        adam = self.torch.optim.AdamW
+        monkeypatch.setattr(self.torch.optim, "AdamW", lambda *args, fused, **kwargs: adam(*args, **kwargs))
+        learner, batch = self.learner(tmp_path, "meta")
+        for _ in range(2):
+            learner.learn(batch, 0.1)
+        assert all(tensor.is_meta for tensor in learner._progress._sums.values())
+
+    def test_the_average_follows_the_weights(self, tmp_path, monkeypatch):
+        from sam3d_ros.training import train
+
+        monkeypatch.setattr(train, "_compiles", lambda fabric: False)
+        learner, batch = self.learner(tmp_path)
+        weights, means = [], []
+        for _ in range(3):
+            learner.learn(batch, 0.1)
+            state = learner.state(1.0)
+            weights.append(state["model"]["stem.0.weight"].clone())
+            means.append(state["model"]["stem.1.running_mean"].clone())
+        assert (weights[2] - weights[1]).abs().max() > 1e-6
+        for name, (one, two, three) in {"stem.0.weight": weights, "stem.1.running_mean": means}.items():
+            self.torch.testing.assert_close(state["average"][f"module.{name}"],
+                                            0.9 * (0.9 * one + 0.1 * two) + 0.1 * three)
 
     def test_processes_that_train_together_see_other_samples_and_end_together(self, store, tmp_path):
         store.save(tmp_path / "train_meshes")

@@ -28,14 +28,14 @@ if __name__ == "__main__":
             seen.append((float(batch["crops"].double().sum()), share))
             super().learn(batch, share)
 
-        def report(self, elapsed, check):
-            """See _Learner.report."""
+        def figures(self, elapsed, check):
+            """See _Learner.figures."""
             weights = float(self._network.head.weight.double().sum())
             # One write, so that the two lines do not mix.
             sys.stdout.write(json.dumps({"first": seen[0][0], "share": seen[-1][1], "elapsed": elapsed,
                                          "weights": weights}) + "\n")
             sys.stdout.flush()
-            super().report(elapsed, check)
+            return super().figures(elapsed, check)
 
     _SECONDS = 3.0
     train._Learner, train._CHECKED = Learner, 2

@@ -82,6 +82,12 @@ def pixel_directions(intrinsics: Intrinsics, rows: np.ndarray, columns: np.ndarr
                      np.ones(np.shape(rows))], axis=-1)
 
 
+def lengths(vectors: np.ndarray) -> np.ndarray:
+    """(..., 3) -> (...,); np.linalg.norm takes four times as long along so short an axis."""
+    x, y, z = (vectors[..., axis] for axis in range(3))
+    return np.sqrt(x * x + y * y + z * z)
+
+
 def back_project(depth: np.ndarray, intrinsics: Intrinsics, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Points of the given pixels in the camera frame.
 

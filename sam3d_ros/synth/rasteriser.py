@@ -26,19 +26,31 @@ def first_hits(vertices: Sequence[np.ndarray], faces: Sequence[np.ndarray], intr
     k = intrinsics
     counts = np.array([len(mesh) for mesh in faces])
     starts = np.cumsum([0, *(len(mesh) for mesh in vertices)])
-    triangles = np.concatenate([mesh + start for mesh, start in zip(faces, starts, strict=False)])
+    triangles = np.concatenate([mesh + np.int32(start) for mesh, start in zip(faces, starts, strict=False)])
     ends = np.cumsum(counts)
     depth = np.full((k.height, k.width), np.inf)
     number = np.full(depth.shape, -1, np.int32)
     weights = np.zeros((*depth.shape, 3), np.float32)
     facing, lit = np.ones(depth.shape, np.float32), np.zeros(depth.shape, np.float32)
-    points = np.concatenate(vertices).astype(np.float64)
+    points = np.concatenate(vertices, dtype=np.float64)
     camera = (k.fx, k.fy, k.cx, k.cy)
     _nearest(points, triangles, camera, depth, number, weights)
     _shade(points, triangles, camera, light.astype(np.float64), number, facing, lit)
     body = np.where(number < 0, -1, np.searchsorted(ends, number, side="right")).astype(np.int32)
     face = number - np.r_[0, ends][body].astype(np.int32)
     return np.where(number < 0, 0, depth).astype(np.float32), body, face, weights, facing, lit
+
+
+@numba.njit(nogil=True, cache=True)
+def blended(values, faces, face, weights):  # pragma: no cover (compiled)
+    """(N, 3): what a mesh's vertices have, values (V, 3), at N places on it, given by face (N,) of faces (F, 3) and
+    barycentric weights (N, 3)."""
+    out = np.empty((len(face), 3), values.dtype)
+    for n in range(len(face)):
+        a, b, c = faces[face[n], 0], faces[face[n], 1], faces[face[n], 2]
+        for k in range(3):
+            out[n, k] = weights[n, 0] * values[a, k] + weights[n, 1] * values[b, k] + weights[n, 2] * values[c, k]
+    return out
 
 
 @numba.njit(nogil=True, cache=True)

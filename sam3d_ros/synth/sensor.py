@@ -123,7 +123,11 @@ def pasted_occluder(depth: np.ndarray, mask: np.ndarray, colour: np.ndarray,
     covered = field >= np.quantile(field[rows, columns], 1 - rng.uniform(0.1, 0.9) ** 1.5)
     near = np.percentile(depth[mask & (depth > 0)], 5) if (mask & (depth > 0)).any() else 0.5
     sheet = (near * rng.uniform(0.75, 0.98)).astype(np.float32)
-    painted = np.clip(rng.uniform(0, 255, 3) + rng.normal(size=colour.shape) * 8, 0, 255).astype(np.uint8)
+    paint = rng.uniform(0, 255, 3)
+    painted = rng.normal(size=colour.shape)
+    painted *= 8
+    painted += paint
+    painted = np.clip(painted, 0, 255, out=painted).astype(np.uint8)
     return np.where(covered, sheet, depth), mask & ~covered, np.where(covered[..., None], painted, colour)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,30 @@ from ..terminal import UserError
 _FIELDS = {"model", "average", "config", "optimisers", "step", "elapsed"}
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write the fields of _FIELDS; `path` holds the checkpoint before until this one is complete.  Raises OSError."""
+def save(states: Mapping[Path, dict[str, Any]]) -> None:
+    """Write checkpoints, of the fields of _FIELDS, that belong together: those before stay until all are complete.
+
+    Raises OSError.
+    """
+    partials = {path: path.with_suffix(".partial") for path in states}
+    try:
+        for path, partial in partials.items():
+            _write(partial, states[path])
+    except OSError:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
+        raise
+    for path, partial in partials.items():
+        partial.replace(path)
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
     content = io.BytesIO()
     torch.save(state, content)              # of a full disk torch itself would say "unexpected pos"
-    partial = path.with_suffix(".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())         # else a power cut may leave the name without the content
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-    partial.replace(path)
+    with path.open("wb") as file:
+        file.write(content.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())             # else a power cut may leave the name without the content
 
 
 def load(path: Path) -> dict[str, Any]:

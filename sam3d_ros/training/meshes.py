@@ -77,7 +77,8 @@ class MeshStore:
     @classmethod
     def load(cls, folder: Path) -> MeshStore:
         """Memory-map what `save` wrote."""
-        return cls(**{field.name: np.load(folder / f"{field.name}.npy", mmap_mode="r", allow_pickle=False)
+        # As plain arrays: every slice of a np.memmap, and all that is computed of one, is a np.memmap, made in Python.
+        return cls(**{field.name: np.asarray(np.load(folder / f"{field.name}.npy", mmap_mode="r", allow_pickle=False))
                       for field in fields(cls)})
 
 

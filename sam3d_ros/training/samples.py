@@ -3,13 +3,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 from torch.utils.data import IterableDataset
 
 from ..perception.cube import NO_POINTS, Cube, fit_cube, fit_cube_to_mask, rotation_towards
 from ..perception.evidence import Observation, filled, first_view, further_view, observed_points, support_row
-from ..perception.frame import Frame, pixel_directions
+from ..perception.frame import Frame, lengths, pixel_directions
 from ..synth.render import RenderedScene, Thing, View, random_colouring, render_scene
 from ..synth.sensor import corrupted_depth, corrupted_mask, pasted_occluder, unseen_surfaces
 from .meshes import MeshStore
@@ -64,6 +66,23 @@ class Example:
     mesh: int
     point_rgb: np.ndarray
 
+    @cached_property
+    def cube(self) -> Cube:
+        """The cube that the pipeline would fit, once for all samples."""
+        frame = self.frames[0]
+        up = _known(self.up)
+        if self.has_depth:
+            points = [observed_points(Observation(seen, _LABEL, pose), _MIN_POINTS, seen.labels.size) for seen, pose in
+                      zip(self.frames, self.camera_from_observer, strict=True)]
+            return fit_cube(points[0], further=np.concatenate([NO_POINTS, *points[1:]]), **up)
+        cube = fit_cube_to_mask(*np.nonzero(frame.labels == _LABEL), frame.intrinsics, **up)
+        return Cube(cube.virtual_from_camera, cube.distance * self.near, cube.edge * self.near)
+
+
+def _known(up: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Argument `up` of functions that have a default for it."""
+    return {} if up is None else {"up": up}
+
 
 def _thing(store: MeshStore, index: int, rng: np.random.Generator) -> Thing:
     vertices, faces, rgb = store.mesh(index)
@@ -86,7 +105,7 @@ def _reported(view: View, rng: np.random.Generator, shares: Curriculum) -> Frame
 def _steepness(view: View) -> np.ndarray:
     """(H, W) cosine between each pixel's ray and the vertical, 0 to 1."""
     rays = pixel_directions(view.intrinsics, *np.indices(view.depth.shape))
-    return np.abs(rays @ view.camera_from_world[:3, 2]) / np.linalg.norm(rays, axis=-1)
+    return np.abs(rays @ view.camera_from_world[:3, 2]) / lengths(rays)
 
 
 def _small_motion(rng: np.random.Generator, centre: np.ndarray) -> np.ndarray:
@@ -155,27 +174,16 @@ def _known_support(scene: RenderedScene, centre: np.ndarray, rng: np.random.Gene
     return (normal, None) if rng.random() < shares.up else (None, None)
 
 
-def _cube(example: Example, rng: np.random.Generator | None) -> Cube:
-    """The cube that the pipeline would fit, with `rng` moved by 3 % and scaled by -5 to +15 %.
+def _jittered(cube: Cube, up: np.ndarray | None, rng: np.random.Generator) -> Cube:
+    """`cube` moved by 3 % and scaled by -5 to +15 %; up: (3,), camera frame, None if unknown.
 
     A share of WIDENED is up to WIDEST times as large, with the object anywhere in it: what is seen does not always tell
     how far an object reaches.
     """
-    frame = example.frames[0]
-    up = {} if example.up is None else {"up": example.up}
-    if example.has_depth:
-        points = [observed_points(Observation(seen, _LABEL, pose), _MIN_POINTS, seen.labels.size) for seen, pose in
-                  zip(example.frames, example.camera_from_observer, strict=True)]
-        cube = fit_cube(points[0], further=np.concatenate([NO_POINTS, *points[1:]]), **up)
-    else:
-        cube = fit_cube_to_mask(*np.nonzero(frame.labels == _LABEL), frame.intrinsics, **up)
-        cube = Cube(cube.virtual_from_camera, cube.distance * example.near, cube.edge * example.near)
-    if rng is None:
-        return cube
     widening = rng.uniform(1.15, WIDEST) if rng.random() < WIDENED else rng.uniform(0.95, 1.15)
     room = max(widening - 1.15, 0) / 2 * cube.edge
     centre = cube.centre + rng.normal(size=3) * 0.03 * cube.edge + rng.uniform(-room, room, 3)
-    return Cube(rotation_towards(centre, **up), float(np.linalg.norm(centre)), cube.edge * widening)
+    return Cube(rotation_towards(centre, **_known(up)), float(np.linalg.norm(centre)), cube.edge * widening)
 
 
 def make_sample(example: Example, views: int, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
@@ -185,7 +193,7 @@ def make_sample(example: Example, views: int, rng: np.random.Generator | None) -
     (edges) -> normalised target frame, and point_rgb (2048, 3) uint8, of which targets.Targets makes the volumes;
     layout (11,) float32: up (3), horizontal axis (3) and its weight, centre (3), ln edge
     """
-    cube = _cube(example, rng)
+    cube = example.cube if rng is None else _jittered(example.cube, example.up, rng)
     first = example.frames[0]
     if not example.has_depth:
         first = Frame(first.colour, None, first.labels, first.intrinsics)
@@ -248,8 +256,9 @@ class Stream(IterableDataset):
         import torch
         from torch.utils.data import get_worker_info
 
-        torch.set_num_threads(1)
         worker = get_worker_info()
+        if worker:
+            threadpool_limits(1)        # NumPy's linear algebra; torch itself holds workers to one core
         rng = np.random.default_rng([*self._seed, worker.id if worker else 0])
         store = MeshStore.load(self._folder)
         while True:

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -169,21 +170,22 @@ def _optimisers(network: Student, config: TrainingConfig) -> list[torch.optim.Op
 class _Learner:
     """A network in training, with its optimisers, the moving average of its weights, and its checkpoint and log.
 
-    folder: of checkpoint.pt, log.jsonl and tensorboard; state: of the checkpoint to go on from, None: from the
-    beginning
+    checkpoint: its path; folder: of checkpoint.pt, log.jsonl and tensorboard; state: of the checkpoint to go on from,
+    None: from the beginning
     """
 
     def __init__(self, network: Student, config: TrainingConfig, fabric: Fabric, folder: Path,
                  state: dict[str, Any] | None):
+        self.checkpoint = folder / "checkpoint.pt"
         self._step = state["step"] if state else 0
         self._network, self._config, self._fabric = network, config, fabric
-        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
-        if state:
-            network.load_state_dict(state["model"])
-            average.load_state_dict(state["average"])
         for module in network.modules():
             if isinstance(module, torch.nn.Conv3d):
                 module.to(memory_format=torch.channels_last_3d)
+        average = AveragedModel(network)    # in the same memory format, so that all weights are averaged at once
+        if state:
+            network.load_state_dict(state["model"])
+            average.load_state_dict(state["average"])
         optimisers = _optimisers(network, config)
         self._model, *self._optimisers = fabric.setup(network, *optimisers)
         if state:       # now that the weights are where they stay: what an optimiser holds goes to its weights' device
@@ -207,19 +209,31 @@ class _Learner:
         for optimiser in self._optimisers:
             optimiser.step()
             optimiser.zero_grad()
-        self._average.update_parameters(self._network)
+        self._follow()
         self._step += 1
         self._progress.add({name: loss.detach() for name, loss in losses.items()})
 
-    def report(self, elapsed: float, check: dict[str, torch.Tensor]) -> None:
-        """Write checkpoint and progress; check: samples of the dev split, with targets."""
+    def figures(self, elapsed: float, check: dict[str, torch.Tensor]) -> dict[str, float]:
+        """What the log is to say of the steps since the last report; check: samples of the dev split, with targets."""
         iou = mean_iou(self._average, check, self._fabric, self._config.batch)
-        self._progress.report(self._step, elapsed, self._config.batch, iou, self._state(elapsed))
+        return self._progress.figures(self._step, elapsed, self._config.batch) | {"dev_iou": round(iou, 4)}
 
-    def _state(self, elapsed: float) -> dict[str, Any]:
-        return {"model": self._model.module.state_dict(), "average": self._average.state_dict(),
+    def log(self, row: dict[str, float]) -> None:
+        """Write what `figures` gave."""
+        self._progress.write(row)
+
+    def state(self, elapsed: float) -> dict[str, Any]:
+        """What the checkpoint is to hold."""
+        return {"model": self._network.state_dict(), "average": self._average.state_dict(),
                 "config": asdict(self._config), "step": self._step, "elapsed": elapsed,
                 "optimisers": [optimiser.state_dict() for optimiser in self._optimisers]}
+
+    def _follow(self) -> None:
+        """Move the average towards the weights; what AveragedModel has for this waits for the GPU at every step."""
+        average, present = ([tensor for tensor in chain(module.parameters(), module.buffers())
+                             if tensor.is_floating_point()] for module in (self._average.module, self._network))
+        decay = self._config.average if self._step else 0.0
+        get_ema_multi_avg_fn(decay)(average, present, None)
 
     def _set_rate(self, share: float) -> None:
         warm = min(1, (self._step + 1) / self._config.warm_up)
@@ -239,14 +253,12 @@ def _compiles(fabric: Fabric) -> bool:
 
 
 class _Progress:
-    """Checkpoint, and losses since the one before in log.jsonl and TensorBoard; everything that survives an
-    interruption.
+    """Losses since the last report, in log.jsonl and TensorBoard.
 
     elapsed: seconds of training at the beginning
     """
 
     def __init__(self, folder: Path, fabric: Fabric, elapsed: float):
-        self._path = folder / "checkpoint.pt"
         self._log = folder / "log.jsonl"
         self._fabric = fabric
         if fabric.is_global_zero and self._log.exists():
@@ -261,20 +273,19 @@ class _Progress:
             self._sums[name] = self._sums.get(name, 0) + loss
         self._count += 1
 
-    def report(self, step: int, elapsed: float, batch: int, iou: float, state: dict[str, Any]) -> None:
-        """Write the checkpoint `state`, and figures of the steps since the last report: means over all processes."""
-        if self._fabric.is_global_zero:
-            checkpoint.save(self._path, state)
+    def figures(self, step: int, elapsed: float, batch: int) -> dict[str, float]:
+        """Of the steps since the last report: means over all processes."""
         means = self._fabric.all_reduce(torch.stack(list(self._sums.values())) / self._count).tolist()
         every = batch * self._fabric.world_size
         rate = self._count * every / (elapsed - self._reported)
         row = {"minutes": round(elapsed / 60, 1), "step": step, "samples": step * every,
                "samples_per_s": round(rate, 1), "loss": round(sum(means), 4)}
         row |= {name: round(mean, 4) for name, mean in zip(self._sums, means, strict=True)}
-        self._write(row | {"dev_iou": round(iou, 4)})
         self._sums, self._count, self._reported = {}, 0, elapsed
+        return row
 
-    def _write(self, row: dict[str, float]) -> None:
+    def write(self, row: dict[str, float]) -> None:
+        """Append a row, in the first process."""
         if self._board:
             tqdm.write(json.dumps(row))
             with self._log.open("a") as log:
@@ -335,8 +346,19 @@ def train(configs: Mapping[str, TrainingConfig], data: Path, run: Path, minutes:
             bar.update(round(elapsed) - bar.n)
             if elapsed > reported + REPORT_SECONDS or elapsed >= end:
                 reported = elapsed
-                for learner in learners:
-                    learner.report(elapsed, check)
+                _report(learners, elapsed, check, fabric)
+
+
+def _report(learners: Sequence[_Learner], elapsed: float, check: dict[str, torch.Tensor], fabric: Fabric) -> None:
+    """Write checkpoints and logs; check: samples of the dev split, with targets.
+
+    What takes long comes first, and all checkpoints appear together: an interruption leaves none ahead of another.
+    """
+    rows = [learner.figures(elapsed, check) for learner in learners]
+    if fabric.is_global_zero:
+        checkpoint.save({learner.checkpoint: learner.state(elapsed) for learner in learners})
+    for learner, row in zip(learners, rows, strict=True):
+        learner.log(row)
 
 
 def _student(config: TrainingConfig, store: MeshStore, start: Path | None) -> Student:

@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Train as the arguments say."""
     from .train import read_configs, train
     if len(args.start_from) not in (0, len(args.configs)):
-        raise UserError(f"--start-from: {len(args.configs)} students need as many files, one for each config")
+        raise UserError(f"--start-from: one file for each config is wanted, {len(args.configs)} in all, not "
+                        f"{len(args.start_from)}")
     train(read_configs(args.configs), args.data, args.run, args.minutes, args.workers, args.start_from, args.devices)
     return 0
