@@ -19,7 +19,7 @@ from . import motion
 from .association import NEAR, is_piece, matched, shared, shows
 from .attempts import FailedAttempts
 from .camera import camera_motion
-from .fusion import make_view, needs_view, with_view
+from .fusion import agree, make_view, needs_view, with_view
 from .measurement import LEAST_READINGS, RESTLESS_NS, measure, slide
 from .readings import CONFIRM, Readings, Sighting, look_for, read
 from .registration import are_on_backs, near_share, register
@@ -506,6 +506,7 @@ def _take_mesh(track: Track, request: Request, item: Rebuilt) -> None:
     if track.mesh is not item.mesh:
         track.mesh, track.shape, track.solid = item.mesh, item.shape, item.solid
         track.revision += 1
+    track.views = tuple(view for view in track.views if agree(view, item.view))
     fused = track.views if request.earlier.get(item.label) else ()
     track.used = [item.view.direction, *(view.direction for view in fused)]
     track.failures = track.failures + 1 if track.fits_badly else 0
