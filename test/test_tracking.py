@@ -299,6 +299,30 @@ def test_a_mask_that_shows_two_known_objects_spoils_neither_and_is_no_third(labe
         assert [view.area for view in world.tracker.tracks[world.ids[label]].views] == areas[label]
 
 
+@pytest.mark.parametrize("in_world", [True, False], ids=["with the camera's pose", "without"])
+def test_what_the_detector_first_took_for_two_keeps_one_id(in_world: bool):
+    """The box has two masks at first, of which two objects are made; then one."""
+    world = World.__new__(World)
+    world.tracker, world.in_world, world.camera = Tracker(), in_world, camera_at(0.3)
+    world.places, world.toys, world.rng = [*PLACES, PLACES[0]], [*TOYS, BOX], np.random.default_rng(0)
+    frame = picture([*zip(TOYS, PLACES, strict=True)], world.camera, (1, 2, 3), 0.0, in_world, world.rng)
+    columns = np.indices(frame.labels.shape)[1]
+    right = (frame.labels == 1) & (columns > np.median(columns[frame.labels == 1]))
+    halves = replace(frame, labels=np.where(right, 4, frame.labels), instances=(*frame.instances, Instance(4)))
+    world.tracker.update(halves)
+    world.build()
+    assert len(world.tracker.tracks) == 4
+    oldest = next(iter(world.tracker.tracks))
+    world.toys, world.places = [*TOYS], [*PLACES]
+    shown = []
+    for step in range(1, 45):
+        seen = world.look(0.1 * step, camera_at(0.3 + 0.3 * np.sin(0.1 * step)))
+        shown += [identity for identity, item in seen.items() if item.object.label == 1]
+        assert np.linalg.norm(world.error(seen[oldest], 1)[:3]) < 0.005
+    assert shown == [oldest] * 44
+    assert len(seen) == len(world.tracker.tracks) == 3
+
+
 def test_an_object_put_elsewhere_far_from_the_camera_is_found_again(monkeypatch):
     """At 2.2 m depth errs by 6 mm."""
     monkeypatch.setattr(tabletop_toys, "CAMERA", Intrinsics(480, 360, 700.0, 700.0, 239.5, 179.5))
