@@ -15,7 +15,7 @@ from sam3d_ros.perception.objects import Status
 from sam3d_ros.perception.support import support_plane
 from sam3d_ros.scene import rebuild
 from sam3d_ros.scene.distance_grid import distance_grid
-from sam3d_ros.scene.fusion import View, observations, with_view
+from sam3d_ros.scene.fusion import View, agree, make_view, observations, with_view
 from sam3d_ros.scene.motion import difference, rotated
 from sam3d_ros.scene.physics import Outcome, Settled, settle
 from sam3d_ros.scene.readings import read
@@ -23,7 +23,7 @@ from sam3d_ros.scene.registration import register
 from sam3d_ros.scene.resting import Resting
 from sam3d_ros.scene.sampling import surface_samples
 from sam3d_ros.scene.shape import make_shape
-from sam3d_ros.scene.track import Presence, moved_mesh
+from sam3d_ros.scene.track import Presence, Request, moved_mesh
 from sam3d_ros.scene.tracker import Tracker, TrackerConfig
 
 NO_PRIOR = np.eye(6) * 1e-3
@@ -58,9 +58,9 @@ class World:
                             instances=tuple(i for i in frame.instances if (mask == i.label).any()))
         return {item.id: item for item in self.tracker.update(frame)}
 
-    def build(self) -> None:
-        """Reconstruct what the tracker asks for."""
-        asked = rebuild.request(self.tracker)
+    def build(self, asked: Request | None = None) -> None:
+        """Reconstruct what the tracker asks for, or what is asked for."""
+        asked = asked or rebuild.request(self.tracker)
         if asked is not None:
             inverse = np.linalg.inv(self.camera)
             made = [reconstruction(self.toys[i.label - 1], inverse @ self.places[i.label - 1], i.label, seed=i.label)
@@ -297,6 +297,30 @@ def test_a_mask_that_shows_two_known_objects_spoils_neither_and_is_no_third(labe
     assert {item.presence for item in seen.values()} == {Presence.SEEN} and set(seen) == set(world.ids.values())
     for label in labels[::2]:
         assert [view.area for view in world.tracker.tracks[world.ids[label]].views] == areas[label]
+
+
+@pytest.mark.parametrize("in_world", [True, False], ids=["with the camera's pose", "without"])
+def test_what_the_detector_first_took_for_two_keeps_one_id(in_world: bool):
+    """The box has two masks at first, of which two objects are made; then one."""
+    world = World.__new__(World)
+    world.tracker, world.in_world, world.camera = Tracker(), in_world, camera_at(0.3)
+    world.places, world.toys, world.rng = [*PLACES, PLACES[0]], [*TOYS, BOX], np.random.default_rng(0)
+    frame = picture([*zip(TOYS, PLACES, strict=True)], world.camera, (1, 2, 3), 0.0, in_world, world.rng)
+    columns = np.indices(frame.labels.shape)[1]
+    right = (frame.labels == 1) & (columns > np.median(columns[frame.labels == 1]))
+    halves = replace(frame, labels=np.where(right, 4, frame.labels), instances=(*frame.instances, Instance(4)))
+    world.tracker.update(halves)
+    world.build()
+    assert len(world.tracker.tracks) == 4
+    oldest = next(iter(world.tracker.tracks))
+    world.toys, world.places = [*TOYS], [*PLACES]
+    shown = []
+    for step in range(1, 45):
+        seen = world.look(0.1 * step, camera_at(0.3 + 0.3 * np.sin(0.1 * step)))
+        shown += [identity for identity, item in seen.items() if item.object.label == 1]
+        assert np.linalg.norm(world.error(seen[oldest], 1)[:3]) < 0.005
+    assert shown == [oldest] * 44
+    assert len(seen) == len(world.tracker.tracks) == 3
 
 
 def test_an_object_put_elsewhere_far_from_the_camera_is_found_again(monkeypatch):
@@ -590,7 +614,8 @@ def test_views_of_different_sides_are_kept_and_handed_over_where_the_object_is_n
     assert 3 <= len(views) <= 4
     assert all(view.frame.labels.shape[1] < 160 for view in views)       # cut out
     camera_from_object = np.linalg.inv(world.camera) @ world.places[0]
-    given = observations(views, camera_from_object)
+    newest = make_view(world.tracker.frame, 1, camera_from_object, 0.01)
+    given = observations(views, newest)
     assert len(given) == len(views) - 1                                 # the newest is what the camera sees now
     for observation in given:
         rows, columns = np.nonzero((observation.frame.labels == observation.label) & (observation.frame.depth > 0))
@@ -599,6 +624,38 @@ def test_views_of_different_sides_are_kept_and_handed_over_where_the_object_is_n
         points = points @ to_object[:3, :3].T + to_object[:3, 3]
         outside = np.abs(points) - BOX.size / 2
         assert np.percentile(np.abs(outside.max(axis=1)), 90) < 0.006
+
+
+@pytest.mark.parametrize("wrong, is_told", [
+    (pose(0, 0, 0), False), (pose(0.002, 0.001, 0, 0.02), False), (pose(0.03, 0, 0), True), (pose(0, 0.03, 0), True),
+    (pose(0, 0, 0.025), True), (pose(0, 0, 0, 1.2), True), (pose(0, 0, 0, 1.6), True)])
+@pytest.mark.parametrize("toy", [BOX, EGG], ids=["box", "egg"])
+@pytest.mark.parametrize("azimuth", [1.2, 2.5, 3.6])
+def test_views_contradict_each_other_if_the_object_was_not_where_it_was_thought_to_be(toy, azimuth, wrong, is_told):
+    """wrong: object_from_object, by how much in the second view."""
+    rng, place = np.random.default_rng(2), pose(0.03, -0.02, toy.size[2] / 2, 0.3)
+    views = [make_view(picture([(toy, place), (CAN, pose(-0.1, 0.12, 0.055))], camera, [1, 2], rng=rng), 1,
+                       np.linalg.inv(camera) @ place @ error, 0.01)
+             for camera, error in ((camera_at(0.3), np.eye(4)), (camera_at(azimuth), wrong))]
+    assert agree(*views) == agree(*views[::-1]) == (not is_told)
+
+
+def test_a_view_in_which_the_object_was_at_a_wrong_place_is_not_fused_and_forgotten():
+    world = World()
+    for step in range(1, 110):
+        world.look(step / 30, camera_at(0.3 + 0.025 * step))
+    track = world.tracker.tracks[world.ids[1]]
+    right = track.views
+    assert len(right) == 4
+    wrong = replace(right[1], object_from_camera=pose(0.04, 0, 0) @ right[1].object_from_camera)
+    track.views = (right[0], wrong, *right[2:])
+    asked = rebuild.request(world.tracker, {1})
+    fused = [observation.frame for observation in asked.earlier[1]]
+    assert len(fused) >= 2 and not any(frame is wrong.frame for frame in fused)
+    world.build(asked)
+    assert track.revision == 2
+    assert len(track.views) >= 3 and not any(view.frame is wrong.frame for view in track.views)
+    assert min(np.linalg.norm(used - right[1].direction) for used in track.used) > 0.2
 
 
 def test_of_one_side_the_clearer_view_is_kept():

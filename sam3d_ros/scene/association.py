@@ -16,6 +16,9 @@ _LEAST_VOTES, _LEAST_NEAR = 0.25, 0.35
 NEAR = 0.015              # metres from a surface at which readings of its mask lie
 # A mask is a piece of an object, not a new one, if that share of its readings lies on the object.
 _FRAGMENT, _ON_SURFACE = 0.6, 0.006
+# A track without a mask is one of the same thing as that which has it if the depth confirms this share of its visible
+# samples within that mask, and of the readings that lie on it, this share lies on the other one, too.
+_LEAST_SAME, _ON_BOTH = 0.35, 0.8
 
 
 def shows(track: Track, points: np.ndarray, camera_from_scene: np.ndarray) -> bool:
@@ -73,3 +76,28 @@ def shared(tracks: Mapping[str, Track], sightings: Mapping[str, Sighting], pairs
         if ((near & ~main).sum(axis=1) > near.sum(axis=1) / 2).any():
             found.add(index)
     return found
+
+
+def without_doubles(tracks: Mapping[str, Track], sightings: Mapping[str, Sighting], pairs: Mapping[str, int],
+                    readings: Readings, camera_from_scene: np.ndarray) -> tuple[dict[str, int], set[str]]:
+    """The pairs, in which of tracks of the same thing the oldest that explains the mask has it, and the ids of the
+    others.
+
+    A detector that takes one object for two makes two tracks; later, they would take turns in the one mask.
+    tracks: in the order in which they were made
+    """
+    chosen, doubles = dict(pairs), set()
+    for identity, index in pairs.items():
+        without = {other for other, sighting in sightings.items()
+                   if other not in pairs and sighting.votes[index] >= _LEAST_SAME * sighting.facing}
+        near = {known: are_near(tracks[known].shape, readings.points[index],
+                                camera_from_scene @ tracks[known].belief.scene_from_object, _ON_SURFACE)
+                for known in (identity, *without)}
+        same = {other for other in without
+                if (near[other] & near[identity]).sum() >= _ON_BOTH * max(near[other].sum(), 1)}
+        oldest = next(known for known in tracks
+                      if known == identity or known in same and near[known].mean() > _FRAGMENT)
+        del chosen[identity]
+        chosen[oldest] = index
+        doubles |= {identity, *same} - {oldest}
+    return chosen, doubles

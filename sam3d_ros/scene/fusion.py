@@ -8,12 +8,19 @@ import numpy as np
 
 from ..perception.evidence import Observation
 from ..perception.frame import Frame
+from ..perception.plane import range_factor
+from .readings import LEAST_DEPTH, read
 
 _MOST_KEPT_VIEWS = 4           # that are kept of an object
 # Views are told apart by the direction from the object to the camera, in the object's frame.
 NEW_SIDE = np.deg2rad(25)
 CLEARER = 1.3             # times the area in view that makes a view of a known side better
 _MARGIN = 0.5             # of the mask's larger side: neighbours and table around the object carve free space
+# A view looks through what another one shows if its readings there are farther by this, metres at 1 m.  If that is so
+# of more than this share of what is shown, one of the two has the object at a wrong place.  Of procedural objects it
+# was 5 % at most, and with one view off by 2 cm, more than 20 % for nine of ten: the fused mesh is then worse than one
+# from a single view.
+_THROUGH, _MOST_THROUGH = 0.006, 0.2
 
 
 @dataclass(frozen=True)
@@ -94,8 +101,35 @@ def with_view(views: Sequence[View], new: View) -> tuple[View, ...]:
     return tuple(chosen)
 
 
-def observations(views: Sequence[View], camera_from_object: np.ndarray) -> list[Observation]:
-    """The views as seen from a camera in which the object is at camera_from_object (4, 4), but for those from there."""
-    apart = angles(direction_of(camera_from_object), [view.direction for view in views])
+def agree(one: View, other: View) -> bool:
+    """Whether two views can show the same object where both have it: neither looks through much of what the other
+    shows.  Without depth, nothing tells that they cannot."""
+    if one.frame.depth is None or other.frame.depth is None:
+        return True
+    return max(_looks_through(one, other), _looks_through(other, one)) <= _MOST_THROUGH
+
+
+def _looks_through(view: View, shown: View) -> float:
+    """Share of the readings of the object in `shown` that `view` looks through."""
+    [readings] = read(shown.frame).points
+    view_from_shown = np.linalg.inv(view.object_from_camera) @ shown.object_from_camera
+    points = readings @ view_from_shown[:3, :3].T + view_from_shown[:3, 3]
+    points = points[points[:, 2] > LEAST_DEPTH]
+    k, z = view.frame.intrinsics, points[:, 2]
+    columns = np.rint(points[:, 0] / z * k.fx + k.cx).astype(int)
+    rows = np.rint(points[:, 1] / z * k.fy + k.cy).astype(int)
+    inside = (columns > 0) & (rows > 0) & (columns < k.width - 1) & (rows < k.height - 1)
+    columns, rows, z = columns[inside], rows[inside], z[inside]
+    # The nearest of the neighbours, too: a point of the outline may fall beside it.
+    depth = np.stack([view.frame.depth[rows + down, columns + right] for down in (-1, 0, 1) for right in (-1, 0, 1)])
+    nearest = np.where(depth > 0, depth, np.inf).min(axis=0)
+    through = np.isfinite(nearest) & (nearest - z > _THROUGH * range_factor(z))
+    return float(through.sum() / max(len(readings), 1))
+
+
+def observations(views: Sequence[View], newest: View) -> list[Observation]:
+    """The views as seen from the newest one's camera, but for those from there and those that contradict it."""
+    camera_from_object = np.linalg.inv(newest.object_from_camera)
+    apart = angles(newest.direction, [view.direction for view in views])
     return [Observation(view.frame, view.label, camera_from_object @ view.object_from_camera)
-            for view, angle in zip(views, apart, strict=True) if angle >= NEW_SIDE / 2]
+            for view, angle in zip(views, apart, strict=True) if angle >= NEW_SIDE / 2 and agree(view, newest)]

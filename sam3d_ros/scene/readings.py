@@ -18,7 +18,7 @@ _EDGE = 0.015             # of the depth, between neighbours: a discontinuity, w
 # A sample of a surface is confirmed by a reading within this of it; one farther behind shows that it is not there.
 CONFIRM = 0.012           # metres
 _LEAST_FACING = 0.2       # cosine between normal and line of sight: a sample that is seen flatter counts as turned away
-_LEAST_DEPTH = 0.02       # metres: nearer, no camera reads
+LEAST_DEPTH = 0.02       # metres: nearer, no camera reads
 _LEAST_HIGH = 0.0045      # metres above the support at 1 m, median: below, noise may have lifted readings of the same
 _NO_INSTANCE = -9         # unlike every index of an instance
 # What becomes of a sample: outside the image, turned away, without a reading, at its reading, behind it, before it.
@@ -204,7 +204,7 @@ def _project(samples, normals, pose, depth, labels, lookup, camera, own, toleran
         if nx * x + ny * y + nz * z > -_LEAST_FACING * np.sqrt(x * x + y * y + z * z):
             state[s] = _AWAY
             continue
-        if z < _LEAST_DEPTH:
+        if z < LEAST_DEPTH:
             state[s] = _OFF
             continue
         u = int(np.floor(x / z * camera[0] + camera[2] + 0.5))

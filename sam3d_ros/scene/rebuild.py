@@ -55,7 +55,8 @@ def request(tracker: Tracker, wanted: Collection[int] | None = None) -> Request 
             labels.add(track.label)
         if track.label in labels:
             tracks[track.label], poses[track.label] = track.id, pose
-            earlier[track.label] = observations(track.views, pose)
+            newest = make_view(frame, track.label, pose, tracker.areas.get(track.label, 0.0))
+            earlier[track.label] = observations(track.views, newest)
         else:
             beside.append((track.mesh, pose))
     if not labels:

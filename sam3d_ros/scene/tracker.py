@@ -16,10 +16,10 @@ from ..perception.frame import Frame, Instance, Intrinsics
 from ..perception.objects import ReconstructedObject, Status
 from ..perception.plane import moved_plane
 from . import motion
-from .association import NEAR, is_piece, matched, shared, shows
+from .association import NEAR, is_piece, matched, shared, shows, without_doubles
 from .attempts import FailedAttempts
 from .camera import camera_motion
-from .fusion import make_view, needs_view, with_view
+from .fusion import agree, make_view, needs_view, with_view
 from .measurement import LEAST_READINGS, RESTLESS_NS, measure, slide
 from .readings import CONFIRM, Readings, Sighting, look_for, read
 from .registration import are_on_backs, near_share, register
@@ -87,6 +87,7 @@ class Tracker:
         self._camera_speed: dict[str, tuple[np.ndarray, int]] = {}
         self._in_world = False
         self._masks_are_due = False                # the images are followed before their masks are there
+        self._doubles: set[str] = set()            # ids of tracks whose object the newest image shows as an older one
 
     def clear(self) -> None:
         """Forget all objects; ids go on counting, so that an old id never names a new object."""
@@ -153,6 +154,7 @@ class Tracker:
             for track in self.tracks.values():
                 track.presence, track.label = Presence.HIDDEN, 0
             self.unknown, self.waiting, self.shared, self.areas = frame.instances, (), frozenset(), {}
+            self._doubles = set()
         else:
             self._follow(read(frame))
         self._forget(frame.stamp_ns)
@@ -229,6 +231,7 @@ class Tracker:
             readings = readings.off(moved_plane(self._support, camera_from_scene))
         sightings = self._sightings(readings)
         pairs = matched(self.tracks, sightings, readings, camera_from_scene)
+        pairs, self._doubles = without_doubles(self.tracks, sightings, pairs, readings, camera_from_scene)
         in_common = shared(self.tracks, sightings, pairs, readings, camera_from_scene)
         self.shared = frozenset(readings.instances[index].label for index in in_common)
         for identity, sighting in sightings.items():
@@ -290,7 +293,7 @@ class Tracker:
     def _predict(self, track: Track, now_ns: int) -> None:
         """Take a track to the time of an image: it rests, or goes on as it went."""
         seconds = max(0.0, (now_ns - track.updated_ns) / 1e9)
-        if track.presence is not Presence.SEEN:
+        if track.presence is not Presence.SEEN and track.id not in self._doubles:
             track.masked_ns += max(0, now_ns - track.updated_ns)      # hidden, it could have no mask
         restless = now_ns < track.restless_until_ns and track.presence is Presence.SEEN
         track.belief = motion.predicted(track.belief, seconds, motion.REST if self._in_world else motion.CARRIED)
@@ -420,10 +423,10 @@ class Tracker:
 
     def _forget(self, now_ns: int) -> None:
         """Drop objects that were not seen for long, and visible ones that have had no mask for long: these are no
-        objects any more."""
+        objects any more, or no others than older ones."""
         for track in [*self.tracks.values()]:
-            unmasked = not self._masks_are_due and track.presence is Presence.SEEN \
-                and now_ns - track.masked_ns > self.config.unmasked * 1e9
+            is_visible = track.presence is Presence.SEEN or track.id in self._doubles
+            unmasked = not self._masks_are_due and is_visible and now_ns - track.masked_ns > self.config.unmasked * 1e9
             if unmasked or now_ns - track.seen_ns > self.config.remember * 1e9:
                 del self.tracks[track.id]
 
@@ -506,6 +509,7 @@ def _take_mesh(track: Track, request: Request, item: Rebuilt) -> None:
     if track.mesh is not item.mesh:
         track.mesh, track.shape, track.solid = item.mesh, item.shape, item.solid
         track.revision += 1
+    track.views = tuple(view for view in track.views if agree(view, item.view))
     fused = track.views if request.earlier.get(item.label) else ()
     track.used = [item.view.direction, *(view.direction for view in fused)]
     track.failures = track.failures + 1 if track.fits_badly else 0
