@@ -490,7 +490,7 @@ class TestWithTorch:
             worse[index] = worse[index] + change
             assert sum(student_losses(tuple(worse), batch).values()) > sum(best.values())
 
-    def test_training_resumes_exports_and_starts_from_an_exported_model(self, store, tmp_path, monkeypatch):
+    def test_training_resumes_exports_and_starts_from_an_exported_model(self, store, tmp_path, monkeypatch, capsys):
         from sam3d_ros.runtime import golden
         from sam3d_ros.runtime.engine import load_engine, read_model
         from sam3d_ros.training import export, train
@@ -512,7 +512,8 @@ class TestWithTorch:
         with (folder / "log.jsonl").open("a") as log:
             log.write('{"minutes": 0.')                       # a full disk
         longer = first["elapsed"] / 60 + 0.02
-        train.train({"thin": config}, tmp_path, tmp_path, minutes=longer, workers=0)
+        train.train({"thin": config}, tmp_path, tmp_path, longer, workers=0, start_from=[tmp_path / "of no use.onnx"])
+        assert "--start-from is for the beginning alone" in capsys.readouterr().out
         second = self.torch.load(folder / "checkpoint.pt", weights_only=True)
         assert second["step"] > first["step"] >= 1 and second["elapsed"] > first["elapsed"]
         log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

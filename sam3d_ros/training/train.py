@@ -325,6 +325,8 @@ def train(configs: Mapping[str, TrainingConfig], data: Path, run: Path, minutes:
     if _compiles(fabric):
         targets = torch.compile(targets)
     end, reported = 60 * minutes, elapsed
+    if elapsed and start_from:
+        tqdm.write(f"{run} goes on from its checkpoints; --start-from is for the beginning alone")
     if elapsed >= end:
         tqdm.write(f"{run} has been trained for {elapsed / 60:.1f} minutes already; --minutes counts them")
     stage, batches = -1, None
