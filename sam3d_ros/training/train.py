@@ -1,8 +1,7 @@
 """Training of students, resumable at any moment: `sam3d train`.
 
 Scenes are rendered by worker processes while the networks train.  Lightning Fabric carries them to whatever there is:
-the CPU, in bfloat16 where its processor has that, or one or many GPUs, which learn faster than scenes are rendered:
-there, several students share them.
+the CPU, in bfloat16 where its processor has that, or one or many GPUs.  Several students can share what is rendered.
 """
 from __future__ import annotations
 
@@ -246,8 +245,8 @@ def _compiles(fabric: Fabric) -> bool:
     """Whether what is computed often is compiled.
 
     On a CPU, with its compiler, the losses then take a fifth of the time, what leads to the first convolution two
-    fifths, and the rest five sixths; the first step with each number of views takes half a minute.  On a GPU rendering
-    is what takes the time.
+    fifths, and the rest five sixths; the first step with each number of views takes half a minute.  On a GPU
+    nothing is compiled: it was never tried there.
     """
     return fabric.device.type == "cpu" and shutil.which("g++") is not None
 
