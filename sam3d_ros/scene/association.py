@@ -86,10 +86,13 @@ def without_doubles(tracks: Mapping[str, Track], sightings: Mapping[str, Sightin
     A detector that takes one object for two makes two tracks; later, they would take turns in the one mask.
     tracks: in the order in which they were made
     """
-    chosen, doubles = dict(pairs), set()
+    chosen, doubles = {}, set()
     for identity, index in pairs.items():
         without = {other for other, sighting in sightings.items()
                    if other not in pairs and sighting.votes[index] >= _LEAST_SAME * sighting.facing}
+        if not without:             # as mostly: there is nothing to measure
+            chosen[identity] = index
+            continue
         near = {known: are_near(tracks[known].shape, readings.points[index],
                                 camera_from_scene @ tracks[known].belief.scene_from_object, _ON_SURFACE)
                 for known in (identity, *without)}
@@ -97,7 +100,6 @@ def without_doubles(tracks: Mapping[str, Track], sightings: Mapping[str, Sightin
                 if (near[other] & near[identity]).sum() >= _ON_BOTH * max(near[other].sum(), 1)}
         oldest = next(known for known in tracks
                       if known == identity or known in same and near[known].mean() > _FRAGMENT)
-        del chosen[identity]
         chosen[oldest] = index
         doubles |= {identity, *same} - {oldest}
     return chosen, doubles
