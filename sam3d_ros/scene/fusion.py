@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..perception.evidence import Observation
-from ..perception.frame import Frame
+from ..perception.frame import Frame, nearest_pixels
 from ..perception.plane import range_factor
 from .readings import LEAST_DEPTH, read
 
@@ -116,8 +116,7 @@ def _looks_through(view: View, shown: View) -> float:
     points = readings @ view_from_shown[:3, :3].T + view_from_shown[:3, 3]
     points = points[points[:, 2] > LEAST_DEPTH]
     k, z = view.frame.intrinsics, points[:, 2]
-    columns = np.rint(points[:, 0] / z * k.fx + k.cx).astype(int)
-    rows = np.rint(points[:, 1] / z * k.fy + k.cy).astype(int)
+    rows, columns, _ = nearest_pixels(points, k)        # 0, 0 where the image does not show the point
     inside = (columns > 0) & (rows > 0) & (columns < k.width - 1) & (rows < k.height - 1)
     columns, rows, z = columns[inside], rows[inside], z[inside]
     # The nearest of the neighbours, too: a point of the outline may fall beside it.
