@@ -24,10 +24,9 @@ def first_hits(vertices: Sequence[np.ndarray], faces: Sequence[np.ndarray], intr
     1 where nothing is; lit (H, W) float32, cosine between light and the surface's side that is seen, at least 0.
     """
     k = intrinsics
-    counts = np.array([len(mesh) for mesh in faces])
-    starts = np.cumsum([0, *(len(mesh) for mesh in vertices)])
-    triangles = np.concatenate([mesh + np.int32(start) for mesh, start in zip(faces, starts, strict=False)])
-    ends = np.cumsum(counts)
+    starts = np.cumsum([0, *(len(mesh) for mesh in vertices[:-1])])
+    triangles = np.concatenate([mesh + np.int32(start) for mesh, start in zip(faces, starts, strict=True)])
+    ends = np.cumsum([len(mesh) for mesh in faces])
     depth = np.full((k.height, k.width), np.inf)
     number = np.full(depth.shape, -1, np.int32)
     weights = np.zeros((*depth.shape, 3), np.float32)

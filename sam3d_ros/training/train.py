@@ -318,7 +318,8 @@ def train(configs: Mapping[str, TrainingConfig], data: Path, run: Path, minutes:
     config = next(iter(configs.values()))
     store, dev_store = _stores(fabric, run, data, config.procedural, workers)
     check = _with_targets(fixed_samples(dev_store, _CHECKED, 7, Curriculum(no_depth=0)), Targets(dev_store), fabric)
-    learners = [_Learner(_student(each, store, start), each, fabric, run / name, state)
+    first = fixed_samples(store, _CALIBRATED, 1, Curriculum(no_depth=0)) if any(starts) else {}
+    learners = [_Learner(_student(each, start, first), each, fabric, run / name, state)
                 for (name, each), start, state in zip(configs.items(), starts, states, strict=True)]
     targets = Targets(store).to(fabric.device)
     if _compiles(fabric):
@@ -362,13 +363,14 @@ def _report(learners: Sequence[_Learner], elapsed: float, check: dict[str, torch
         learner.log(row)
 
 
-def _student(config: TrainingConfig, store: MeshStore, start: Path | None) -> Student:
-    """A new student, with ImageNet's image features, or with the weights of the exported one `start`."""
+def _student(config: TrainingConfig, start: Path | None, samples: dict[str, np.ndarray]) -> Student:
+    """A new student, with ImageNet's image features, or with the weights of the exported one `start`, whose statistics
+    are then taken on `samples`."""
     torch.manual_seed(0)
     network = Student(StudentConfig(config.width, config.blocks))
     network.backbone.load_imagenet()
     if start:
-        initialise_from_onnx(network, start, fixed_samples(store, _CALIBRATED, 1, Curriculum(no_depth=0)))
+        initialise_from_onnx(network, start, samples)
     return network
 
 
