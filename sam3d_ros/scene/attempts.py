@@ -62,9 +62,10 @@ class FailedAttempts:
         if (sight := _sight(readings, index, scene_from_camera)) is None:
             return
         now_ns = readings.frame.stamp_ns
-        before = [a for a in self._attempts if a.sight.is_of_same_as(sight)]
-        self._attempts = [a for a in self._attempts if a not in before and now_ns < a.until_ns + _LONGEST_WAIT_NS]
-        self._attempts.append(_Attempt(sight, now_ns, max((a.failures + 1 for a in before), default=0)))
+        failures = max((a.failures + 1 for a in self._attempts if a.sight.is_of_same_as(sight)), default=0)
+        self._attempts = [a for a in self._attempts
+                          if not a.sight.is_of_same_as(sight) and now_ns < a.until_ns + _LONGEST_WAIT_NS]
+        self._attempts.append(_Attempt(sight, now_ns, failures))
 
     def waits(self, readings: Readings, index: int, scene_from_camera: np.ndarray) -> bool:
         """Whether it is too early to try this mask again; not if far more is in view.  Arguments as for `note`."""
