@@ -11,7 +11,7 @@ from sam3d_ros.perception.frame import Frame, Instance, Intrinsics
 from sam3d_ros.perception.in_step import in_step
 
 CAMERA = Intrinsics(320, 240, 300.0, 300.0, 159.5, 119.5)
-SHIFTS = [(0, 4), (-4, 0), (3, -8), (6, 6), (-9, 2)]         # rows and columns
+SHIFTS = [(0, 4), (-4, 0), (3, -8), (6, 6), (-9, 2), (11, 11)]         # rows and columns
 
 
 def scene() -> Frame:
@@ -37,7 +37,7 @@ def test_depth_beside_the_image_is_moved_back(shift):
     mended, told = in_step(replace(frame, depth=shifted(frame.depth, shift, 0.8)))
     assert told.code is FaultCode.DEPTH_SHIFTED and f"{shift[1]} pixels to the right and {shift[0]} down" in told.detail
     np.testing.assert_array_equal(mended.labels, frame.labels)
-    np.testing.assert_array_equal(mended.depth[10:-10, 10:-10], frame.depth[10:-10, 10:-10])
+    np.testing.assert_array_equal(mended.depth[11:-11, 11:-11], frame.depth[11:-11, 11:-11])
 
 
 @pytest.mark.parametrize("shift", SHIFTS)
