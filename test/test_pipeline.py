@@ -421,6 +421,17 @@ def test_many_views_of_many_objects_go_through_the_network_in_parts():
     assert engine.passes == [(2, 8)] * 3                                  # each object twice
 
 
+def test_a_view_that_an_object_lacks_costs_nothing():
+    frame, engine = scene(BALLS), Counting()
+    shapes = [item.vertices for item in Pipeline(engine, PipelineConfig()).run(frame).objects]
+    engine.passes = []
+    again = {1: [Observation(frame, 1, np.eye(4))] * 7}
+    found = Pipeline(engine, PipelineConfig()).run(frame, again).objects
+    assert engine.passes == [(len(BALLS) - 1, 1), (2, 8)]
+    assert [item.label for item in found] == list(range(1, len(BALLS) + 1))
+    assert all(map(np.array_equal, [item.vertices for item in found[1:]], shapes[1:]))
+
+
 def test_no_instances_no_objects(pipeline):
     assert pipeline(replace(scene([]), instances=())) == []
 

@@ -76,6 +76,20 @@ def second_look(frame: Frame, candidate: Candidate, earlier: Sequence[Observatio
                 turned.virtual_from_camera @ pose[:3, :3] @ cube.virtual_from_camera.T)
 
 
+def batches(looks: Sequence[Look], most_crops: int) -> list[np.ndarray]:
+    """Indices of the looks that go through the network together: of at most `most_crops` views, or a single look.
+
+    Looks alike in their number of views share a batch: a view that one lacks costs as much as one that it has.
+    """
+    counts = np.array([len(look.views) for look in looks])
+    rest, found = np.argsort(counts, kind="stable"), []
+    while len(rest):
+        fitting = np.count_nonzero(counts[rest] * np.arange(1, len(rest) + 1) <= most_crops)
+        together, rest = np.split(rest, [max(fitting, 1)])
+        found.append(together)
+    return found
+
+
 def network_inputs(looks: Sequence[Look]) -> dict[str, np.ndarray]:
     """Inputs of the network, as runtime/signature.py has them, one row for each look."""
     count = max(len(look.views) for look in looks)

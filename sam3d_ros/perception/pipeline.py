@@ -23,7 +23,7 @@ from .evidence import Observation
 from .faults import Fault, FaultCode, engine_faults
 from .frame import Frame, Instance, Intrinsics, check_frame
 from .in_step import in_step
-from .looks import Look, first_look, merged, network_inputs, second_look
+from .looks import Look, batches, first_look, merged, network_inputs, second_look
 from .noise import without_noise
 from .object_frame import object_frame
 from .objects import Mesh, ReconstructedObject, Rejection, ScaleSource
@@ -135,10 +135,10 @@ class Pipeline:
             report("DONE")
             return PipelineResult([], tuple(rejections), clock.milliseconds, plane, warnings)
         with clock("evidence"):
-            inputs, second_looks = _looks(frame, candidates, views, plane, up)
+            looks, second_looks = _looks(frame, candidates, views, plane, up)
         report("INFERENCE")
         with clock("inference"):
-            outputs = merged(self._infer(inputs), second_looks)
+            outputs = merged(self._infer(looks), second_looks)
         report("SURFACE")
         if up is None:
             up = _guessed_up(outputs["layout"], candidates)
@@ -164,25 +164,24 @@ class Pipeline:
         self._workers.shutdown()
         self._engine.close()
 
-    def _infer(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs of the network for all objects, in batches that the engine can take.
+    def _infer(self, looks: Sequence[Look]) -> dict[str, np.ndarray]:
+        """Outputs of the network, one row for each look.
 
         Raises Fault ENGINE_FAILED, ENGINE_OUT_OF_MEMORY, MODEL_MISMATCH.
         """
-        count, views = inputs["crops"].shape[:2]
-        step = max(1, self._engine.most_crops // views)
+        groups = batches(looks, self._engine.most_crops)
         with engine_faults():
-            parts = [answers(self._engine, {name: array[start:start + step] for name, array in inputs.items()})
-                     for start in range(0, count, step)]
+            parts = [answers(self._engine, network_inputs([looks[index] for index in group])) for group in groups]
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         # A model file need not state the shapes of its outputs, so they are known only now.
         wrong = [f"{name} is {shape_text(outputs[name].shape)} instead of {shape_text(shape)}"
-                 for name, shape in STUDENT.output_shapes(batch=count).items() if outputs[name].shape != shape]
+                 for name, shape in STUDENT.output_shapes(batch=len(looks)).items() if outputs[name].shape != shape]
         if wrong:
             raise Fault(FaultCode.MODEL_MISMATCH, f"{self.engine_name}: {'; '.join(wrong)}")
         if not all(np.isfinite(array).all() for array in outputs.values()):
             raise Fault(FaultCode.ENGINE_FAILED, f"{self.engine_name} returned values that are not finite")
-        return outputs
+        order = np.argsort(np.concatenate(groups))
+        return {name: array[order] for name, array in outputs.items()}
 
     def _surfaces(self, candidates: Sequence[Candidate],
                   outputs: dict[str, np.ndarray]) -> tuple[list[int], list[Surface], list[Rejection]]:
@@ -213,14 +212,14 @@ class _Clock:
 
 def _looks(frame: Frame, candidates: Sequence[Candidate], views: Mapping[int, Sequence[Observation]],
            plane: np.ndarray | None,
-           up: np.ndarray | None) -> tuple[dict[str, np.ndarray], dict[int, Look]]:
-    """Inputs of the network: a look at each candidate, then the second looks; and these by the candidate's index.
+           up: np.ndarray | None) -> tuple[list[Look], dict[int, Look]]:
+    """A look at each candidate, then the second looks; and these by the candidate's index.
 
     views: label -> other views of it; plane, up: as of `find_candidates`
     """
     shown = [(frame, c, views.get(c.instance.label, ()), plane, up) for c in candidates]
     second = {index: look for index, each in enumerate(shown) if (look := second_look(*each))}
-    return network_inputs([*(first_look(*each) for each in shown), *second.values()]), second
+    return [*(first_look(*each) for each in shown), *second.values()], second
 
 
 def _up(frame: Frame, plane: np.ndarray | None) -> np.ndarray | None:
