@@ -89,7 +89,7 @@ def without_doubles(tracks: Mapping[str, Track], sightings: Mapping[str, Sightin
     chosen, doubles = {}, set()
     for identity, index in pairs.items():
         without = {other for other, sighting in sightings.items()
-                   if other not in pairs and sighting.votes[index] >= _LEAST_SAME * sighting.facing}
+                   if other not in pairs and 0 < _LEAST_SAME * sighting.facing <= sighting.votes[index]}
         if not without:             # as mostly: there is nothing to measure
             chosen[identity] = index
             continue

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numba
 import numpy as np
 
-from ..perception.frame import Frame, Instance
+from ..perception.frame import Frame, Instance, nearest_pixels
 from ..perception.plane import range_factor
 from ..perception.support import off_support
 from .shape import Shape
@@ -46,8 +46,9 @@ class Readings:
         return self.frame.instances
 
     def colours(self, index: int) -> np.ndarray:
-        """(N, 3) uint8 RGB of an instance's pixels."""
-        return self.frame.colour[self.frame.labels == self.instances[index].label]
+        """(N, 3) uint8 RGB of the pixels of an instance's `points`."""
+        rows, columns, _ = nearest_pixels(self.points[index], self.frame.intrinsics)
+        return self.frame.colour[rows, columns]
 
     def off(self, support: np.ndarray) -> Readings:
         """These without the readings that lie on the support, (4,), camera frame, which a wide mask includes."""
