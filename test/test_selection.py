@@ -211,6 +211,14 @@ def test_golden_outputs_are_kept_with_the_model_they_belong_to(tmp_path):
     for content in (b"", b"no archive", kept.read_bytes()[:-50]):
         kept.write_bytes(content)
         assert golden.read_golden(model) is None
+    content = {"version": 1, "model": np.array(model.sha256), "inside": np.packbits(wanted.inside),
+               "layout": wanted.layout}
+    np.savez(kept, **content)
+    assert golden.read_golden(model) is not None
+    for changed in ({"version": [1, 1]}, {"inside": wanted.inside[:1].astype(np.float32)}, {"layout": 1.0},
+                    {"layout": wanted.layout[:3], "inside": np.packbits(wanted.inside[:3])}):
+        np.savez(kept, **(content | changed))
+        assert golden.read_golden(model) is None
 
 
 def test_deviations():
