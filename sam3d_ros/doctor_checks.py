@@ -171,13 +171,12 @@ def engine_checks() -> list[Check]:
 
 def hardware_checks() -> list[Check]:
     """Processor and graphics card."""
-    flags = _cpu_flags()
-    bfloat16 = sorted(flags & {"amx_bf16", "avx512_bf16", "bf16"})
+    from sam3d_ros.runtime.processor import instructions, sums_bytes_exactly
     cores = len(os.sched_getaffinity(0))
     return [
         Check("hardware", "processor", OK, f"{cores} cores, {platform.machine()}"),
-        Check("hardware", "bfloat16", OK if bfloat16 else GAP,
-              ", ".join(bfloat16) or "not in this processor: engines are two to three times slower"),
+        Check("hardware", "int8", OK if sums_bytes_exactly() else GAP, ", ".join(instructions()) +
+              ("" if sums_bytes_exactly() else ": no VNNI, the network takes two to three times as long")),
         _gpu_check(),
     ]
 
@@ -346,15 +345,6 @@ def _gpu_check() -> Check:
     detail = ("{name}, compute capability {capability}, {multiprocessors} multiprocessors, {memory_gib} GiB, "
               "CUDA {cuda}").format(**facts)
     return Check("hardware", "GPU", OK, f"{detail}; {facts['driver'] or 'driver of unknown version'}")
-
-
-def _cpu_flags() -> set[str]:
-    """Instruction set extensions, as Linux names them (x86: flags, ARM: Features)."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return set(value.split())
-    return set()
 
 
 def _shared_memory_bytes(profile: Path) -> int | None:
