@@ -100,7 +100,7 @@ def launch_setup(context: LaunchContext) -> list[LaunchDescriptionEntity]:
               for topic in TOPICS}
     topics |= {topic: name for topic, name in preset["topics"].items() if topic not in TOPICS}     # results
 
-    files = [str(preset_file)] * preset_file.exists() + [argument["params_file"]] * bool(argument["params_file"])
+    files = [str(preset_file)] * preset_file.exists() + own_file(argument["params_file"])
     common = flag("use_sim_time")
     node = {"package": PACKAGE, "namespace": argument["namespace"], "output": "screen",
             "ros_arguments": ["--log-level", argument["log_level"]]}
@@ -121,7 +121,8 @@ def launch_setup(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         actions.append(Node(executable="tabletop_segmenter", name="tabletop_segmenter", parameters=[*files, common],
                             remappings=list(topics.items()), **node))
     elif detector.package:
-        actions.append(include_detector(argument["detector"], topics, profile, context))
+        absolute = {topic: absolute_name(name, argument["namespace"]) for topic, name in topics.items()}
+        actions.append(include_detector(argument["detector"], absolute, profile, context))
     if argument["rviz"] == "true":
         frame = argument["target_frame"] or preset["fixed_frame"]
         actions.append(Node(package="rviz2", executable="rviz2", namespace=argument["namespace"],
@@ -136,6 +137,21 @@ def read_preset(file: Path) -> dict:
     if file.exists():
         preset |= yaml.safe_load(file.read_text())["launch"]["ros__parameters"]
     return preset
+
+
+def own_file(name: str) -> list[str]:
+    """The user's parameter file, which launch would leave out with a warning if it does not exist."""
+    if not name:
+        return []
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise RuntimeError(f"params_file:={name} does not exist")
+    return [str(path)]
+
+
+def absolute_name(topic: str, namespace: str) -> str:
+    """A topic's name as our nodes expand it; a detector has a namespace of its own."""
+    return topic if topic.startswith("/") else "/".join(["", *filter(None, [namespace.strip("/")]), topic])
 
 
 def fast_dds_profile(config: Path) -> list[LaunchDescriptionEntity]:

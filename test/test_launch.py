@@ -129,14 +129,22 @@ def test_tabletop_segmenter_and_simulated_camera_do_not_publish_on_one_topic(lau
     assert "segmentation" not in dict(node(actions, "simulated_camera").keywords["remappings"])
 
 
-def test_own_parameter_file_comes_after_the_preset_and_arguments_after_both(launch_module):
-    actions = launched(launch_module, preset="realsense", params_file="/mine.yaml", target_frame="base_link",
+def test_own_parameter_file_comes_after_the_preset_and_arguments_after_both(launch_module, tmp_path, monkeypatch):
+    mine = tmp_path / "mine.yaml"
+    mine.touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    actions = launched(launch_module, preset="realsense", params_file="~/mine.yaml", target_frame="base_link",
                        use_sim_time="true", autostart="false", namespace="robot1", log_level="debug")
     keywords = node(actions, "sam3d_node").keywords
-    assert keywords["parameters"][1:] == ["/mine.yaml", {"use_sim_time": True, "autostart": False,
-                                                         "target_frame": "base_link"}]
+    assert keywords["parameters"][1:] == [str(mine), {"use_sim_time": True, "autostart": False,
+                                                      "target_frame": "base_link"}]
     assert keywords["namespace"] == "robot1"
     assert keywords["ros_arguments"] == ["--log-level", "debug"]
+
+
+def test_a_parameter_file_that_does_not_exist_is_named(launch_module):
+    with pytest.raises(RuntimeError, match="params_file:=/mine.yaml does not exist"):
+        launched(launch_module, params_file="/mine.yaml")
 
 
 @pytest.mark.parametrize(("detector", "package"), [
@@ -150,11 +158,19 @@ def test_detector_that_is_not_installed_is_named(launch_module, detector, packag
 
 def test_detector_gets_our_image_and_only_arguments_that_are_not_ours(launch_module, monkeypatch):
     monkeypatch.setattr(launch_module, "get_package_share_directory", lambda package: str(ROOT))
-    actions = launched(launch_module, preset="realsense", detector="yolo", params_file="/mine.yaml", device="cpu")
+    actions = launched(launch_module, preset="realsense", detector="yolo", rviz="true", device="cpu")
     [group] = [action for action in actions if type(action).__name__ == "GroupAction"]
     assert group.keywords["launch_configurations"] == {
         "device": "cpu", "input_image_topic": "/camera/camera/color/image_raw"}
     assert group.keywords["forwarding"] is False
+
+
+@pytest.mark.parametrize(("namespace", "wanted"), [("", "/image"), ("robot1", "/robot1/image"), ("/a/b", "/a/b/image")])
+def test_detector_gets_a_name_that_its_own_namespace_does_not_change(launch_module, monkeypatch, namespace, wanted):
+    monkeypatch.setattr(launch_module, "get_package_share_directory", lambda package: str(ROOT))
+    actions = launched(launch_module, preset="simulated", detector="yolo", namespace=namespace)
+    [group] = [action for action in actions if type(action).__name__ == "GroupAction"]
+    assert group.keywords["launch_configurations"] == {"input_image_topic": wanted}
 
 
 def test_shared_memory_profile_is_set_unless_the_user_has_one(launch_module, monkeypatch):
