@@ -168,6 +168,17 @@ def test_late_messages_are_no_jump(late: list[float]):
     assert feed(synchroniser, (DEPTH, 500), (MASKS, 500)) == [500]
 
 
+def test_masks_later_than_a_newer_one_are_no_jump():
+    """Two workers of a detector: the first image takes one of them long."""
+    synchroniser = make(history=10_000)
+    for ms in range(0, 3000, 500):
+        feed(synchroniser, (IMAGE, ms), (DEPTH, ms))
+    assert feed(synchroniser, (MASKS, 2000)) == [2000]
+    assert outcomes(synchroniser, (MASKS, 0)) == ["STAMP_OUT_OF_ORDER"]
+    assert feed(synchroniser, (MASKS, 2500)) == [2500]
+    assert outcomes(synchroniser, (IMAGE, 0)) == ["CLOCK_JUMPED_BACK"]
+
+
 def test_refused_messages_are_not_missing():
     synchroniser = make()
     feed(synchroniser, (IMAGE, 0), (DEPTH, 0), (MASKS, 0))

@@ -47,6 +47,8 @@ from sam3d_ros.scene.tracker import warm_up
 
 RCLError = rclpy_implementation.RCLError
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+# At most, seconds: so late is another QoS of a publisher noticed, and an image missed that a goal waits for.
+_WATCH_PERIOD = 1.0
 
 
 def load_pipeline(settings: Settings, on_progress: Callable[[int, str], None] = lambda percent, what: None) -> Any:
@@ -179,11 +181,13 @@ class Sam3dNode(LifecycleNode):
         if settings.build_only:
             raise Fault(FaultCode.PARAMETER_INVALID, "build_only is set: the engine is built, and that is all")
         self._while_active.callback(self._deactivate)
+        if self._transforms:
+            self._transforms.clear()        # nobody noticed whether time was set back while no image came
         optional_streams = {DETECTIONS} if settings.mask_format != "boxes" else set()
         self._cameras = [CameraInput(self, namespace, self._input_types, optional_streams, settings, self._on_match,
                                      self._on_fault) for namespace in settings.camera_namespaces]
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        timer = self.create_timer(settings.diagnostics_period, self._watch, clock=steady)
+        timer = self.create_timer(min(settings.diagnostics_period, _WATCH_PERIOD), self._watch, clock=steady)
         self._while_active.callback(self.destroy_timer, timer)
         self._active = True
 

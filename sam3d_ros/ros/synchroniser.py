@@ -225,7 +225,9 @@ class Synchroniser:
             raise Fault(FaultCode.STAMP_MISSING, f"on {stream}")
         if not status.newest_ns or behind < 0:
             return False
-        if behind > JUMP_BACK_NS:
+        image_ns = self.status[IMAGE].newest_ns
+        may_be_late = stream != IMAGE and image_ns and stamp_ns > image_ns - self.history_ns
+        if behind > JUMP_BACK_NS and not may_be_late:
             return True
         status.refuse(stamp_ns)
         if behind and status.refused >= _LATE_IN_A_ROW:
