@@ -433,6 +433,19 @@ def test_best_effort_cameras_are_heard():
         assert rig.good().objects
 
 
+def test_a_camera_info_that_came_once_is_heard_whatever_the_images_reliability():
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+    with Rig(reliability="best_effort", activate=False) as rig:
+        rig.outside.destroy_publisher(rig.publishers["camera_info"])
+        once = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        rig.publishers["camera_info"] = rig.outside.create_publisher(CameraInfo, "camera_info", once)
+        messages = scene()
+        rig.send({"camera_info": messages.pop("camera_info")})
+        rig.spin(0.3)
+        assert rig.node.trigger_configure() == rig.node.trigger_activate() == SUCCESS
+        rig.send_until(lambda: rig.send(messages), lambda: rig.objects)
+
+
 def test_enable_and_clear(rig: Rig):
     rig.good()
     assert call(rig, SetBool, "enable", SetBool.Request(data=False)).success

@@ -8,6 +8,7 @@ from typing import Any
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 from rclpy.subscription import Subscription
+from sensor_msgs.msg import Image
 
 from ..perception.faults import Fault, FaultCode
 from .frames import message_bytes, type_name
@@ -52,7 +53,7 @@ class CameraInput:
             topic = f"{self.namespace}/{stream}" if self.namespace else stream
             self._subscriptions[stream] = adapted_subscription(
                 self._node, self._subscriptions.get(stream), kind, topic,
-                functools.partial(self._on_message, stream), self._reliability)
+                functools.partial(self._on_message, stream), self._reliability if kind is Image else "auto")
 
     def fault(self, timeout: float, now: float | None = None) -> Fault | None:
         """Why there has been no complete set for `timeout` seconds, or None.
