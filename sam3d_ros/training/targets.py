@@ -37,40 +37,44 @@ class Targets(nn.Module):
         where = _voxel_centres(target_from_cube, COARSE)
         cells = self.nearest.shape[-1]
         cell = ((where + 1) / 2 * cells).floor().long()
-        near &= ((cell >= 0) & (cell < cells)).all(dim=-1)[:, None]
-        z, y, x = cell.clamp(0, cells - 1).reshape(len(mesh), -1, 3).unbind(dim=-1)
+        near &= ((cell >= 0) & (cell < cells)).all(dim=1, keepdim=True)
+        z, y, x = cell.clamp(0, cells - 1).flatten(2).unbind(dim=1)
         point = self.nearest[mesh[:, None], x, y, z].long()
         colour = point_rgb.gather(1, point[..., None].expand(-1, -1, 3)).mT.reshape(len(mesh), 3, *(COARSE,) * 3)
         return {"distance": distance, "colour": colour * near, "near": near}
 
     def _distance(self, mesh: Tensor, target_from_cube: Tensor) -> Tensor:
-        """(B, 1, 64, 64, 64) voxels; where the shape was squeezed, corrected to first order by the gradient."""
+        """(B, 1, 64, 64, 64) voxels; where the shape was squeezed, corrected to first order by the gradient, which is
+        taken on half the grid: eight times as fast, and all signs stay."""
         grid = self.sdf[mesh][:, None].float() * SDF_UNIT
         where = _voxel_centres(target_from_cube, VOLUME)
-        value = functional.grid_sample(grid, where, mode="bilinear", padding_mode="border", align_corners=True)
-        beyond = HALF_WIDTH * (where.abs() - 1).clamp_min(0).square().sum(dim=-1).sqrt()        # the grid's border
-        value = value + beyond[:, None]
-        return value / _steepness(value, target_from_cube[:, :, :3])
+        value = functional.grid_sample(grid, where.movedim(1, -1), mode="bilinear", padding_mode="border",
+                                       align_corners=True)
+        beyond = HALF_WIDTH * (where.abs() - 1).clamp_min(0).square().sum(dim=1).sqrt()         # the grid's border
+        value = value[:, 0] + beyond
+        steepness = _steepness(functional.avg_pool3d(value, 2), target_from_cube[:, :, :3])
+        in_pairs = value.unflatten(3, (COARSE, 2)).unflatten(2, (COARSE, 2)).unflatten(1, (COARSE, 2))
+        return (in_pairs / steepness[:, :, None, :, None, :, None]).reshape(len(mesh), 1, *(VOLUME,) * 3)
 
 
 def _voxel_centres(target_from_cube: Tensor, n: int) -> Tensor:
-    """Centres of an n^3 grid over the cube, (B, n, n, n, 3), in half widths of the store's grids, z before y and x, as
+    """Centres of an n^3 grid over the cube, (B, 3, n, n, n), in half widths of the store's grids, z before y and x, as
     grid_sample wants them; target_from_cube: (B, 3, 4)."""
-    turn, shift = target_from_cube[:, :, :3] / 2, target_from_cube[:, :, 3:]        # affine_grid counts half edges
-    zyx = torch.cat([turn.flip(2), shift], dim=2).flip(1) / HALF_WIDTH
-    return functional.affine_grid(zyx, [len(zyx), 1, n, n, n], align_corners=False)
+    ticks = (torch.arange(n, device=target_from_cube.device) + 0.5) / n - 0.5
+    x, y, z, shift = (target_from_cube.flip(1) / HALF_WIDTH)[..., None, None, None].unbind(dim=2)
+    return x * ticks[:, None, None] + y * ticks[:, None] + z * ticks + shift
 
 
 def _steepness(distance: Tensor, target_from_cube: Tensor) -> Tensor:
-    """How much of the target's unit a voxel is along the distance's gradient.
+    """How much of the target's unit a voxel of the 64^3 grid is along the distance's gradient.
 
-    distance: (B, 1, n, n, n), in the target's unit; target_from_cube: (B, 3, 3).  The gradient's direction alone
+    distance: (B, n, n, n), in the target's unit; target_from_cube: (B, 3, 3).  The gradient's direction alone
     counts: its length, 1 in the target's frame, is less in the middle of thin walls, where it turns round.
     """
-    along = torch.stack(torch.gradient(distance[:, 0], dim=(1, 2, 3)), dim=1).flatten(2)
+    along = torch.stack(torch.gradient(distance, dim=(1, 2, 3)), dim=1).flatten(2)
     inverse = torch.linalg.inv_ex(target_from_cube).inverse         # inv would wait for a GPU to look for errors
     length, in_target = (_length(vectors) for vectors in (along, inverse.mT @ along))
-    return ((length + 1e-12) / (in_target * distance.shape[-1] + 1e-12)).reshape(distance.shape)
+    return ((length + 1e-12) / (in_target * VOLUME + 1e-12)).reshape(distance.shape)
 
 
 def _length(vectors: Tensor) -> Tensor:

@@ -195,7 +195,6 @@ class _Learner:
         if _compiles(fabric):
             self._losses = torch.compile(student_losses)
             network.lift = torch.compile(network.lift, dynamic=False)
-            network.complete = torch.compile(network.complete, dynamic=False)
         self._progress = _Progress(folder, fabric, state["elapsed"] if state else 0.0)
 
     def learn(self, batch: dict[str, torch.Tensor], share: float) -> None:
@@ -244,9 +243,9 @@ class _Learner:
 def _compiles(fabric: Fabric) -> bool:
     """Whether what is computed often is compiled.
 
-    On a CPU, with its compiler, the losses then take a fifth of the time, what leads to the first convolution two
-    fifths, and the rest five sixths; the first step with each number of views takes half a minute.  On a GPU
-    nothing is compiled: it was never tried there.
+    On a CPU, with its compiler, the losses then take a fifth of the time, and what leads to the first convolution two
+    fifths; the convolutions and what follows them gain nothing.  The first step with each number of views takes half a
+    minute.  On a GPU nothing is compiled: it was never tried there.
     """
     return fabric.device.type == "cpu" and shutil.which("g++") is not None
 
