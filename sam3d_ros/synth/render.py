@@ -10,12 +10,15 @@ from ..perception.cube import cross
 from ..perception.frame import Intrinsics
 from .rasteriser import blended, first_hits
 
-IMAGE = 128            # pixels, edge of the square image around the object
-MIN_VISIBLE_PIXELS = 120
+IMAGE = (144, 448)     # pixels, least and largest edge of the square image around the object
+MIN_VISIBLE_PIXELS = 80
+_MIN_VISIBLE = 0.03    # of the disc of the target's bounding sphere in the image
 _DISTANCE = (0.25, 1.5)        # metres, camera to object
 _SIZE = (0.04, 0.28)           # metres, largest extent of the target
 _MOST_NEIGHBOURS = 7
-_LIFTED_SHARE = 0.12           # of targets that lie on other things rather than on the table
+_LIFTED_SHARE = 0.12           # of targets that lie on other things, or are held, rather than on the table
+_CLEAR_SHARE = 0.75            # of images with room around the target; of the others, the border may cut it
+_GAP = 0.02                    # metres to a neighbour, on average
 _TABLE_SHARE = 0.92
 _WALL_SHARE = 0.25
 
@@ -189,32 +192,35 @@ class _Scene:
         return View(image.astype(np.uint8), depth, body == 0, facing, intrinsics, camera_from_world)
 
 
-def _surroundings(scene: _Scene, others: Callable[[], Thing], rng: np.random.Generator, reach: float, azimuth: float,
+def _surroundings(scene: _Scene, others: Callable[[], Thing], rng: np.random.Generator, own: np.ndarray, azimuth: float,
                   has_table: bool) -> None:
-    """Neighbours beside the target (one in three towards the camera, where it may hide part of it), table and wall."""
+    """Neighbours beside the target (one in three towards the camera, where it may hide part of it), table and wall.
+
+    own: (V, 2) metres, the target's vertices from above: a plane divides it from each neighbour, as close as touching
+    """
     for _ in range(min(int(rng.exponential(2.2)), _MOST_NEIGHBOURS)):
         thing = others()
         linear = rng.uniform(0.05, 0.24) * _resting_pose(thing, rng)
         vertices = thing.vertices @ linear.T
-        radius = np.linalg.norm(vertices[:, :2], axis=1).max()
         angle = azimuth + rng.normal() * 0.5 if rng.random() < 0.33 else rng.uniform(0, 2 * np.pi)
-        distance = (reach + radius) * rng.uniform(0.65, 1.15)
-        shift = np.array([distance * np.cos(angle), distance * np.sin(angle), -vertices[:, 2].min()])
+        towards = np.array([np.cos(angle), np.sin(angle)])
+        distance = (own @ towards).max() - (vertices[:, :2] @ towards).min() + rng.exponential(_GAP)
+        shift = np.append(distance * towards, -vertices[:, 2].min())
         scene.add_thing(thing, linear, shift)
     if has_table:
         scene.add_rectangle(np.array([[-3, -3, 0], [3, -3, 0], [3, 3, 0], [-3, 3, 0.0]]), rng)
     if rng.random() < _WALL_SHARE:
         away = -np.array([np.cos(azimuth), np.sin(azimuth), 0.0])
         side = np.array([-away[1], away[0], 0])
-        middle = away * (reach + rng.uniform(0.03, 0.6))
+        middle = away * (np.linalg.norm(own, axis=1).max() + rng.uniform(0.03, 0.6))
         up = np.array([0, 0, 1.5])
         scene.add_rectangle(np.array([middle - 2 * side, middle + 2 * side, middle + 2 * side + up,
                                       middle - 2 * side + up]), rng)
 
 
-def _camera(rng: np.random.Generator, centre: np.ndarray, radius: float,
-            azimuth: float) -> tuple[Intrinsics, np.ndarray]:
-    """Intrinsics and camera_from_world (4, 4) of a camera that looks about at the target."""
+def _camera(rng: np.random.Generator, centre: np.ndarray, radius: float, azimuth: float,
+            image: int) -> tuple[Intrinsics, np.ndarray]:
+    """Intrinsics and camera_from_world (4, 4) of a camera that looks about at the target; image: pixels, its edge."""
     elevation = np.deg2rad(rng.uniform(15, 88))
     distance = rng.uniform(*_DISTANCE) + 0.3 * radius
     towards = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
@@ -223,9 +229,28 @@ def _camera(rng: np.random.Generator, centre: np.ndarray, radius: float,
     pose = np.eye(4)
     pose[:3, :3] = look_at(eye, centre + rng.normal(size=3) * 0.1 * radius, roll)
     pose[:3, 3] = -pose[:3, :3] @ eye
-    focal = 0.5 * IMAGE * distance / (radius * rng.uniform(1.25, 2.3))
-    middle = (IMAGE - 1) / 2
-    return Intrinsics(IMAGE, IMAGE, focal, focal, middle, middle), pose
+    size = 1 / rng.uniform(3.6, 6.4)       # radius of the sphere around the target, in images
+    focal = size * image * distance / radius
+    # Where the image ends must tell nothing of where the target does.
+    room = max(0.5 - 1.6 * size, 0) if rng.random() < _CLEAR_SHARE else 0.5 - 0.5 * size
+    column, row = (image - 1) / 2 + rng.uniform(-room, room, 2) * image
+    return Intrinsics(image, image, focal, focal, column, row), pose
+
+
+def _carrier(thing: Thing, rng: np.random.Generator, height: float,
+             width: float) -> tuple[Thing, np.ndarray, np.ndarray]:
+    """A thing that reaches from the table to `height`, about as wide as what lies on it: arguments of add_thing."""
+    turn = _resting_pose(thing, rng)
+    wide = width * rng.uniform(1, 3)
+    linear = np.diag([wide, wide, height / np.ptp(thing.vertices @ turn.T, axis=0)[2]]) @ turn
+    return thing, linear, np.array([0, 0, -(thing.vertices @ linear.T)[:, 2].min()])
+
+
+def _shows(view: View, centre: np.ndarray, radius: float) -> bool:
+    """Whether a view shows enough of the target, in a sphere about centre (3,) in the world."""
+    depth = view.camera_from_world[2] @ np.append(centre, 1)
+    disc = np.pi * (view.intrinsics.fx * radius / depth) ** 2
+    return bool(view.mask.sum() >= max(MIN_VISIBLE_PIXELS, _MIN_VISIBLE * disc))
 
 
 def render_scene(target: Thing, others: Callable[[], Thing], rng: np.random.Generator, views: int = 1,
@@ -233,7 +258,7 @@ def render_scene(target: Thing, others: Callable[[], Thing], rng: np.random.Gene
     """A random scene of `target` among `others`, seen from `views` cameras around it.
 
     size: largest extent in metres, None draws 4 to 28 cm; stretch: squeeze the axes by up to 30 % each.
-    Returns None if less than 120 pixels of the target are seen in the first view.
+    Returns None if too little of the target is seen in the first view; further ones that show too little are left out.
     """
     squeeze = np.diag(rng.uniform(0.7, 1.0, 3)) if stretch else np.eye(3)
     scale = rng.uniform(*_SIZE) if size is None else size
@@ -244,23 +269,27 @@ def render_scene(target: Thing, others: Callable[[], Thing], rng: np.random.Gene
     vertices = vertices + shift
     centre = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
     radius = float(np.linalg.norm(vertices - centre, axis=1).max())
-    reach = float(np.linalg.norm(vertices[:, :2], axis=1).max())
     azimuth = rng.uniform(0, 2 * np.pi)
     has_table = rng.random() < _TABLE_SHARE
 
     scene = _Scene()
     scene.add_thing(target, linear, shift)
-    _surroundings(scene, others, rng, reach, azimuth, has_table)
+    _surroundings(scene, others, rng, vertices[:, :2], azimuth, has_table)
+    if lift and rng.random() < 0.5:
+        scene.add_thing(*_carrier(others(), rng, lift, np.ptp(vertices[:, :2], axis=0).max()))
     light = random_rotation(rng)[0]
     light[2] = abs(light[2]) + 0.3
     light /= np.linalg.norm(light)
     ambient = rng.uniform(0.3, 0.8)
+    image = round(np.exp(rng.uniform(*np.log(IMAGE))))      # objects are as wide as near and far cameras show them
     pictures = []
     for index in range(views):
         turn = 0.0 if index == 0 else rng.uniform(np.pi / 8, np.pi) * rng.choice([-1, 1])
-        pictures.append(scene.render(*_camera(rng, centre, radius, azimuth + turn), rng, light, ambient))
-    if pictures[0].mask.sum() < MIN_VISIBLE_PIXELS:
+        pictures.append(scene.render(*_camera(rng, centre, radius, azimuth + turn, image), rng, light, ambient))
+    shown = [_shows(picture, centre, radius) for picture in pictures]
+    if not shown[0]:
         return None
+    pictures = [picture for picture, is_shown in zip(pictures, shown, strict=True) if is_shown]
     world_from_target = np.eye(4)
     world_from_target[:3, :3], world_from_target[:3, 3] = linear, shift
     return RenderedScene(pictures, world_from_target, scale, has_table)
