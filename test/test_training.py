@@ -20,7 +20,16 @@ from evidence_reference import evidence
 from sam3d_ros.perception.frame import back_project
 from sam3d_ros.runtime.signature import STUDENT
 from sam3d_ros.synth import sensor
-from sam3d_ros.synth.render import Thing, look_at, random_rotation, render_scene
+from sam3d_ros.synth.render import (
+    MIN_VISIBLE_PIXELS,
+    Thing,
+    _carrier,
+    _Scene,
+    _surroundings,
+    look_at,
+    random_rotation,
+    render_scene,
+)
 from sam3d_ros.synth.resting import rotation_between, stable_rotations
 from sam3d_ros.terminal import UserError
 from sam3d_ros.training.workers import interrupt_left_to_parent
@@ -143,10 +152,9 @@ def test_rendered_points_lie_on_the_target():
     rng = np.random.default_rng(3)
     shape = trimesh.creation.box([1, 0.6, 0.4]).subdivide()
     scene = None
-    while scene is None:
+    while scene is None or len(scene.views) < 3:
         scene = render_scene(thing(shape), lambda: thing(trimesh.creation.icosphere(2, 0.5)), rng, views=3)
     target_from_world = np.linalg.inv(scene.world_from_target)
-    assert len(scene.views) == 3
     for view in scene.views:
         rows, columns = np.nonzero(view.mask)
         points = back_project(view.depth, view.intrinsics, rows, columns)
@@ -154,6 +162,27 @@ def test_rendered_points_lie_on_the_target():
         local = world @ target_from_world[:3, :3].T + target_from_world[:3, 3]
         off = np.abs(np.abs(local) - [0.5, 0.3, 0.2]).min(axis=1)       # none where something hides the target
         assert off.max(initial=0) * scene.scale < 1e-4 and (np.abs(local) < [0.501, 0.301, 0.201]).all()
+
+
+def test_where_the_image_ends_tells_nothing_of_the_target():
+    rng, shape = np.random.default_rng(0), trimesh.creation.box([1, 0.8, 0.6])
+    scenes = [render_scene(thing(shape), lambda: thing(shape), rng, views=2) for _ in range(80)]
+    views = [view for scene in scenes if scene for view in scene.views]
+    assert min(view.mask.sum() for view in views) >= MIN_VISIBLE_PIXELS
+    cut = [view.mask[[0, -1]].any() or view.mask[:, [0, -1]].any() for view in views]
+    middles = [np.argwhere(view.mask).mean(axis=0) / len(view.mask) - 0.5 for view in views]
+    assert 0.02 < np.mean(cut) < 0.3 and np.std(middles) > 0.12
+
+
+def test_neighbours_stand_beside_the_target_and_what_carries_it_below():
+    rng, can = np.random.default_rng(0), trimesh.creation.cylinder(0.3, 1.0)
+    for _ in range(50):
+        scene = _Scene()
+        _surroundings(scene, lambda: thing(can), rng, 0.1 * can.vertices[:, :2], rng.uniform(0, 6), has_table=False)
+        assert all(np.linalg.norm(vertices[:, :2], axis=1).min() > 0.0299 for vertices in scene._vertices)
+        below, linear, shift = _carrier(thing(can), rng, 0.08, 0.1)
+        heights = below.vertices @ linear[2] + shift[2]
+        assert heights.min() == pytest.approx(0) and heights.max() == pytest.approx(0.08)
 
 
 class TestWithTorch:
@@ -447,9 +476,17 @@ class TestWithTorch:
     def test_samples_are_deterministic(self, store):
         from sam3d_ros.training.samples import Curriculum, fixed_samples
 
-        first, second = (fixed_samples(store, 3, 5, Curriculum()) for _ in range(2))
+        first, second = (fixed_samples(store, 3, 5, Curriculum(), views=3) for _ in range(2))
         for name, values in first.items():
             np.testing.assert_array_equal(values, second[name])
+        assert (first["views"][:, 1:, 10] > 0).any() and not first["views"][:, 1:, 10].all()
+
+    def test_samples_are_of_meshes_spread_over_the_store(self, store):
+        from sam3d_ros.training.samples import Curriculum, fixed_samples
+
+        assert set(fixed_samples(store, 1, 5, Curriculum(spoiled=0))["mesh"]) == {0}
+        several = fixed_samples(store, 2, 5, Curriculum(spoiled=0, pasted=0))["mesh"]
+        assert np.ptp(several) >= len(store) // 2
 
     def test_the_graph_computes_the_evidence(self, store):
         from sam3d_ros.models.evidence import Evidence, unfolded

@@ -13,7 +13,7 @@ EDGE_STEP = 0.015  # metres between neighbouring pixels that make a depth discon
 
 
 def axial_noise(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """White noise along the ray: 0.15 % of the depth and 0.5 mm (1 sigma), the noise of every sample."""
+    """White noise along the ray: 0.15 % of the depth and 0.5 mm (1 sigma)."""
     noise = rng.normal(size=depth.shape) * (0.0015 * depth + 0.0005)
     return np.where(depth > 0, depth + noise, 0).astype(np.float32)
 
@@ -65,7 +65,7 @@ def dropout(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def smooth_error(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Slowly varying error of up to 6 mm (1 sigma), as left by the matching window."""
+    """Slowly varying error of up to 3 mm (1 sigma), as left by the matching window."""
     field = ndimage.gaussian_filter(rng.normal(size=depth.shape), rng.uniform(1, 4))
     field *= rng.uniform(0, 0.006) / max(float(field.std()), 1e-6) * 0.5
     return np.where(depth > 0, depth + field, 0)
@@ -115,7 +115,7 @@ def pasted_occluder(depth: np.ndarray, mask: np.ndarray, colour: np.ndarray,
     """
     rows, columns = np.nonzero(mask)
     if rng.random() < 0.5:
-        field = ndimage.gaussian_filter(rng.normal(size=depth.shape), rng.uniform(6, 20))
+        field = ndimage.gaussian_filter(rng.normal(size=depth.shape), rng.uniform(0.04, 0.15) * len(depth))
     else:
         angle = rng.uniform(0, 2 * np.pi)
         grid = np.indices(depth.shape)
@@ -132,13 +132,13 @@ def pasted_occluder(depth: np.ndarray, mask: np.ndarray, colour: np.ndarray,
 
 
 # (probability, error), applied in this order: matching errors, lost readings, then registration.
-_DEPTH_ERRORS = ((0.3, smeared), (0.5, smooth_error), (0.3, quantised), (0.35, flying_pixels), (0.45, blanked_edges),
-                 (0.3, stereo_shadow), (0.5, holes), (0.3, dropout), (0.3, misregistered))
+_DEPTH_ERRORS = ((0.3, smeared), (0.5, smooth_error), (0.3, quantised), (0.35, flying_pixels), (0.6, blanked_edges),
+                 (0.3, stereo_shadow), (0.3, holes), (0.15, dropout), (0.3, misregistered))
 
 
 def corrupted_depth(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random combination of all depth errors."""
-    depth = axial_noise(depth, rng)
+    """A random combination of all depth errors; of the white noise of axial_noise a tenth to all."""
+    depth = depth + rng.uniform(0.1, 1) * (axial_noise(depth, rng) - depth)
     for probability, error in _DEPTH_ERRORS:
         if rng.random() < probability:
             depth = error(depth, rng)

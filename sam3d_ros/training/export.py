@@ -99,6 +99,8 @@ def export_checkpoint(file: Path, path: Path, report: Path | None) -> None:
 
     Raises OSError, UserError.
     """
+    file = file.absolute()          # its run is the folder above its own
+    check_report_path(path)
     if report:
         check_report_path(report)
         figures = training_report(file)
@@ -108,7 +110,7 @@ def export_checkpoint(file: Path, path: Path, report: Path | None) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         export(student, partial)
-        calibrate(partial, fixed_samples(store, _CALIBRATED, 1, Curriculum()))
+        calibrate(partial, fixed_samples(store, _CALIBRATED, 1, Curriculum(), views=3))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

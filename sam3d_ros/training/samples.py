@@ -266,7 +266,8 @@ class Stream(IterableDataset):
             views = int(rng.integers(2, _MOST_VIEWS + 1)) if several else 1
             count = max(self._batch, self._batch * self._reuse // (2 if several else 1))
             examples = list(self._examples(store, rng, views, count))
-            order = np.concatenate([rng.permutation(len(examples)) for _ in range(self._reuse)])
+            times = self._reuse * (2 if several else 1)
+            order = np.concatenate([rng.permutation(len(examples)) for _ in range(times)])
             for start in range(0, len(order) - self._batch + 1, self._batch):
                 chosen = [examples[i] for i in order[start:start + self._batch]]
                 batch = stacked([make_sample(example, views, rng) for example in chosen])
@@ -285,15 +286,20 @@ class Stream(IterableDataset):
 
 
 def fixed_samples(store: MeshStore, count: int, seed: int, shares: Curriculum, views: int = 1) -> dict[str, np.ndarray]:
-    """The same `count` samples for every call, stacked, of all meshes in turn at their own size, without jitter."""
+    """The same `count` samples for every call, stacked, of all meshes in turn at their own size, without jitter; of a
+    large store, of meshes spread over it.
+
+    views: of an example at most; one has one, the next two, and so on
+    """
     rng = np.random.default_rng(seed)
     samples: list[dict[str, np.ndarray]] = []
-    index = 0
+    index, step = 0, max(1, len(store) // count)
     while len(samples) < count:
-        mesh = index % len(store)
+        mesh = index * step % len(store)
         index += 1
         size = float(store.size[mesh])
-        example = make_example(store, mesh, rng, views, shares, size if np.isfinite(size) else None, stretch=False)
+        example = make_example(store, mesh, rng, 1 + index % views, shares, size if np.isfinite(size) else None,
+                               stretch=False)
         if example is not None:
             samples.append(make_sample(example, views, None))
     return stacked(samples)
