@@ -9,6 +9,7 @@ import platform
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,16 @@ CAMERA_TYPES = (IMAGE_TYPE, CAMERA_INFO_TYPE, "vision_msgs/msg/Detection2DArray"
 def examine() -> list[Check]:
     """All checks, in the order of the report."""
     groups = (python_checks, ros_checks, library_checks, engine_checks, hardware_checks, dds_checks, topic_checks)
-    return [check for group in groups for check in group()]
+    return [check for group in groups for check in _checks_of(group)]
+
+
+def _checks_of(group: Callable[[], list[Check]]) -> list[Check]:
+    """The checks of a group, or that they need a package: what that is for is said under `libraries`."""
+    try:
+        return group()
+    except ModuleNotFoundError as error:
+        name = group.__name__.removesuffix("_checks")
+        return [Check(name, name, BROKEN, f"not checked: {error.name} is not installed", f"pip install {error.name}")]
 
 
 def python_checks() -> list[Check]:
@@ -155,6 +165,7 @@ def library_checks() -> list[Check]:
 def engine_checks() -> list[Check]:
     """Each engine, with the model that is shipped, on a made-up frame."""
     from sam3d_ros.runtime.engine import CPU_ENGINES, GPU_ENGINES, available_engines
+    importlib.import_module("sam3d_ros.perception.pipeline")        # what this lacks is not the engines' fault
     checks = []
     for name in CPU_ENGINES:
         if name not in available_engines():

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -56,6 +57,14 @@ def test_a_good_machine(engines, capsys):
     assert "fake fp32: one object, frame to mesh" in report
     assert report.endswith("sam3d can do its job here.\n")
     assert all(len(line) < 250 for line in report.splitlines())
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("package", ["onnx", "llvmlite"])
+def test_a_package_that_checks_need_is_named(package):
+    doctor = f"import sys; sys.modules['{package}'] = None; from sam3d_ros import cli; sys.exit(cli.main(['doctor']))"
+    done = subprocess.run([sys.executable, "-c", doctor], capture_output=True, text=True)
+    assert done.returncode == 1 and f"not checked: {package}" in done.stdout, done.stderr
 
 
 @pytest.mark.timeout(60)
