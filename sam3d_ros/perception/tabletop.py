@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull, cKDTree
 
 from .faults import Fault, FaultCode
-from .frame import Frame, Instance, Intrinsics
+from .frame import Frame, Instance, Intrinsics, check_frame
 from .gaps import without_gaps
 from .masks import label_areas
 from .plane import fit_support_plane, range_factor
@@ -62,7 +62,7 @@ def segment_tabletop(depth: np.ndarray, intrinsics: Intrinsics,
     """
     depth = without_gaps(np.where((depth > 0) & (depth < config.max_distance), depth, np.float32(0)))
     if not depth.any():
-        raise Fault(FaultCode.DEPTH_EMPTY)
+        raise Fault(FaultCode.DEPTH_EMPTY, f"no reading within {config.max_distance:g} m")
     points = _points(depth, intrinsics)
     solid = (depth > 0) & ~_flying_pixels(depth)
     plane = fit_support_plane(points[solid], config.plane_tolerance)
@@ -81,8 +81,9 @@ def segment_tabletop(depth: np.ndarray, intrinsics: Intrinsics,
 def with_tabletop_masks(frame: Frame) -> Frame:
     """A frame with depth, and with the masks of `segment_tabletop` in place of its own.
 
-    Raises Fault DEPTH_EMPTY, SUPPORT_PLANE_NOT_FOUND.
+    Raises Fault: those of check_frame, DEPTH_EMPTY without a reading near enough, SUPPORT_PLANE_NOT_FOUND.
     """
+    check_frame(frame)          # a wrong unit or camera is no matter of the masks
     labels = segment_tabletop(frame.depth, frame.intrinsics).astype(np.int32)
     return replace(frame, labels=labels, instances=tuple(Instance(label) for label in label_areas(labels)))
 
