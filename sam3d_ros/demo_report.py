@@ -292,7 +292,7 @@ def write_report(recording: Recording, folder: Path) -> str:
     (folder / "table.md").write_text(table)
     meshes = folder / "objects"
     meshes.mkdir(exist_ok=True)
-    for stale in meshes.glob("*.ply"):
+    for stale in meshes.glob("[0-9]*_*.ply"):
         stale.unlink()
     pairs = match(recording.truth, recording.rebuilt)
     camera_from_world = np.linalg.inv(recording.world_from_camera)

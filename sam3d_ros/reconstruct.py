@@ -15,7 +15,7 @@ from tqdm import tqdm
 from sam3d_ros.engine_cli import ProgressLine
 from sam3d_ros.perception.config import DEFAULTS, RANGES, PipelineConfig
 from sam3d_ros.perception.faults import Fault, FaultCode
-from sam3d_ros.perception.folder import clear_objects, read_frame_folder, write_objects
+from sam3d_ros.perception.folder import clear_objects, folder_name, read_frame_folder, write_objects
 from sam3d_ros.perception.frame import Frame
 from sam3d_ros.perception.masks import select
 from sam3d_ros.perception.objects import Rejection
@@ -86,7 +86,7 @@ def output_folders(folders: list[Path], out: Path) -> dict[Path, Path]:
 
     Raises Fault(FRAME_FOLDER_INVALID) where two frame folders of one name would overwrite each other's results.
     """
-    outputs = {folder: out / folder.resolve().name for folder in folders}
+    outputs = {folder: out / folder_name(folder) for folder in folders}
     counts = collections.Counter(outputs.values())
     clashing = [str(folder) for folder, output in outputs.items() if counts[output] > 1]
     if clashing:

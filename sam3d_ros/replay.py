@@ -14,6 +14,7 @@ from sensor_msgs.msg import Image
 from tqdm import tqdm
 
 from sam3d_ros.perception.faults import Fault, FaultCode
+from sam3d_ros.perception.folder import folder_name
 from sam3d_ros.perception.frame import Frame, check_frame
 from sam3d_ros.perception.masks import Segmentation, select
 from sam3d_ros.perception.pipeline import Pipeline
@@ -91,9 +92,8 @@ def run(args: argparse.Namespace) -> int:
 
 def default_out(bag: Path) -> Path:
     """Name of the new bag, in the working folder: that of the old one, which may hold dots if it is a folder's."""
-    bag = bag.resolve()
-    name = bag.stem if bag.is_file() and bag.suffix in BAG_SUFFIXES else bag.name
-    return Path(f"{name}_sam3d")
+    name = folder_name(bag)
+    return Path(f"{Path(name).stem if bag.is_file() and bag.suffix in BAG_SUFFIXES else name}_sam3d")
 
 
 class Topic(NamedTuple):

@@ -241,6 +241,26 @@ def test_folders_of_one_name_are_refused(tmp_path, pipeline, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_link_gives_its_own_name_and_a_loop_is_named(tmp_path, pipeline, capsys):
+    for link, place in (("one", "x"), ("two", "y")):
+        (tmp_path / link).symlink_to(make_folder(tmp_path / place / "a", "mug"))
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    folders = [str(tmp_path / name) for name in ("one", "loop", "two")]
+    assert cli.main(["reconstruct", *folders, "-o", str(tmp_path / "out")]) == 1
+    assert "loop" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one", "two"]
+
+
+@pytest.mark.parametrize(("scale", "focal", "said"), [
+    (1000, 300.0, "DEPTH_UNIT_SUSPECT"), (1, 1.2, "CAMERA_INFO_UNCALIBRATED"), (4, 300.0, "no reading within 1.5 m")])
+def test_what_is_wrong_with_depth_or_camera_is_not_blamed_on_the_masks(tmp_path, pipeline, capsys, scale, focal, said):
+    depth = np.full((240, 320), 0.6 * scale, np.float32)
+    write_frame_folder(tmp_path / "a", Frame(np.zeros((240, 320, 3), np.uint8), depth, np.zeros(depth.shape, np.int32),
+                                             Intrinsics(320, 240, focal, focal, 159.5, 119.5)), 0.001 * scale)
+    assert cli.main(["reconstruct", str(tmp_path / "a"), "-o", str(tmp_path / "out"), "--tabletop"]) == 1
+    assert said in capsys.readouterr().err
+
+
 def test_a_fault_is_one_line(tmp_path, monkeypatch, capsys):
     def load(config, on_progress):
         raise Fault(FaultCode.MODEL_MISSING, "m.onnx")

@@ -176,10 +176,29 @@ def test_damaged_png_is_refused_or_read_but_never_crashes(folder):
             assert fault.code is FaultCode.FRAME_FOLDER_INVALID
 
 
-def test_decompression_bomb_is_refused_by_its_header(folder):
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Of a PNG file."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
+
+def test_masks_of_few_bits_are_refused_rather_than_read_as_other_labels(folder):
+    with Image.open(folder / "masks.png") as image:
+        (width, height) = image.size
+    rows = b"".join(b"\0" + bytes([0x12] * ((width + 1) // 2)) for _ in range(height))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 4, 0, 0, 0, 0))
+    (folder / "masks.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) +
+                                       chunk(b"IEND", b""))
+    assert "fewer than 8 bits" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["color.png", "depth.png", "masks.png"])
+def test_a_broken_chunk_behind_the_pixels_is_named(folder, name):
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:-12] + chunk(b"iCCP", b"") + content[-12:])
+    assert "cannot be read" in refusal(folder)
+
+
+def test_decompression_bomb_is_refused_by_its_header(folder):
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
     (folder / "color.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")))
     refusal(folder)
@@ -261,9 +280,11 @@ def test_ply_is_a_watertight_coloured_mesh_in_metres(tmp_path):
 
 def test_an_earlier_result_does_not_remain(tmp_path):
     write_objects(tmp_path, [make_object(1), make_object(2)], ["a", "b"], 1.0)
-    (tmp_path / "notes.txt").write_text("mine")
+    for mine in ("notes.txt", "object_gt.ply"):
+        (tmp_path / mine).write_text("mine")
     write_objects(tmp_path, [make_object(2)], ["b"], 1.0)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "object_2.ply", "objects.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "object_2.ply", "object_gt.ply",
+                                                                "objects.json"]
 
 
 def test_no_objects_give_an_empty_list(tmp_path):

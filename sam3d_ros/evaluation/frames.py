@@ -21,7 +21,7 @@ from sam3d_ros.evaluation import baselines
 from sam3d_ros.evaluation.metrics import ShapeErrors, compare, mean_errors
 from sam3d_ros.evaluation.normalised import compare_normalised
 from sam3d_ros.perception.faults import Fault, FaultCode
-from sam3d_ros.perception.folder import read_frame_folder
+from sam3d_ros.perception.folder import folder_name, read_frame_folder
 from sam3d_ros.perception.frame import Frame
 from sam3d_ros.perception.objects import ReconstructedObject
 from sam3d_ros.perception.pipeline import Pipeline
@@ -122,8 +122,11 @@ def stored(results: Path) -> Method:
         if not file.exists():
             print(f"{true.name}: {file} does not exist", file=sys.stderr)
             return {}
-        return {entry["label"]: _load_mesh(file.parent / entry["mesh"]).apply_transform(entry["pose_object_to_camera"])
-                for entry in json.loads(file.read_text())}
+        try:
+            return {entry["label"]: _load_mesh(file.parent / entry["mesh"]).apply_transform(
+                entry["pose_object_to_camera"]) for entry in json.loads(file.read_text())}
+        except Exception as error:      # trimesh fails in as many ways as a file can be broken
+            raise Fault(FaultCode.FRAME_FOLDER_INVALID, f"{file}: {type(error).__name__}: {error}") from error
 
     return read
 
@@ -151,7 +154,7 @@ def read_true_frame(folder: Path, mesh_root: Path) -> TrueFrame:
                     f"{folder / 'gt.json'}: {type(error).__name__}: {error}") from error
     objects = [TrueObject(label, Path(mesh).stem, _load_true_mesh(mesh_root / mesh), camera_from_object, visible)
                for label, mesh, camera_from_object, visible in entries]
-    return TrueFrame(folder.resolve().name, read_frame_folder(folder), objects,
+    return TrueFrame(folder_name(folder), read_frame_folder(folder), objects,
                      None if pose is None else np.array(pose), truth.get("support_height"))
 
 

@@ -41,8 +41,10 @@ _INTRINSICS_KEYS = ("width", "height", "fx", "fy", "cx", "cy")
 _DEPTH_UNIT_KEY = "depth_unit_m"
 _WORLD_KEY, _SUPPORT_KEY = "world_from_camera", "support_height"
 # What Pillow raises for a broken PNG file.
-_PNG_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_PNG_ERRORS = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, zlib.error,
+               Image.DecompressionBombError)
 _GREY_8_BIT = ("L",)
+_SPREAD = ("L;2", "L;4")           # raw modes of grey images whose values Pillow spreads over 0 to 255
 _GREY_16_BIT = ("I;16", "I")       # Pillow before 11 opens a 16-bit PNG as I
 
 
@@ -71,8 +73,13 @@ def read_frame_folder(folder: Path, has_masks: bool = True) -> Frame:
         steps = _read_png(folder / "depth.png", _GREY_16_BIT, size)
         depth = without_gaps(np.where(steps == _SATURATED, 0, steps).astype(np.float32) * np.float32(depth_unit_m))
     labels, instances = _read_masks(folder, size) if has_masks else (np.zeros(colour.shape[:2], np.int32), ())
-    return Frame(colour, depth, labels, intrinsics, instances, world_from_camera, frame_id=folder.resolve().name,
+    return Frame(colour, depth, labels, intrinsics, instances, world_from_camera, frame_id=folder_name(folder),
                  support_height=support_height)
+
+
+def folder_name(folder: Path) -> str:
+    """Name of a folder as it was given, which may be a link; "." and ".." have one as well."""
+    return Path(os.path.abspath(folder)).name
 
 
 def write_frame_folder(folder: Path, frame: Frame, depth_unit_m: float = 0.0001) -> None:
@@ -117,7 +124,8 @@ def clear_objects(folder: Path) -> None:
     folder = Path(folder)
     (folder / "objects.json").unlink(missing_ok=True)
     for mesh in folder.glob("object_*.ply"):
-        mesh.unlink()
+        if mesh.stem.removeprefix("object_").isdecimal():
+            mesh.unlink()
 
 
 def write_objects(folder: Path, objects: Sequence[ReconstructedObject], ids: Sequence[str], latency_ms: float) -> None:
@@ -274,6 +282,8 @@ def _read_png(path: Path, modes: tuple[str, ...], size: tuple[int, int]) -> np.n
                 raise _invalid(path, f"is {image.width} x {image.height}, but camera.json says {size[0]} x {size[1]}")
             if image.mode not in modes:
                 raise _invalid(path, f"has Pillow mode {image.mode}, wanted {' or '.join(modes)}")
+            if image.tile[0][3] in _SPREAD:
+                raise _invalid(path, "has fewer than 8 bits a pixel")
             return np.array(image)
     except UnidentifiedImageError:
         raise _invalid(path, "cannot be read: it is no PNG file") from None
