@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from sam3d_ros.scene.convex import MAX_PIECES
-from sam3d_ros.scene.export import WRITERS
+from sam3d_ros.scene.export import WRITERS, clear_scene
 from sam3d_ros.scene.layout import DENSITY, read_scene
 from sam3d_ros.scene.physics import TOUCH, BodyReport
 from sam3d_ros.terminal import in_range
@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"sam3d: {item.name} is marked LOW_QUALITY in the result: its shape may be wrong", file=sys.stderr)
         if item.settled and (unrest := restlessness(item.settled)):
             print(f"sam3d: {item.name} {unrest}", file=sys.stderr)
+    clear_scene(args.out)
     for name in args.format:
         print(f"{WRITERS[name](scene, args.out)}: {len(scene.objects)} objects, "
               f"{sum(item.mass for item in scene.objects):.2f} kg")

@@ -6,7 +6,7 @@ import pytest
 import trimesh
 from scipy.spatial import ConvexHull
 
-from sam3d_ros.scene.convex import convex_pieces
+from sam3d_ros.scene.convex import _hull_corners, convex_pieces
 
 
 def volume(pieces: list[np.ndarray]) -> float:
@@ -22,6 +22,12 @@ def test_convex_pieces():
     assert volume(pieces) < 0.45 * cup.convex_hull.volume
     assert len(convex_pieces(cup.vertices, cup.faces, 1)) == 1
     assert len(convex_pieces(cup.vertices, cup.faces, 4)) <= 8
+
+
+@pytest.mark.parametrize("points", [np.zeros((1, 3)), np.eye(3)[:2], np.random.default_rng(0).random((50, 2))
+                                    @ np.array([[1, 1, 0], [0, 0, 1.0]])])
+def test_what_is_flat_has_a_hull_with_a_volume(points):
+    assert ConvexHull(_hull_corners(points)).volume > 0
 
 
 def test_a_bent_solid_is_cut_by_coacd():

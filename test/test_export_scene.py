@@ -242,6 +242,14 @@ def test_usd_is_balanced_and_parses_where_usd_is_installed(scene_folder):
     assert stage.GetPrimAtPath("/World/kind_1_1/mesh").IsValid()
 
 
+def test_a_scene_does_not_stay_beside_the_meshes_of_another_one(result, tmp_path):
+    out = str(tmp_path / "scene")
+    assert cli.main(["export-scene", str(result), "-o", out, "--format", "sdf", "mjcf"]) == 0
+    assert {path.name for path in (tmp_path / "scene").iterdir()} == {"meshes", "scene.sdf", "scene.xml"}
+    assert cli.main(["export-scene", str(result), "-o", out, "--format", "mjcf", "--as-seen"]) == 0
+    assert {path.name for path in (tmp_path / "scene").iterdir()} == {"meshes", "scene.xml"}
+
+
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_full_disk_leaves_no_scene_rather_than_a_broken_one(result, kind):
     scene = read_scene(result, max_pieces=1)

@@ -6,6 +6,8 @@ patches of wall.
 """
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import trimesh
 from scipy.cluster.vq import kmeans2
@@ -22,6 +24,7 @@ _CONCAVITY = 0.08                            # that CoACD leaves, about a share 
 _SEARCH = {"mcts_iterations": 20, "mcts_nodes": 6, "mcts_max_depth": 1, "resolution": 500}
 _MAX_CORNERS = 64
 _THICKNESS = 1e-4                            # metres: what is flat gets this
+_CUBE = np.array([*itertools.product((-1, 1), repeat=3)])
 
 
 def convex_pieces(vertices: np.ndarray, triangles: np.ndarray, max_pieces: int = MAX_PIECES) -> list[np.ndarray]:
@@ -62,9 +65,9 @@ def _patches(mesh: trimesh.Trimesh, count: int) -> list[np.ndarray]:
 
 
 def _hull_corners(points: np.ndarray) -> np.ndarray:
-    """Corners of the convex hull of (N, 3) points; of a slab where they are flat."""
+    """Corners of the convex hull of (N, 3) points, each as a small cube where they are flat or few."""
     try:
         return points[ConvexHull(points).vertices]
     except QhullError:
-        slab = np.concatenate([points - _THICKNESS / 2, points + _THICKNESS / 2])
-        return slab[ConvexHull(slab, qhull_options="QJ").vertices]
+        slab = (points[:, None] + _THICKNESS / 2 * _CUBE).reshape(-1, 3)
+        return slab[ConvexHull(slab).vertices]

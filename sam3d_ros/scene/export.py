@@ -135,6 +135,12 @@ WRITERS: dict[str, Callable[[Scene, Path], Path]] = {
     "sdf": write_sdf, "mjcf": write_mjcf, "gltf": write_gltf, "usd": write_usd}
 
 
+def clear_scene(folder: Path) -> None:
+    """Remove earlier scenes: the formats share meshes/, which is about to change."""
+    for name in ("scene.sdf", "scene.xml"):
+        (folder / name).unlink(missing_ok=True)
+
+
 def _main_file(folder: Path, name: str) -> Path:
     """A file in a folder that exists then; that of an earlier scene is removed, whose meshes are about to change."""
     folder.mkdir(parents=True, exist_ok=True)
