@@ -234,7 +234,7 @@ def training_run() -> str:
     # The samples of the students before are in the reports that these replaced, and in the history of this repository.
     return "\n".join(training_of(name, before) for name, before in {
         "base": "on top of the 71,600 of the two students before it",
-        "small": "on top of the 255,136 of the four students before it, the first of which began as the imitation of "
+        "small": "on top of the 321,440 of the five students before it, the first of which began as the imitation of "
                  "`base`"}.items())
 
 
@@ -276,10 +276,9 @@ def registration(report: Report) -> str:
     """Ways to register a mesh."""
     rows = [(name, *(f"{figures[key]['p50']:.2f}" for key in ("cpu_ms", "mm", "degrees")))
             for name, figures in report["methods"].items()]
-    environment = report["environment"]
     return (f"One registration, 500 readings, medians over {report['objects']} objects and {report['starts']} starts "
-            f"each ({environment['cpu']}, one thread, CPU time, at commit {environment['git_commit']}; errors against "
-            "the pose that the mesh was made at):\n\n" + table(("method", "CPU ms", "mm", "degrees"), rows))
+            f"each ({conditions(report['environment'])}; CPU time of one thread; errors against the pose that the mesh "
+            "was made at):\n\n" + table(("method", "CPU ms", "mm", "degrees"), rows))
 
 
 @of("track")
