@@ -93,15 +93,17 @@ def accuracy(report: Report) -> str:
         # Thin walls have a low vIoU whatever the surface's error: they are shown apart, too.
         groups = ("all", "solid", "thin-walled") if method == product else ("all",)
         rows += [accuracy_row(method if group == "all" else f"{method}, {group} only", summary[group])
-                 for group in groups if summary[group]["found"]]
+                 for group in groups if summary[group]["objects"]]
     return measured_with(report) + table(("method", "objects rebuilt", "CD mm", "F@5 mm", "F@10 mm", "vIoU"), rows)
 
 
 def accuracy_row(name: str, group: Report) -> tuple[str, ...]:
-    """Means over a group of objects."""
-    mean = group["mean"]
-    return (name, f"{group['found']} of {group['objects']}", f"{mean['chamfer_mm']:.2f}", f"{mean['f_score_5mm']:.2f}",
-            f"{mean['f_score_10mm']:.2f}", f"{mean['volume_iou']:.2f}")
+    """How many objects of a group were rebuilt, and means over these."""
+    from sam3d_ros.evaluation.shape_report import rebuilt
+
+    means = (f"{group['mean'][figure]:.2f}" if group["mean"] else ""
+             for figure in ("chamfer_mm", "f_score_5mm", "f_score_10mm", "volume_iou"))
+    return (name, rebuilt(group), *means)
 
 
 @of("frames")

@@ -2,10 +2,14 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -17,6 +21,40 @@ def test_generated_parts_are_up_to_date():
     run = subprocess.run([sys.executable, ROOT / "docs" / "generate.py", "--check"], capture_output=True, text=True,
                          check=False)
     assert run.returncode == 0, f"run `make docs`:\n{run.stdout}{run.stderr}"
+
+
+@pytest.fixture
+def generate(tmp_path, monkeypatch) -> ModuleType:
+    """docs/generate.py, for which tmp_path is the folder of the reports."""
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "RESULTS", tmp_path)
+    return module
+
+
+ENVIRONMENT = {"cpu": "some CPU", "cores": 2, "cpu_instructions": ["avx2"], "git_commit": "0123456789ab",
+               "load_average_1min": 0.5}
+
+
+def group(found: int, objects: int, chamfer_mm: float = 2.0) -> dict[str, Any]:
+    """As frames.group_report."""
+    figures = ("accuracy_mm", "completeness_mm", "chamfer_mm_median", "f_score_5mm", "f_score_10mm", "volume_iou",
+               "add_s_accepted", "icp_rotation_deg", "box_iou")
+    mean = {"chamfer_mm": chamfer_mm} | dict.fromkeys(figures, 0.5) if found else None
+    return {"objects": objects, "found": found, "mean": mean}
+
+
+def test_a_group_of_which_nothing_was_rebuilt_keeps_its_row(generate, tmp_path):
+    from sam3d_ros.evaluation import shape_report
+
+    summary = {"all": group(3, 4), "solid": group(3, 3), "thin-walled": group(0, 1), "sound": group(3, 4)}
+    (tmp_path / "frames.json").write_text(json.dumps({
+        "environment": ENVIRONMENT, "engine": "openvino int8", "methods": {"sam3d": summary}}))
+    assert "| sam3d, thin-walled only | 0 of 1 |  |  |  |  |\n" in generate.accuracy()
+    assert "| sam3d, thin-walled only | 0 of 1 |" in shape_report.methods({"sam3d": summary})
+    by_object = shape_report.by_object({"easy": {"by_object": {"cup": summary["thin-walled"], "can": summary["all"]}}})
+    assert "| cup | 0 of 1 |" in by_object and "| can | 3 of 4 | 2.00 |" in by_object
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
