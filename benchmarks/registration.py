@@ -9,16 +9,15 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import open3d as o3d
 import trimesh
 
-from benchmarks.harness import RESULTS, statistics
+from benchmarks.harness import statistics
 from benchmarks.scenes import tabletop
-from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
+from sam3d_ros.evaluation.environment import add_report, describe_environment, report_path, write_report
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.scene.motion import difference, shifted
 from sam3d_ros.scene.readings import read
@@ -111,16 +110,15 @@ def measure() -> dict[str, dict[str, Any]]:
 def main() -> int:
     """Run the comparison, print it and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-o", "--out", type=Path, default=RESULTS / "registration.json", metavar="JSON",
-                        help="where the report goes (default: %(default)s)")
+    add_report(parser, "registration")
     args = parser.parse_args()
-    check_report_path(args.out)
+    out = report_path(args)
     environment = describe_environment()
     report = measure()
     for name, figures in report.items():
         print(f"{name:24}" + "".join(f"{key} {value['p50']:8.2f} {value['p95']:8.2f}   "
                                      for key, value in figures.items()))
-    write_report(args.out, environment, {"benchmark": "registration", "objects": OBJECTS, "starts": STARTS,
+    write_report(out, environment, {"benchmark": "registration", "objects": OBJECTS, "starts": STARTS,
                                          "start_sigma_m_rad": [SHIFT, TURN], "methods": report})
     return 0
 

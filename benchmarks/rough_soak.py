@@ -24,7 +24,7 @@ from benchmarks.harness import START_TIMEOUT, common_arguments, read_records, st
 from benchmarks.node_run import NodeRun, Result
 from benchmarks.scenes import tabletop
 from benchmarks.soak import MAX_GROWTH_MIB_PER_MINUTE, Sample, memory_growth, take_sample
-from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
+from sam3d_ros.evaluation.environment import describe_environment, report_path, write_report
 from sam3d_ros.evaluation.simulated import SEEDS
 from sam3d_ros.perception.pipeline import PipelineConfig
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
@@ -189,13 +189,13 @@ def main() -> int:
                         help="decides what goes wrong when (default: %(default)s)")
     args = parser.parse_args()
     minutes = 1.0 if args.quick else args.minutes
-    check_report_path(args.out)
+    out = report_path(args)
     environment = describe_environment(args.cores)
     run = measure(pipeline_config(args), minutes, args.cores, args.seed)
     ages_s = ages(run["sent"], run["results"], run["received_ns"])
     bars = judge(run["samples"], run["loaded"], ages_s, run["results"], run["faults"])
     passed = all(bar["passed"] for bar in bars.values())
-    write_report(args.out, environment, {
+    write_report(out, environment, {
         "benchmark": "rough_soak", "quick": args.quick, "minutes": minutes, "camera_rate_hz": CAMERA_RATE,
         "objects": OBJECTS, "results": len(run["results"]), "images_sent": len(run["sent"]),
         "age_s": statistics(ages_s),
@@ -205,7 +205,7 @@ def main() -> int:
         "loaded": [asdict(s) for s in run["loaded"]], "samples": [asdict(s) for s in run["samples"]]})
     for name, bar in bars.items():
         print(f"{'ok    ' if bar['passed'] else 'FAILED'} {name}: {bar['value']} (limit {bar['limit']})")
-    print(f"{len(run['results'])} results, {run['actions']}, faults {run['faults']}; report: {args.out}")
+    print(f"{len(run['results'])} results, {run['actions']}, faults {run['faults']}; report: {out}")
     return 0 if passed else 1
 
 

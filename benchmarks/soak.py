@@ -15,7 +15,7 @@ from tqdm import tqdm
 from benchmarks.harness import START_TIMEOUT, WithheldTime, common_arguments, statistics, workspace
 from benchmarks.node_run import NodeRun, Result
 from benchmarks.scenes import tabletop
-from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
+from sam3d_ros.evaluation.environment import describe_environment, report_path, write_report
 from sam3d_ros.perception.pipeline import PipelineConfig
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
 from sam3d_ros.terminal import in_range
@@ -97,12 +97,12 @@ def main() -> int:
                         help="how long (default: %(default)s; --quick: 0.5)")
     args = parser.parse_args()
     minutes = 0.5 if args.quick else args.minutes
-    check_report_path(args.out)
+    out = report_path(args)
     environment = describe_environment(args.cores)
     samples, results, late_ones = measure(pipeline_config(args), minutes, args.cores)
     bars = judge(samples, results)
     passed = all(bar["passed"] for bar in bars.values())
-    write_report(args.out, environment, {
+    write_report(out, environment, {
         "benchmark": "soak", "quick": args.quick, "minutes": minutes, "camera_rate_hz": CAMERA_RATE, "objects": OBJECTS,
         "results": len(results), "results_per_second": round(len(results) / (60 * minutes), 2),
         "age_ms": statistics([result.latency_ms for result in results]),
@@ -113,7 +113,7 @@ def main() -> int:
     for one in late_ones:
         print(f"late: {one['age_ms']} ms old, {one['processing_ms']} ms of work, processors withheld for "
               f"{one['withheld_ms']:g} ms")
-    print(f"report: {args.out}")
+    print(f"report: {out}")
     return 0 if passed else 1
 
 

@@ -24,13 +24,15 @@ Report = dict[str, Any]         # of a benchmark
 PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def of(result: str) -> Callable[[Callable[[Report], str]], Callable[[], str]]:
-    """For a part that is made from benchmarks/results/<result>.json, which the decorated function is given."""
+def of(result: str, section: str = "") -> Callable[[Callable[[Report], str]], Callable[[], str]]:
+    """For a part that is made from benchmarks/results/<result>.json, which the decorated function is given; section: of
+    it, without which there is nothing to show."""
     def decorate(write: Callable[[Report], str]) -> Callable[[], str]:
         @wraps(write)
         def part() -> str:
             report = read_result(result)
-            return NOT_MEASURED if report is None else write(report)
+            missing = report is None or section and section not in report["sections"]
+            return NOT_MEASURED if missing else write(report)
         return part
     return decorate
 
@@ -115,7 +117,7 @@ def real_frames(report: Report) -> str:
         {"real": {name: method["sam3d_protocol"] for name, method in report["methods"].items()}})])
 
 
-@of("shape")
+@of("shape", "core")
 def shape_setting(report: Report) -> str:
     """What benchmarks/results/shape.json was measured on."""
     environment, core = report["environment"], report["sections"]["core"]
@@ -125,7 +127,7 @@ def shape_setting(report: Report) -> str:
             f"{processor(environment)}; seed {report['seed']}; {sizes}.\n")
 
 
-@of("shape")
+@of("shape", "core")
 def shape_summary(report: Report) -> str:
     """The product and two baselines on the rendered scenes."""
     return measured_with(report) + table(("set", "method", "objects rebuilt", "CD mm", "F@5 mm", "F@10 mm", "vIoU"), [
@@ -134,32 +136,27 @@ def shape_summary(report: Report) -> str:
         for method, summary in figures["methods"].items() if method in ("sam3d", "convex hull", "extruded hull")])
 
 
-def shape_by_object() -> str:
+@of("shape", "core")
+def shape_by_object(report: Report) -> str:
     """The product by class of object."""
-    return from_core("by_object")
-
-
-def shape_by_visibility() -> str:
-    """The product by how much of the object is seen."""
-    return from_core("by_visibility")
-
-
-def from_core(name: str) -> str:
-    """A further table of the core section of benchmarks/results/shape.json."""
     from sam3d_ros.evaluation import shape_report
 
-    report = read_result("shape")
-    return NOT_MEASURED if report is None else getattr(shape_report, name)(report["sections"]["core"])
+    return shape_report.by_object(report["sections"]["core"])
+
+
+@of("shape", "core")
+def shape_by_visibility(report: Report) -> str:
+    """The product by how much of the object is seen."""
+    from sam3d_ros.evaluation import shape_report
+
+    return shape_report.by_visibility(report["sections"]["core"])
 
 
 def shape_section(name: str) -> str:
     """The table of a section of benchmarks/results/shape.json."""
     from sam3d_ros.evaluation import shape_report
 
-    report = read_result("shape")
-    if report is None or name not in report["sections"]:
-        return NOT_MEASURED
-    return shape_report.section_table(name, report["sections"][name])
+    return of("shape", name)(lambda report: shape_report.section_table(name, report["sections"][name]))()
 
 
 def shape_pictures() -> str:
@@ -262,7 +259,7 @@ def shipped_models(operations: Report) -> str:
     for name, cost in operations["models"].items():
         suffix = "" if name == DEFAULT_MODEL else f"_{name}"
         shape, frames = read_result(f"shape{suffix}"), read_result(f"frames{suffix}")
-        sets = {**shape["sections"]["core"], "real": frames} if shape and frames else {}
+        sets = {**shape["sections"].get("core", {}), "real": frames} if shape and frames else {}
         figures = [(f"`{name}`", f"{cost['weights'] / 1e6:.1f} MB", f"{cost['operations'] / 1e9:.1f} G")]
         for key in ("easy", "clutter", "real"):
             methods = sets[key]["methods"] if key in sets else {"": None}

@@ -1,6 +1,7 @@
 """The benchmarks' own arithmetic, and each of them once on something small."""
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -16,12 +17,13 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from benchmarks import latency, message_cost, rough_soak, slow_masks, soak
-from benchmarks.harness import WithheldTime, read_records, statistics, wait_until
+from benchmarks.harness import WithheldTime, common_arguments, read_records, statistics, wait_until
 from benchmarks.node_run import Result
 from benchmarks.scenes import tabletop
 from sam3d_ros import cli
 from sam3d_ros.evaluation import baselines, frames, physics, simulated, tracking
-from sam3d_ros.evaluation.environment import describe_environment
+from sam3d_ros.evaluation import cli as bench_cli
+from sam3d_ros.evaluation.environment import describe_environment, report_path
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import write_frame_folder
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, back_project
@@ -81,6 +83,26 @@ def test_where_no_report_can_go_nothing_is_measured(tmp_path, monkeypatch, capsy
         assert cli.main(["bench", "frames", "-o", str(out)]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("sam3d: error: ") and str(tmp_path) in line
+
+
+@pytest.mark.parametrize("options, name", [
+    ("shape", "shape"), ("shape --quick", "shape_quick"), ("shape --sections core views", "shape_core_views"),
+    ("shape --model base", "shape_base"), ("shape --sections core --model a/my.onnx --quick", "shape_core_my_quick"),
+    ("latency --model base", "bytes_to_mesh_base"), ("frames -o there.json --model base", "../../there")])
+def test_only_a_whole_run_replaces_the_published_report(options, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parser = argparse.ArgumentParser()
+    bench_cli.add_arguments(parser)
+    path = report_path(parser.parse_args(options.split()))
+    assert path.resolve() == (tmp_path / "benchmarks" / "results" / f"{name}.json").resolve()
+
+
+def test_a_quick_run_has_a_report_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parser = argparse.ArgumentParser()
+    common_arguments(parser, "soak")
+    names = [report_path(parser.parse_args(options)).name for options in ([], ["--quick"])]
+    assert names == ["soak.json", "soak_quick.json"]
 
 
 @pytest.mark.parametrize("options", [

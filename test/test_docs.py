@@ -57,6 +57,17 @@ def test_a_group_of_which_nothing_was_rebuilt_keeps_its_row(generate, tmp_path):
     assert "| cup | 0 of 1 |" in by_object and "| can | 3 of 4 | 2.00 |" in by_object
 
 
+def test_what_was_not_measured_is_said(generate, tmp_path):
+    """A report of another section than core."""
+    (tmp_path / "shape.json").write_text(json.dumps({"environment": ENVIRONMENT, "sections": {"noise": {}}}))
+    (tmp_path / "operations.json").write_text(json.dumps({"models": {"small": {"weights": 1, "operations": 1}}}))
+    (tmp_path / "frames.json").write_text(json.dumps({"methods": {"sam3d": {"all": group(3, 4)}}}))
+    for part in ("shape_setting", "shape_summary", "shape_by_object", "shape_by_visibility", "shape_core"):
+        assert generate.PARTS[part]() == generate.NOT_MEASURED
+    assert "| set | noise |" in generate.PARTS["shape_noise"]()
+    assert "|  /  /  |  /  /  | 2.00 / 0.50 / 0.50 |" in generate.shipped_models()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)", page.read_text())

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from sam3d_ros.evaluation import frames, latency, pictures, shape, shape_report, simulated, tracking
 from sam3d_ros.evaluation.arguments import MOST, SEEDS, add_benchmark, add_data, data_root
-from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
+from sam3d_ros.evaluation.environment import describe_environment, report_path, write_report
 from sam3d_ros.evaluation.references import REFERENCES
 from sam3d_ros.evaluation.scenes import cache_root
 from sam3d_ros.evaluation.tracking_stage import RATE, Disturbance, Stage
@@ -57,8 +57,8 @@ def _add_frames(benchmarks: argparse._SubParsersAction) -> None:
 def _add_shape(benchmarks: argparse._SubParsersAction) -> None:
     parser = add_benchmark(benchmarks, "shape", run_shape, "shape",
                            "errors of the rebuilt objects and of baselines on rendered scenes of the dev split")
-    parser.add_argument("--sections", nargs="+", choices=tuple(shape.SECTIONS), default=tuple(shape.SECTIONS),
-                        metavar="SECTION", help=f"what to measure (default: all): {', '.join(shape.SECTIONS)}")
+    parser.add_argument("--sections", nargs="+", choices=tuple(shape.SECTIONS), default=(), metavar="SECTION",
+                        help=f"what to measure (default: all): {', '.join(shape.SECTIONS)}")
     add_data(parser)
     parser.add_argument("--objects", type=in_range(int, 1, MOST), default=150, metavar="N",
                         help="objects in each of the two sets (default: %(default)s)")
@@ -97,7 +97,7 @@ def _add_latency(benchmarks: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark that was chosen.  Raises OSError, at once, where the report cannot go, and Fault."""
-    check_report_path(args.out)
+    args.out = report_path(args)
     with engine_faults():
         return args.measure(args)
 
@@ -172,7 +172,7 @@ def run_shape(args: argparse.Namespace) -> int:
         objects = QUICK_OBJECTS if args.quick else args.objects
         bench = shape.Bench(pipeline, args.data, args.scenes or cache_root(), objects, args.seed)
         sections = {}
-        for name in (progress := tqdm(args.sections, unit="section")):
+        for name in (progress := tqdm(args.sections or shape.SECTIONS, unit="section")):
             progress.set_description(name)
             sections[name] = shape.SECTIONS[name](bench)
             write_report(args.out, environment, {             # each time: what follows takes long
