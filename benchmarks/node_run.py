@@ -23,7 +23,8 @@ class Result:
     """One ObjectMeshArray as it was received.
 
     stamp_ns: of the image; latency_ms: from there to its callback in the receiving process; processing_ms: the node's
-    own work around the pipeline on it; objects, vertices: in the message; stale: objects shown as fresh that are not
+    own work around the pipeline on it; objects, vertices: in the message; stale: objects shown as fresh that are not;
+    engine: the node's, with its precision, as it had said by then
     """
 
     stamp_ns: int
@@ -32,6 +33,7 @@ class Result:
     objects: int
     vertices: int
     stale: int = 0
+    engine: str = ""
 
 
 class NodeRun:
@@ -102,7 +104,7 @@ class NodeRun:
     def results(self) -> list[Result]:
         """All results so far, oldest first."""
         return [Result(record["stamp_ns"], (record["received_ns"] - record["stamp_ns"]) / 1e6, record["processing_ms"],
-                       record["objects"], record["vertices"], record["stale"])
+                       record["objects"], record["vertices"], record["stale"], record["engine"])
                 for record in read_records(self._records)]
 
     def _start(self, stack: ExitStack, module: str, *arguments: str, **options: Any) -> NodeProcess:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from sam3d_ros.evaluation.environment import add_report, describe_environment, report_path, write_report
+from sam3d_ros.evaluation.environment import add_report, describe_environment, describe_model, report_path, write_report
 from sam3d_ros.runtime import golden
 from sam3d_ros.runtime.engine import DEFAULT_MODEL, MODEL_HELP, Engine, EngineError, ModelFile, load_engine, read_model
 from sam3d_ros.runtime.onnxruntime_engine import PROVIDERS
@@ -117,13 +117,14 @@ def main() -> int:
     out = report_path(args)
     environment = describe_environment()
     try:
+        model = describe_model(args.model)
         report = measure(read_model(args.model), args.precision, args.runs)
     except EngineError as error:
         parser.exit(1, f"{error.reason}: {error.detail}\n")
     for objects, figures in report.items():
         print(f"{objects:>2} objects: " + ", ".join(f"{name} {value}" for name, value in figures.items()))
-    write_report(out, environment, {"benchmark": "onnxruntime_graphs", "model": args.model,
-                                         "precision": args.precision, "objects": report})
+    write_report(out, environment, {"benchmark": "onnxruntime_graphs", **model, "precision": args.precision,
+                                    "objects": report})
     return 0 if all(figures.get("accepted") for figures in report.values()) else 1
 
 

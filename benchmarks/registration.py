@@ -17,8 +17,9 @@ import trimesh
 
 from benchmarks.harness import statistics
 from benchmarks.scenes import tabletop
-from sam3d_ros.evaluation.environment import add_report, describe_environment, report_path, write_report
+from sam3d_ros.evaluation.environment import add_report, describe_environment, describe_model, report_path, write_report
 from sam3d_ros.perception.pipeline import Pipeline
+from sam3d_ros.runtime.engine import DEFAULT_MODEL
 from sam3d_ros.scene.motion import difference, shifted
 from sam3d_ros.scene.readings import read
 from sam3d_ros.scene.registration import register
@@ -113,12 +114,12 @@ def main() -> int:
     add_report(parser, "registration")
     args = parser.parse_args()
     out = report_path(args)
-    environment = describe_environment()
+    environment, model = describe_environment(), describe_model(DEFAULT_MODEL)
     report = measure()
     for name, figures in report.items():
         print(f"{name:24}" + "".join(f"{key} {value['p50']:8.2f} {value['p95']:8.2f}   "
                                      for key, value in figures.items()))
-    write_report(out, environment, {"benchmark": "registration", "objects": OBJECTS, "starts": STARTS,
+    write_report(out, environment, {"benchmark": "registration", **model, "objects": OBJECTS, "starts": STARTS,
                                          "start_sigma_m_rad": [SHIFT, TURN], "methods": report})
     return 0
 

@@ -24,7 +24,7 @@ from benchmarks.harness import START_TIMEOUT, common_arguments, read_records, st
 from benchmarks.node_run import NodeRun, Result
 from benchmarks.scenes import tabletop
 from benchmarks.soak import MAX_GROWTH_MIB_PER_MINUTE, Sample, memory_growth, take_sample
-from sam3d_ros.evaluation.environment import describe_environment, report_path, write_report
+from sam3d_ros.evaluation.environment import describe_environment, describe_model, report_path, write_report
 from sam3d_ros.evaluation.simulated import SEEDS
 from sam3d_ros.perception.pipeline import PipelineConfig
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
@@ -190,15 +190,15 @@ def main() -> int:
     args = parser.parse_args()
     minutes = 1.0 if args.quick else args.minutes
     out = report_path(args)
-    environment = describe_environment(args.cores)
+    environment, model = describe_environment(args.cores), describe_model(args.model)
     run = measure(pipeline_config(args), minutes, args.cores, args.seed)
     ages_s = ages(run["sent"], run["results"], run["received_ns"])
     bars = judge(run["samples"], run["loaded"], ages_s, run["results"], run["faults"])
     passed = all(bar["passed"] for bar in bars.values())
     write_report(out, environment, {
-        "benchmark": "rough_soak", "quick": args.quick, "minutes": minutes, "camera_rate_hz": CAMERA_RATE,
-        "objects": OBJECTS, "results": len(run["results"]), "images_sent": len(run["sent"]),
-        "age_s": statistics(ages_s),
+        "benchmark": "rough_soak", "quick": args.quick, **model, "engine": run["results"][-1].engine,
+        "minutes": minutes, "camera_rate_hz": CAMERA_RATE, "objects": OBJECTS, "results": len(run["results"]),
+        "images_sent": len(run["sent"]), "age_s": statistics(ages_s),
         "processing_ms": statistics([result.processing_ms for result in run["results"]]), "faults": run["faults"],
         "actions": run["actions"], "bars": bars, "passed": passed,
         "memory_slope_at_all_times_mib_per_minute": round(memory_growth(run["samples"][len(run["samples"]) // 2:]), 3),

@@ -13,7 +13,7 @@ from benchmarks.frame_player import MASK_LAG
 from benchmarks.harness import START_TIMEOUT, common_arguments, statistics, workspace
 from benchmarks.node_run import NodeRun, Result
 from benchmarks.scenes import tabletop
-from sam3d_ros.evaluation.environment import describe_environment, report_path, write_report
+from sam3d_ros.evaluation.environment import describe_environment, describe_model, report_path, write_report
 from sam3d_ros.perception.pipeline import PipelineConfig
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
 
@@ -50,14 +50,16 @@ def main() -> int:
     add_pipeline_arguments(parser)
     args = parser.parse_args()
     out = report_path(args)
-    environment = describe_environment(args.cores)
+    environment, model = describe_environment(args.cores), describe_model(args.model)
     seconds = 5.0 if args.quick else 60.0
-    runs = {name: figures(measure(pipeline_config(args), seconds, args.cores, ahead))
-            for name, ahead in (("ahead of the masks", True), ("with the masks", False))}
+    results = {name: measure(pipeline_config(args), seconds, args.cores, ahead)
+               for name, ahead in (("ahead of the masks", True), ("with the masks", False))}
+    runs = {name: figures(received) for name, received in results.items()}
     ahead = runs["ahead of the masks"]
     passed = ahead["results_per_second"] >= LEAST_RATE and ahead["stamps_rise"] and ahead["complete"]
     write_report(out, environment, {
-        "benchmark": "slow_masks", "quick": args.quick, "seconds": seconds, "objects": OBJECTS,
+        "benchmark": "slow_masks", "quick": args.quick, **model,
+        "engine": results["ahead of the masks"][-1].engine, "seconds": seconds, "objects": OBJECTS,
         "camera_rate_hz": CAMERA_RATE, "mask_rate_hz": CAMERA_RATE / MASKS_EVERY, "mask_lag_ms": 1e3 * MASK_LAG,
         "runs": runs, "bar": {"results_per_second": LEAST_RATE}, "passed": passed})
     for name, run in runs.items():

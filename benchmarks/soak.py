@@ -15,7 +15,7 @@ from tqdm import tqdm
 from benchmarks.harness import START_TIMEOUT, WithheldTime, common_arguments, statistics, workspace
 from benchmarks.node_run import NodeRun, Result
 from benchmarks.scenes import tabletop
-from sam3d_ros.evaluation.environment import describe_environment, report_path, write_report
+from sam3d_ros.evaluation.environment import describe_environment, describe_model, report_path, write_report
 from sam3d_ros.perception.pipeline import PipelineConfig
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
 from sam3d_ros.terminal import in_range
@@ -98,13 +98,14 @@ def main() -> int:
     args = parser.parse_args()
     minutes = 0.5 if args.quick else args.minutes
     out = report_path(args)
-    environment = describe_environment(args.cores)
+    environment, model = describe_environment(args.cores), describe_model(args.model)
     samples, results, late_ones = measure(pipeline_config(args), minutes, args.cores)
     bars = judge(samples, results)
     passed = all(bar["passed"] for bar in bars.values())
     write_report(out, environment, {
-        "benchmark": "soak", "quick": args.quick, "minutes": minutes, "camera_rate_hz": CAMERA_RATE, "objects": OBJECTS,
-        "results": len(results), "results_per_second": round(len(results) / (60 * minutes), 2),
+        "benchmark": "soak", "quick": args.quick, **model, "engine": results[-1].engine, "minutes": minutes,
+        "camera_rate_hz": CAMERA_RATE, "objects": OBJECTS, "results": len(results),
+        "results_per_second": round(len(results) / (60 * minutes), 2),
         "age_ms": statistics([result.latency_ms for result in results]),
         "processing_ms": statistics([result.processing_ms for result in results]),
         "bars": bars, "passed": passed, "late": late_ones, "samples": [asdict(sample) for sample in samples]})

@@ -220,8 +220,9 @@ def bytes_to_mesh() -> str:
         report = read_result(name)
         if report is None:
             continue
-        rows = [(engine, objects, f"{run['ms']['p50']:.0f}", f"{run['ms']['p95']:.0f}")
-                for engine, result in report["engines"].items() for objects, run in result.get("objects", {}).items()]
+        rows = [(result.get("engine", asked_for), objects, f"{run['ms']['p50']:.0f}", f"{run['ms']['p95']:.0f}")
+                for asked_for, result in report["engines"].items()
+                for objects, run in result.get("objects", {}).items()]
         parts.append(f"From image bytes ({report['image']}) to mesh bytes in one process; "
                      f"{processor(report['environment'])}:\n\n"
                      + table(("engine", "objects", "median ms", "95th percentile ms"), rows))
@@ -253,12 +254,9 @@ def training_of(name: str, before: str) -> str:
 @of("operations")
 def shipped_models(operations: Report) -> str:
     """The models side by side: operations.json, and shape and frames of each."""
-    from sam3d_ros.runtime.engine import DEFAULT_MODEL
-
     rows = []
     for name, cost in operations["models"].items():
-        suffix = "" if name == DEFAULT_MODEL else f"_{name}"
-        shape, frames = read_result(f"shape{suffix}"), read_result(f"frames{suffix}")
+        shape, frames = result_of_model("shape", name), result_of_model("frames", name)
         sets = {**shape["sections"].get("core", {}), "real": frames} if shape and frames else {}
         figures = [(f"`{name}`", f"{cost['weights'] / 1e6:.1f} MB", f"{cost['operations'] / 1e9:.1f} G")]
         for key in ("easy", "clutter", "real"):
@@ -376,6 +374,15 @@ def read_result(name: str) -> Report | None:
     file = RESULTS / f"{name}.json"
     report = json.loads(file.read_text()) if file.exists() else {"quick": True}
     return None if report.get("quick") else report
+
+
+def result_of_model(name: str, model: str) -> Report | None:
+    """A benchmark's report of one of the shipped models; None also where it is of another one, which old
+    reports do not tell."""
+    from sam3d_ros.runtime.engine import DEFAULT_MODEL
+
+    report = read_result(name if model == DEFAULT_MODEL else f"{name}_{model}")
+    return report if report and report.get("model", model) == model else None
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

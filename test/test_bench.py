@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shutil
@@ -14,21 +15,25 @@ from typing import Any
 import numpy as np
 import pytest
 import trimesh
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from scipy.spatial.transform import Rotation
 
 from benchmarks import latency, message_cost, rough_soak, slow_masks, soak
 from benchmarks.harness import WithheldTime, common_arguments, read_records, statistics, wait_until
 from benchmarks.node_run import Result
+from benchmarks.result_recorder import ResultRecorder
 from benchmarks.scenes import tabletop
 from sam3d_ros import cli
 from sam3d_ros.evaluation import baselines, frames, physics, simulated, tracking
 from sam3d_ros.evaluation import cli as bench_cli
-from sam3d_ros.evaluation.environment import describe_environment, report_path
+from sam3d_ros.evaluation.environment import describe_environment, describe_model, report_path
+from sam3d_ros.msg import ObjectMesh, ObjectMeshArray
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import write_frame_folder
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, back_project
 from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
 from sam3d_ros.perception.pipeline import PipelineResult, Rejection
+from sam3d_ros.runtime.engine import SHIPPED_MODELS
 from sam3d_ros.synth.raycaster import Body, Lamp, Raycaster, vertex_paint
 from sam3d_ros.synth.tabletop import PlacedObject
 
@@ -64,7 +69,15 @@ def test_stages_add_up_to_the_latency():
 def test_environment_names_the_device():
     environment = describe_environment()
     assert environment["cpu"] and environment["cores"] >= 1 and environment["packages"]["numpy"] == np.__version__
+    assert environment["packages"]["mujoco"]
     assert describe_environment(cores=1)["cores"] == 1 and describe_environment(10_000)["cores"] == environment["cores"]
+
+
+def test_a_model_is_told_by_its_digest(tmp_path):
+    shutil.copy(SHIPPED_MODELS["small"], tmp_path / "mine.onnx")
+    own, shipped = describe_model(str(tmp_path / "mine.onnx")), describe_model("small")
+    assert (own["model"], shipped["model"]) == ("mine", "small")
+    assert own["model_sha256"] == shipped["model_sha256"] != describe_model("base")["model_sha256"]
 
 
 @pytest.mark.parametrize("benchmark", ["frames", "shape", "track", "latency", "physics", "grasp"])
@@ -169,6 +182,17 @@ def test_scene_has_the_objects_asked_for():
     assert labels.tolist() == [0, 1, 2, 3, 4, 5] and pixels[1:].min() > 1000
     assert [instance.label for instance in frame.instances] == [1, 2, 3, 4, 5]
     assert (frame.depth.dtype, frame.depth.shape) == (np.float32, (480, 640))
+
+
+def test_a_result_is_recorded_with_the_engine_that_the_node_names(ros):
+    file = io.StringIO()
+    recorder = ResultRecorder(file, with_times=False)
+    recorder._receive_diagnostics(DiagnosticArray(status=[
+        DiagnosticStatus(values=[KeyValue(key="code", value="OK"), KeyValue(key="engine", value="openvino int8")])]))
+    recorder._receive(ObjectMeshArray(objects=[ObjectMesh()]))
+    recorder.destroy_node()
+    record = json.loads(file.getvalue())
+    assert (record["engine"], record["objects"]) == ("openvino int8", 1)
 
 
 @pytest.mark.timeout(120)

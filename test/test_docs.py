@@ -68,6 +68,25 @@ def test_what_was_not_measured_is_said(generate, tmp_path):
     assert "|  /  /  |  /  /  | 2.00 / 0.50 / 0.50 |" in generate.shipped_models()
 
 
+def test_figures_of_another_model_are_not_shown(generate, tmp_path):
+    (tmp_path / "operations.json").write_text(json.dumps({"models": {"small": {"weights": 1, "operations": 1}}}))
+    summary = {"sam3d": {"all": group(3, 4)}}
+    (tmp_path / "frames.json").write_text(json.dumps({"methods": summary}))
+    core = {"easy": {"methods": summary}, "clutter": {"methods": summary}}
+    for named, row in (({}, 3), ({"model": "small"}, 3), ({"model": "base"}, 0)):
+        (tmp_path / "shape.json").write_text(json.dumps({"sections": {"core": core}} | named))
+        assert generate.shipped_models().count("2.00 / 0.50 / 0.50") == row
+
+
+def test_times_bear_the_name_of_the_engine_that_auto_chose(generate, tmp_path):
+    one = {"objects": {"1": {"ms": {"p50": 54.0, "p95": 58.0}}}}
+    (tmp_path / "bytes_to_mesh.json").write_text(json.dumps({
+        "environment": ENVIRONMENT, "image": "640x480", "engines": {
+            "auto": one | {"engine": "openvino int8"}, "torch": one, "tensorrt": {"fault": "no NVIDIA driver"}}}))
+    table = generate.bytes_to_mesh()
+    assert "| openvino int8 | 1 | 54 | 58 |\n| torch | 1 | 54 | 58 |\n" in table and "auto" not in table
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)", page.read_text())

@@ -65,6 +65,7 @@ def test_report(monkeypatch, tmp_path, capsys):
     assert "no NVIDIA driver" in (printed := capsys.readouterr().out) and "physical limit fp32" in printed
     assert report["network"] == {"auto": {"ms": 3, "torch_ms": None, "limit_ms": limit["ms"]["fp32"]}}
     assert limit["gpu"] == {"not_measured": "no NVIDIA driver"}
+    assert report["model"] == "base" and len(report["model_sha256"]) == 64
     assert "physical limit and PyTorch on the GPU: not measured: no NVIDIA driver\n" in printed
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from sam3d_ros.evaluation import frames, latency, pictures, shape, shape_report, simulated, tracking
 from sam3d_ros.evaluation.arguments import MOST, SEEDS, add_benchmark, add_data, data_root
-from sam3d_ros.evaluation.environment import describe_environment, report_path, write_report
+from sam3d_ros.evaluation.environment import describe_environment, describe_model, report_path, write_report
 from sam3d_ros.evaluation.references import REFERENCES
 from sam3d_ros.evaluation.scenes import cache_root
 from sam3d_ros.evaluation.tracking_stage import RATE, Disturbance, Stage
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
 def run_track(args: argparse.Namespace) -> int:
     """Follow objects in simulated scenes, print the table and write the report; exit status 1 if a bar is missed."""
-    environment = describe_environment()
+    environment, model = describe_environment(), describe_model(args.model)
     with closing(Pipeline.from_config(pipeline_config(args))) as pipeline:
         pipeline.warm_up()
         stages = (Stage(seed, args.objects, args.seconds) for seed in args.seeds)
@@ -116,7 +116,7 @@ def run_track(args: argparse.Namespace) -> int:
         print(f"{'ok    ' if bar['passed'] else 'FAILED'} {name}: {bar['value']} (limit {bar['limit']})")
     passed = all(bar["passed"] for bar in kept.values())
     write_report(args.out, environment, {
-        "benchmark": "track", "engine": pipeline.engine_name, "seconds": args.seconds, "objects": args.objects,
+        "benchmark": "track", **model, "engine": pipeline.engine_name, "seconds": args.seconds, "objects": args.objects,
         "camera_rate_hz": RATE, "load_average_at_end": round(os.getloadavg()[0], 2), "bars": kept,
         "passed": passed, "runs": runs})
     print(f"report: {args.out}")
@@ -125,16 +125,15 @@ def run_track(args: argparse.Namespace) -> int:
 
 def run_latency(args: argparse.Namespace) -> int:
     """Time every engine, print the table and write the report; exit status 1 if the bar for one object is missed."""
-    environment = describe_environment()
-    model = read_model(args.model)
+    environment, model = describe_environment(), describe_model(args.model)
     results = latency.measure_all(pipeline_config(args), args.engines, args.objects, args.runs)
-    limit = latency.physical_limit(model.data)
+    limit = latency.physical_limit(read_model(args.model).data)
     networks = latency.beside_references(results, limit)
     print(latency.table(results), latency.reference_text(networks, limit), sep="\n\n")
     best = latency.complete_ms(results)
     passed = best is not None and best <= latency.BAR_MS
-    write_report(args.out, environment, {"benchmark": "bytes_to_mesh", "image": "640x480 RGB-D", "engines": results,
-                                         "physical_limit": limit, "network": networks,
+    write_report(args.out, environment, {"benchmark": "bytes_to_mesh", **model, "image": "640x480 RGB-D",
+                                         "engines": results, "physical_limit": limit, "network": networks,
                                          "bar": {"objects": 1, "p50_ms": best, "limit_ms": latency.BAR_MS},
                                          "passed": passed})
     print(f"\nreport: {args.out}")
@@ -147,26 +146,26 @@ def run_frames(args: argparse.Namespace) -> int:
     folders = frames.frame_folders(args.frames)
     with ExitStack() as stack:
         if args.results:
-            engine, product = None, frames.stored(args.results)
+            measured, product = {"engine": None}, frames.stored(args.results)
         else:
+            model = describe_model(args.model)
             pipeline = Pipeline.from_config(pipeline_config(args))
             stack.callback(pipeline.close)
-            engine, product = pipeline.engine_name, frames.live(pipeline)
+            measured, product = model | {"engine": pipeline.engine_name}, frames.live(pipeline)
         progress = stack.enter_context(tqdm(folders, unit="frame"))
         scores = frames.judge(progress, args.meshes, {PRODUCT: product} | frames.BASELINES)
     print(frames.table(scores))
     methods = frames.report(scores)
     for name, method in methods.items():
         method["sam3d_protocol"] = frames.normalised_means([score for score in scores if score.method == name])
-    write_report(args.out, environment, {"benchmark": "frames", "engine": engine, "methods": methods})
+    write_report(args.out, environment, {"benchmark": "frames", **measured, "methods": methods})
     print(f"\nreport: {args.out}")
     return 0
 
 
 def run_shape(args: argparse.Namespace) -> int:
     """Measure the chosen sections on the rendered scenes, print the tables and write the report."""
-    environment = describe_environment()
-    model = read_model(args.model)
+    environment, model = describe_environment(), describe_model(args.model)
     with closing(Pipeline.from_config(pipeline_config(args))) as pipeline:
         pipeline.warm_up()
         objects = QUICK_OBJECTS if args.quick else args.objects
@@ -176,9 +175,8 @@ def run_shape(args: argparse.Namespace) -> int:
             progress.set_description(name)
             sections[name] = shape.SECTIONS[name](bench)
             write_report(args.out, environment, {             # each time: what follows takes long
-                "benchmark": "shape", "quick": args.quick, "model": model.path.stem, "model_sha256": model.sha256,
-                "engine": pipeline.engine_name, "seed": args.seed, "objects": objects, "sections": sections,
-                "references": REFERENCES})
+                "benchmark": "shape", "quick": args.quick, **model, "engine": pipeline.engine_name,
+                "seed": args.seed, "objects": objects, "sections": sections, "references": REFERENCES})
         if args.pictures:
             pictures.draw(bench, args.pictures)
     print(shape_report.text(sections))

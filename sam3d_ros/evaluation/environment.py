@@ -15,13 +15,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..runtime.engine import DEFAULT_MODEL, EngineError
+from ..runtime.engine import DEFAULT_MODEL, EngineError, read_model
 from ..runtime.processor import cpu_model, instructions
 from ..runtime.tensorrt_engine import gpu_facts
 
 RESULTS = Path("benchmarks/results")
 PACKAGES = ("sam3d_ros", "numpy", "numba", "open3d", "openvino", "onnxruntime", "onnxruntime-gpu", "tensorrt",
-            "tensorrt-rtx-cu13", "torch", "scikit-image", "trimesh", "ros-jazzy-rclpy", "ros-jazzy-rmw-fastrtps-cpp")
+            "tensorrt-rtx-cu13", "torch", "scikit-image", "trimesh", "mujoco", "coacd", "ros-jazzy-rclpy",
+            "ros-jazzy-rmw-fastrtps-cpp")
 
 
 def describe_environment(cores: int | None = None) -> dict[str, Any]:
@@ -44,6 +45,15 @@ def describe_environment(cores: int | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": package_versions(PACKAGES),
     }
+
+
+def describe_model(model: str) -> dict[str, str]:
+    """Name and digest of a model, for the report of what is measured with it; model: as of PipelineConfig.
+
+    Raises EngineError MODEL_MISSING, MODEL_INVALID.
+    """
+    file = read_model(model)
+    return {"model": file.path.stem, "model_sha256": file.sha256}
 
 
 def _gpu() -> dict[str, Any] | None:
