@@ -124,20 +124,23 @@ def run_track(args: argparse.Namespace) -> int:
 
 
 def run_latency(args: argparse.Namespace) -> int:
-    """Time every engine, print the table and write the report; exit status 1 if the bar for one object is missed."""
+    """Time every engine, print the table and write the report; exit status 1 if the bar for one object is missed, which
+    is judged only where one object was measured on as many cores as it is meant for."""
     environment, model = describe_environment(), describe_model(args.model)
     results = latency.measure_all(pipeline_config(args), args.engines, args.objects, args.runs)
     limit = latency.physical_limit(read_model(args.model).data)
     networks = latency.beside_references(results, limit)
     print(latency.table(results), latency.reference_text(networks, limit), sep="\n\n")
     best = latency.complete_ms(results)
-    passed = best is not None and best <= latency.BAR_MS
+    is_judged = 1 in args.objects and environment["cores"] == latency.BAR_CORES
+    passed = best is not None and best <= latency.BAR_MS if is_judged else None
     write_report(args.out, environment, {"benchmark": "bytes_to_mesh", **model, "image": "640x480 RGB-D",
                                          "engines": results, "physical_limit": limit, "network": networks,
-                                         "bar": {"objects": 1, "p50_ms": best, "limit_ms": latency.BAR_MS},
+                                         "bar": {"objects": 1, "cores": latency.BAR_CORES, "p50_ms": best,
+                                                 "limit_ms": latency.BAR_MS},
                                          "passed": passed})
     print(f"\nreport: {args.out}")
-    return 0 if passed else 1
+    return 1 if passed is False else 0
 
 
 def run_frames(args: argparse.Namespace) -> int:
