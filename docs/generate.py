@@ -284,13 +284,16 @@ def tracking(report: Report) -> str:
     """Tracking in simulated scenes."""
     rows = []
     for run in report["runs"]:
+        shares = [each["seen_share"] for each in run["each"] if each.get("seen_share") is not None]
         rows.append((str(run["seed"]), "given" if run["camera_pose_given"] else "found", str(run["images"]),
-                     str(run["id_switches"]), f"{run['mm']['p50']:.1f} / {run['mm']['p95']:.1f}",
+                     f"{min(shares):.0%}" if shares else "", str(run["id_switches"]),
+                     f"{run['mm']['p50']:.1f} / {run['mm']['p95']:.1f}",
                      f"{run['degrees']['p50']:.1f} / {run['degrees']['p95']:.1f}",
                      f"{run['update_cpu_ms']['p50']:.1f}"))
     return (f"{report['objects']} objects, {report['seconds']:g} s ({conditions(report['environment'])}; median / 95th "
             "percentile over all objects and images):\n\n"
-            + table(("scene", "camera pose", "images", "id switches", "mm", "degrees", "CPU ms per image"), rows))
+            + table(("scene", "camera pose", "images", "seen", "id switches", "mm", "degrees", "CPU ms per image"),
+                    rows))
 
 
 @of("slow_masks")

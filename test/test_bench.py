@@ -27,6 +27,7 @@ from sam3d_ros import cli
 from sam3d_ros.evaluation import baselines, frames, physics, simulated, tracking
 from sam3d_ros.evaluation import cli as bench_cli
 from sam3d_ros.evaluation.environment import describe_environment, describe_model, report_path
+from sam3d_ros.evaluation.tracking_stage import FIRST_STAMP_NS, Moment
 from sam3d_ros.msg import ObjectMesh, ObjectMeshArray
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import write_frame_folder
@@ -34,6 +35,7 @@ from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, back_project
 from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
 from sam3d_ros.perception.pipeline import PipelineResult, Rejection
 from sam3d_ros.runtime.engine import SHIPPED_MODELS
+from sam3d_ros.scene.track import Presence
 from sam3d_ros.synth.raycaster import Body, Lamp, Raycaster, vertex_paint
 from sam3d_ros.synth.tabletop import PlacedObject
 
@@ -441,22 +443,40 @@ def test_age_counts_from_sending_however_the_stamps_jump():
 def test_a_ball_s_turn_is_no_error_that_lowers_the_others():
     told = tracking._percentiles([2.0, np.nan, 4.0, np.nan])
     assert (told["mean"], told["count"], tracking._percentiles([np.nan])) == (3.0, 2, {})
-    entry = {"object": "ball", "ids": 1, "images_seen": 9, "mm": told, "degrees": {}, "nees": {}}
-    assert "ball" in tracking.table([{"seed": 1, "camera_pose_given": True, "each": [entry]}])
+    entry = {"object": "ball", "ids": 1, "images_seen": 9, "seen_share": 0.9, "mm": told, "degrees": {}, "nees": {}}
+    assert "90%" in tracking.table([{"seed": 1, "camera_pose_given": True, "each": [entry]}])
 
 
 def test_a_run_in_which_nothing_was_seen_misses_its_bars():
     nothing = {"id_switches": 0, "mm": {}, "degrees": {}, "update_cpu_ms": {"p95": 5.0}, "each": [
-        {"carried": {"seen_share": 0.0, "mm": {}}, "covered": {"seen_again_after_s": None}}]}
+        {"seen_share": 0.0, "carried": {"seen_share": 0.0, "mm": {}}, "covered": {"seen_again_after_s": None}}]}
     kept = tracking.bars([nothing])
-    assert failed(kept) == ["median_mm", "median_degrees", "carried_median_mm", "carried_seen_share",
+    assert failed(kept) == ["median_mm", "median_degrees", "seen_share", "carried_median_mm", "carried_seen_share",
                             "covered_seen_again_s"]
     json.dumps(kept, allow_nan=False)
 
 
+def test_an_object_that_is_never_followed_misses_a_bar():
+    """Of two balls that four images show, one is seen in three of them, the other in none; a third is out of view."""
+    balls = tuple(PlacedObject(label, SimpleNamespace(mesh=trimesh.creation.icosphere(2, 0.05), kind="ball"), np.eye(4))
+                  for label in (1, 2, 3))
+    judge = tracking.Judge(balls)
+    for index, presence in enumerate([Presence.HIDDEN, *[Presence.SEEN] * 3]):
+        item = SimpleNamespace(id="object_1", presence=presence,
+                               object=SimpleNamespace(label=1, camera_from_object=np.eye(4)))
+        frame = SimpleNamespace(stamp_ns=FIRST_STAMP_NS + index * 33_000_000)
+        judge.judge(None, [item], Moment(frame, {label: np.eye(4) for label in (1, 2, 3)}, {1: 1, 2: 2}, (1, 2)))
+    report = tracking._report(judge, SimpleNamespace(objects=balls, seconds=20, carried=1, covered=1))
+    assert [entry["seen_share"] for entry in report["each"]] == [0.75, 0.0, None]
+    kept = tracking.bars([report | {"update_cpu_ms": {"p95": 5.0}}])
+    assert "seen_share" in failed(kept) and kept["seen_share"]["value"] == 0
+    assert {"median_mm", "median_degrees", "id_switches"}.isdisjoint(failed(kept))
+
+
 def test_balls_alone_miss_no_bar_of_degrees():
     ball = {"id_switches": 0, "mm": {"p50": 1.0}, "degrees": {}, "update_cpu_ms": {"p95": 5.0}, "each": [
-        {"carried": {"seen_share": 1.0, "mm": {"p50": 1.0}}, "covered": {"seen_again_after_s": 0.1}}]}
+        {"seen_share": 1.0, "carried": {"seen_share": 1.0, "mm": {"p50": 1.0}},
+         "covered": {"seen_again_after_s": 0.1}}]}
     kept = tracking.bars([ball])
     assert failed(kept) == [] and kept["median_degrees"]["value"] is None
     assert failed(tracking.bars([ball, ball | {"degrees": {"p50": 2.5}}])) == ["median_degrees"]
