@@ -27,7 +27,7 @@ from sam3d_ros import cli
 from sam3d_ros.evaluation import baselines, frames, physics, simulated, tracking
 from sam3d_ros.evaluation import cli as bench_cli
 from sam3d_ros.evaluation.environment import describe_environment, describe_model, report_path
-from sam3d_ros.evaluation.tracking_stage import FIRST_STAMP_NS, Moment
+from sam3d_ros.evaluation.tracking_stage import FIRST_STAMP_NS, RATE, Disturbance, Moment
 from sam3d_ros.msg import ObjectMesh, ObjectMeshArray
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import write_frame_folder
@@ -35,7 +35,8 @@ from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, back_project
 from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
 from sam3d_ros.perception.pipeline import PipelineResult, Rejection
 from sam3d_ros.runtime.engine import SHIPPED_MODELS
-from sam3d_ros.scene.track import Presence
+from sam3d_ros.scene.track import Presence, TrackedObject
+from sam3d_ros.scene.tracker import Tracker
 from sam3d_ros.synth.raycaster import Body, Lamp, Raycaster, vertex_paint
 from sam3d_ros.synth.tabletop import PlacedObject
 
@@ -471,6 +472,28 @@ def test_an_object_that_is_never_followed_misses_a_bar():
     kept = tracking.bars([report | {"update_cpu_ms": {"p95": 5.0}}])
     assert "seen_share" in failed(kept) and kept["seen_share"]["value"] == 0
     assert {"median_mm", "median_degrees", "id_switches"}.isdisjoint(failed(kept))
+
+
+def test_both_times_of_an_update_are_of_images_newer_than_all_before(monkeypatch):
+    """On a run of three empty images."""
+    frame = Frame(np.zeros((48, 64, 3), np.uint8), np.full((48, 64), 0.6, np.float32), np.zeros((48, 64), np.int32),
+                  Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5), world_from_camera=np.eye(4))
+    stage = SimpleNamespace(
+        seed=1, seconds=3 / RATE, objects=(), rewind=lambda: None,
+        moment=lambda now, _: Moment(replace(frame, stamp_ns=FIRST_STAMP_NS + int(now * 1e9)), {}, {}, ()))
+    are_newer = []
+
+    def update(tracker: Tracker, frame: Frame) -> list[TrackedObject]:
+        are_newer.append(tracker.is_newer(frame))
+        return follow(tracker, frame)
+
+    follow = Tracker.update
+    monkeypatch.setattr(Tracker, "update", update)
+    monkeypatch.setattr(tracking, "TIMED_UPDATES", 2)
+    pipeline = SimpleNamespace(run=lambda frame: time.sleep(0.001))
+    report = tracking.run(pipeline, stage, Disturbance())
+    assert report["update_ms"]["alone"]["count"] == report["update_ms"]["beside_reconstruction"]["count"] == 2
+    assert are_newer == [True] * 7
 
 
 def test_balls_alone_miss_no_bar_of_degrees():

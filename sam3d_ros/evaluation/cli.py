@@ -25,6 +25,7 @@ from sam3d_ros.perception.faults import engine_faults
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.reconstruct import pipeline_config
 from sam3d_ros.runtime.engine import ENGINE_CHOICES, ENGINES, read_model
+from sam3d_ros.scene.tracker import warm_up
 from sam3d_ros.synth.tabletop import MAX_OBJECTS
 from sam3d_ros.terminal import in_range
 
@@ -107,6 +108,7 @@ def run_track(args: argparse.Namespace) -> int:
     environment, model = describe_environment(), describe_model(args.model)
     with closing(Pipeline.from_config(pipeline_config(args))) as pipeline:
         pipeline.warm_up()
+        warm_up()
         stages = (Stage(seed, args.objects, args.seconds) for seed in args.seeds)
         runs = [tracking.run(pipeline, stage, Disturbance(args.drop, world))
                 for stage in stages for world in (True, False)]
