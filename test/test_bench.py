@@ -158,6 +158,14 @@ def test_leaks_and_lag_fail_by_name():
     assert failed(soak.judge(samples(), [result(140), result(301), result(140)])) == ["age_per_processing_time"]
 
 
+def test_what_is_published_again_after_a_reconstruction_is_not_late():
+    first, again = result(180, 20), result(45, 12)
+    results = [replace(first, stamp_ns=1), *(replace(item, stamp_ns=2) for item in (result(20, 12), again))]
+    assert failed(soak.judge(samples(), soak.first_of_each_image(results))) == []
+    late = [*results, replace(again, stamp_ns=3)]
+    assert failed(soak.judge(samples(), soak.first_of_each_image(late))) == ["age_per_processing_time"]
+
+
 def test_late_results_are_named_with_what_the_hypervisor_withheld(monkeypatch):
     steal = iter([*range(100, 104), *[150] * 1000])
     monkeypatch.setattr("benchmarks.harness.Path.read_text", lambda path: f"cpu  1 2 3 4 5 6 7 {next(steal)} 0 0\n")
