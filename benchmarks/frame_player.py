@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--rough", type=int, metavar="SEED", help="play badly, in a way that the seed decides")
     parser.add_argument("--masks-every", type=int, default=0, metavar="N",
                         help="masks of every so many images only, MASK_LAG late, as a slow detector gives them")
-    parser.add_argument("--log", type=Path, help="with --rough: a JSON line for each image, its stamp and time")
+    parser.add_argument("--log", type=Path, help="with --rough: a JSON line for each image")
     args = parser.parse_args()
     rclpy.init()
     frame = read_frame_folder(args.folder)
@@ -104,7 +104,7 @@ def main() -> None:
         elif args.rough is None:
             _play(player, args.rate)
         else:
-            _play_badly(player, frame, args.rate, np.random.default_rng(args.rough), args.log)
+            play_badly(player, frame, args.rate, np.random.default_rng(args.rough), args.log)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
@@ -134,8 +134,12 @@ def _play_with_slow_masks(player: FramePlayer, rate: float, every: int) -> None:
             time.sleep(0.001)
 
 
-def _play_badly(player: FramePlayer, frame: Frame, rate: float, rng: np.random.Generator, log: Path) -> None:
-    """Play with what goes wrong on real robots."""
+def play_badly(player: FramePlayer, frame: Frame, rate: float, rng: np.random.Generator, log: Path) -> None:
+    """Play with what goes wrong on real robots.
+
+    log: a JSON line for each image: {"stamp_ns", "sent_ns": when its sending began, "whole": whether all streams have
+    it}
+    """
     labels = [instance.label for instance in frame.instances]
     trouble_until, silent = 0.0, ""
     next_trouble = time.monotonic() + CALM
@@ -157,8 +161,8 @@ def _play_badly(player: FramePlayer, frame: Frame, rate: float, rng: np.random.G
                 numbers[rng.permutation(labels)[:rng.binomial(len(labels), DROPPED)]] = 0
                 player.show_masks(numbers[frame.labels])
                 stamp_ns = player.play(troubled)
-                print(json.dumps({"stamp_ns": stamp_ns, "sent_ns": time.time_ns(), "whole": not troubled}), file=file,
-                      flush=True)
+                print(json.dumps({"stamp_ns": stamp_ns, "sent_ns": stamp_ns - player.clock_offset_ns,
+                                  "whole": not troubled}), file=file, flush=True)
             time.sleep(max(0.0, now + 1 / rate - time.monotonic()))
 
 

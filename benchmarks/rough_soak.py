@@ -167,7 +167,7 @@ def judge(samples: list[Sample], loaded: list[Sample], ages_s: list[float], resu
 
 
 def ages(sent: list[dict[str, Any]], results: list[Result], received_ns: list[int]) -> list[float]:
-    """Seconds from sending an image to receiving its result: its stamp may jump, the time when it was sent does not.
+    """Seconds from sending an image to receiving its result: its stamp may jump, the time when that began does not.
 
     The camera notes an image when it has sent it: the last results may be of one that it had not noted yet.
     """

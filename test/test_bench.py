@@ -18,7 +18,7 @@ import trimesh
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from scipy.spatial.transform import Rotation
 
-from benchmarks import latency, message_cost, rough_soak, slow_masks, soak
+from benchmarks import frame_player, latency, message_cost, rough_soak, slow_masks, soak
 from benchmarks.harness import WithheldTime, common_arguments, read_records, statistics, wait_until
 from benchmarks.node_run import Result
 from benchmarks.result_recorder import ResultRecorder
@@ -437,6 +437,45 @@ def test_a_rough_soak_compares_memory_as_newly_loaded():
     growing = samples(growth_per_minute=1.2)
     assert failed(rough_soak.judge(leaps, samples()[60::30], [0.1], good, {})) == []
     assert failed(rough_soak.judge(leaps, growing[60::30], [0.1], good, {})) == ["memory_growth_mib_per_minute"]
+
+
+class Camera:
+    """Stands in for the player, in time of its own, of which every image takes 20 ms to send."""
+
+    def __init__(self, monkeypatch, seconds: float):
+        self.now, self.clock_offset_ns = 1000.0, 0
+        self.began: list[float] = []
+        end = self.now + seconds
+        monkeypatch.setattr(frame_player, "rclpy", SimpleNamespace(ok=lambda: self.now < end))
+        monkeypatch.setattr(frame_player, "time", SimpleNamespace(
+            monotonic=lambda: self.now, time_ns=lambda: round(1e9 * self.now), sleep=self._wait))
+
+    def play(self, silent: str = "") -> int:
+        self.began.append(self.now)
+        self._wait(0.02)
+        return round(1e9 * self.began[-1]) + self.clock_offset_ns
+
+    def show_masks(self, labels: np.ndarray) -> None:
+        pass
+
+    def _wait(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_an_image_is_sent_when_its_sending_begins(monkeypatch, tmp_path):
+    camera = Camera(monkeypatch, seconds=60)
+    frame_player.play_badly(camera, blocks(1, 2), 30.0, np.random.default_rng(0), tmp_path / "log")
+    sent = read_records(tmp_path / "log")
+    assert [record["sent_ns"] for record in sent] == [round(1e9 * began) for began in camera.began]
+    assert len({record["stamp_ns"] - record["sent_ns"] for record in sent}) > 1           # the clock jumped
+
+
+def blocks(*labels: int) -> Frame:
+    """A frame with blocks of these labels, 1 to 9, one below the other."""
+    rows = np.where(np.isin(np.arange(10), labels), np.arange(10), 0).astype(np.int32)
+    masks = np.repeat(rows[:, None], 12, axis=1)
+    return Frame(np.zeros((10, 12, 3), np.uint8), np.full((10, 12), 0.5, np.float32), masks,
+                 Intrinsics(12, 10, 10.0, 10.0, 5.5, 4.5), tuple(Instance(label) for label in labels))
 
 
 def test_age_counts_from_sending_however_the_stamps_jump():
