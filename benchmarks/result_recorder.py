@@ -30,9 +30,9 @@ def ready_file(path: Path) -> Path:
 
 
 class ResultRecorder(Node):
-    """Writes {"received_ns", "stamp_ns", "objects", "vertices", "stale", "engine"} for each message on `objects`.
+    """Writes {"received_ns", "stamp_ns", "objects", "vertices", "fresh", "engine"} for each message on `objects`.
 
-    "stale" counts the objects that look as if this image showed them, but are stamped otherwise.
+    "fresh" counts the objects that are not HIDDEN: the node says that the image shows them.
     "engine" is what the node last said on /diagnostics; empty before that.
     with_times: also "processing_ms", as the node tells it. The node sends one time after each result and both topics
     are reliable, so that the n-th time is that of the n-th result.
@@ -64,15 +64,14 @@ class ResultRecorder(Node):
             return                       # the last result is taken back: no image and no time belongs to that
         self._newest_ns = at_ns
         vertices = sum(len(item.vertices) // 3 for item in message.objects)
-        stale = sum(item.status != Status.HIDDEN and item.header.stamp != message.header.stamp
-                    for item in message.objects)
+        fresh = sum(item.status != Status.HIDDEN for item in message.objects)
         if self._clear:
             if not vertices:
                 self._skip_next_time()
                 return
             self._clear.call_async(Trigger.Request())
         self._on_result({"received_ns": received_ns, "stamp_ns": at_ns,
-                         "objects": len(message.objects), "vertices": vertices, "stale": stale})
+                         "objects": len(message.objects), "vertices": vertices, "fresh": fresh})
 
     def _skip_next_time(self) -> None:
         """Of a result that is not written."""

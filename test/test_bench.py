@@ -187,6 +187,15 @@ def test_sample_of_this_process():
 
 # ------------------------------------------------------------------------------------------------- scene, messages
 
+def test_a_scene_without_an_object_is_the_same_scene():
+    whole, without = tabletop(2), tabletop(2, without=2)
+    place = whole.labels == 2
+    assert [instance.label for instance in without.instances] == [1] and 2 not in without.labels
+    assert (without.depth[place] > whole.depth[place]).mean() > 0.9           # the camera looks through its place
+    shadow = np.abs(without.colour.astype(int) - whole.colour).max(axis=2) > 0
+    assert np.array_equal(without.depth[~place], whole.depth[~place]) and shadow[~place].mean() < 0.1
+
+
 def test_scene_has_the_objects_asked_for():
     frame = tabletop(5)
     labels, pixels = np.unique(frame.labels, return_counts=True)
@@ -200,10 +209,10 @@ def test_a_result_is_recorded_with_the_engine_that_the_node_names(ros):
     recorder = ResultRecorder(file, with_times=False)
     recorder._receive_diagnostics(DiagnosticArray(status=[
         DiagnosticStatus(values=[KeyValue(key="code", value="OK"), KeyValue(key="engine", value="openvino int8")])]))
-    recorder._receive(ObjectMeshArray(objects=[ObjectMesh()]))
+    recorder._receive(ObjectMeshArray(objects=[ObjectMesh(), ObjectMesh(status=int(Status.HIDDEN))]))
     recorder.destroy_node()
     record = json.loads(file.getvalue())
-    assert (record["engine"], record["objects"]) == ("openvino int8", 1)
+    assert (record["engine"], record["objects"], record["fresh"]) == ("openvino int8", 2, 1)
 
 
 @pytest.mark.timeout(120)
@@ -412,13 +421,23 @@ def test_hulls_of_the_real_frames_have_the_known_errors():
 # --------------------------------------------------------------------------------------------------- rough soak, track
 
 def test_a_rough_soak_fails_on_old_and_on_stale_results():
-    good = [Result(stamp_ns=n, latency_ms=20, processing_ms=8, objects=5, vertices=0) for n in range(3)]
+    good = [(Result(stamp_ns=n, latency_ms=20, processing_ms=8, objects=5, vertices=0, fresh=4), 4) for n in range(3)]
     loaded = samples()[60::30]
     assert failed(rough_soak.judge(samples(), loaded, [0.1, 0.2], good, {"OK": 5})) == []
     assert failed(rough_soak.judge(samples(), loaded, [0.1, 1.2], good, {})) == ["oldest_result_s"]
-    stale = [replace(good[0], stale=1)]
-    assert failed(rough_soak.judge(samples(), loaded, [0.1], stale, {})) == ["stale_poses_shown_as_fresh"]
+    stale = [*good, (replace(good[0][0], fresh=5), 4)]
+    assert failed(rough_soak.judge(samples(), loaded, [0.1], stale, {})) == ["gone_objects_shown_as_fresh"]
     assert failed(rough_soak.judge(samples(), loaded, [0.1], good, {"INTERNAL_ERROR": 1})) == ["internal_errors"]
+
+
+def test_results_are_judged_once_an_object_is_gone_for_long_enough():
+    """It vanishes after the 10th image, of 50, and is back in the 40th; stamps need not rise."""
+    sent = [{"stamp_ns": 5_000_000 - n, "sent_ns": n * 33_000_000, "shown": 4 if 10 <= n < 40 else 5}
+            for n in range(50)]
+    results = [Result(image["stamp_ns"], latency_ms=20, processing_ms=8, objects=5, vertices=0) for image in sent]
+    judged = rough_soak.results_when_gone(sent, results)
+    assert [result.stamp_ns for result, _ in judged] == [5_000_000 - n for n in range(22, 40)]
+    assert {shown for _, shown in judged} == {4}
 
 
 def test_poses_with_slow_masks_are_counted_and_their_stamps_must_rise():
@@ -432,11 +451,10 @@ def test_poses_with_slow_masks_are_counted_and_their_stamps_must_rise():
 
 
 def test_a_rough_soak_compares_memory_as_newly_loaded():
-    good = [Result(stamp_ns=0, latency_ms=20, processing_ms=8, objects=5, vertices=0)]
     leaps = [replace(s, memory_mib=s.memory_mib + 60 * (n > 200)) for n, s in enumerate(samples())]
     growing = samples(growth_per_minute=1.2)
-    assert failed(rough_soak.judge(leaps, samples()[60::30], [0.1], good, {})) == []
-    assert failed(rough_soak.judge(leaps, growing[60::30], [0.1], good, {})) == ["memory_growth_mib_per_minute"]
+    assert failed(rough_soak.judge(leaps, samples()[60::30], [0.1], [], {})) == []
+    assert failed(rough_soak.judge(leaps, growing[60::30], [0.1], [], {})) == ["memory_growth_mib_per_minute"]
 
 
 class Camera:
@@ -445,6 +463,8 @@ class Camera:
     def __init__(self, monkeypatch, seconds: float):
         self.now, self.clock_offset_ns = 1000.0, 0
         self.began: list[float] = []
+        self.shown: list[tuple[float, Frame]] = []
+        self.counts: list[int] = []         # of objects, image by image
         end = self.now + seconds
         monkeypatch.setattr(frame_player, "rclpy", SimpleNamespace(ok=lambda: self.now < end))
         monkeypatch.setattr(frame_player, "time", SimpleNamespace(
@@ -452,11 +472,15 @@ class Camera:
 
     def play(self, silent: str = "") -> int:
         self.began.append(self.now)
+        self.counts.append(len(self.shown[-1][1].instances) if self.shown else 3)
         self._wait(0.02)
         return round(1e9 * self.began[-1]) + self.clock_offset_ns
 
+    def show(self, frame: Frame) -> None:
+        self.shown.append((self.now, frame))
+
     def show_masks(self, labels: np.ndarray) -> None:
-        pass
+        assert labels.shape == (10, 12)
 
     def _wait(self, seconds: float) -> None:
         self.now += seconds
@@ -464,10 +488,21 @@ class Camera:
 
 def test_an_image_is_sent_when_its_sending_begins(monkeypatch, tmp_path):
     camera = Camera(monkeypatch, seconds=60)
-    frame_player.play_badly(camera, blocks(1, 2), 30.0, np.random.default_rng(0), tmp_path / "log")
+    frame_player.play_badly(camera, blocks(1, 2), [], 30.0, np.random.default_rng(0), tmp_path / "log")
     sent = read_records(tmp_path / "log")
     assert [record["sent_ns"] for record in sent] == [round(1e9 * began) for began in camera.began]
     assert len({record["stamp_ns"] - record["sent_ns"] for record in sent}) > 1           # the clock jumped
+
+
+def test_an_object_is_not_there_for_some_seconds_now_and_then(monkeypatch, tmp_path):
+    camera, whole, without = Camera(monkeypatch, seconds=300), blocks(1, 2, 3), [blocks(1, 3), blocks(2, 3)]
+    frame_player.play_badly(camera, whole, without, 30.0, np.random.default_rng(0), tmp_path / "log")
+    times, pictures = np.array([now for now, _ in camera.shown]), [id(picture) for _, picture in camera.shown]
+    assert len(times) >= 30 and set(pictures[::2]) == {*map(id, without)} and set(pictures[1::2]) == {id(whole)}
+    gone, period = np.diff(times)[::2], np.diff(times[::2])
+    assert 2 <= gone.min() and gone.max() < 4.1 and 10 <= period.min() and period.max() < 20.1
+    assert [image["shown"] for image in read_records(tmp_path / "log")] == camera.counts
+    assert {*camera.counts} == {2, 3}
 
 
 def blocks(*labels: int) -> Frame:
