@@ -1,7 +1,7 @@
 """Process: plays a frame folder as a camera and a detector would, every image stamped with the moment it is sent.
 
 The messages are built once; what is measured behind it is not the player's work.  With --rough it plays badly: masks
-are missing and their numbers shuffled, streams fall silent, and the clock jumps.
+are missing and their numbers shuffled, streams fall silent, the clock jumps, and an object is not there for a while.
 """
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import argparse
 import json
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ STREAMS = ("image", "depth_image", "segmentation", "camera_info")
 # clock's jumps.
 CALM, TROUBLE_PERIOD, LONGEST_TROUBLE, MOST_JUMP = 8.0, 12.0, 6.0, 10.0
 DROPPED = 0.2             # of the masks
+# Seconds, least and most: from one time that an object is not there to the next, and how long each lasts.
+GONE_PERIOD, GONE_SECONDS = (10.0, 20.0), (2.0, 4.0)
 MASKS, MASK_LAG = "segmentation", 0.15    # seconds from an image to its masks where these are slow
 
 
@@ -38,26 +41,27 @@ class FramePlayer(Node):
 
     def __init__(self, frame: Frame):
         super().__init__("frame_player")
-        header = Header(frame_id=FRAME_ID)
-        millimetres = np.rint(frame.depth * 1000).astype(np.uint16)
-        self._outputs = [
-            (self.create_publisher(CameraInfo, "camera_info", RESULTS), camera_info(frame.intrinsics)),
-            (self.create_publisher(Image, "depth_image", RESULTS), encode_image(millimetres, "16UC1", header)),
-            (self.create_publisher(Image, "segmentation", RESULTS),
-             encode_image(frame.labels.astype(np.uint16), "mono16", header)),
-            (self.create_publisher(Image, "image", RESULTS), encode_image(frame.colour, "rgb8", header)),
-        ]
-
+        self._publishers = [self.create_publisher(kind, topic, RESULTS) for kind, topic in (
+            (CameraInfo, "camera_info"), (Image, "depth_image"), (Image, MASKS), (Image, "image"))]
         self.clock_offset_ns = 0
+        self.show(frame)
 
     def has_listeners(self) -> bool:
         """Whether every output is subscribed to."""
-        return all(publisher.get_subscription_count() for publisher, _ in self._outputs)
+        return all(publisher.get_subscription_count() for publisher in self._publishers)
+
+    def show(self, frame: Frame) -> None:
+        """Play this frame from now on."""
+        header = Header(frame_id=FRAME_ID)
+        millimetres = np.rint(frame.depth * 1000).astype(np.uint16)
+        self._masks = encode_image(frame.labels.astype(np.uint16), "mono16", header)
+        self._messages = [camera_info(frame.intrinsics), encode_image(millimetres, "16UC1", header), self._masks,
+                          encode_image(frame.colour, "rgb8", header)]
 
     def play(self, silent: str = "") -> int:
         """Send one complete set, but for the topic `silent`, with the stamp of now, ns, which is returned."""
         stamp_ns = time.time_ns() + self.clock_offset_ns
-        for publisher, message in self._outputs:
+        for publisher, message in zip(self._publishers, self._messages, strict=True):
             if publisher.topic_name.rpartition("/")[2] != silent:
                 message.header.stamp = stamp_message(stamp_ns)
                 publisher.publish(message)
@@ -65,13 +69,12 @@ class FramePlayer(Node):
 
     def play_masks(self, stamp_ns: int) -> None:
         """Send the masks of an image with that stamp."""
-        publisher, message = self._outputs[2]
-        message.header.stamp = stamp_message(stamp_ns)
-        publisher.publish(message)
+        self._masks.header.stamp = stamp_message(stamp_ns)
+        self._publishers[2].publish(self._masks)
 
     def show_masks(self, labels: np.ndarray) -> None:
         """Replace the masks, (H, W) uint16."""
-        self._outputs[2][1].data = to_array("B", labels)
+        self._masks.data = to_array("B", labels)
 
 
 def camera_info(camera: Intrinsics) -> CameraInfo:
@@ -88,9 +91,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rate", type=float, default=30.0, help="images per second")
     parser.add_argument("--rough", type=int, metavar="SEED", help="play badly, in a way that the seed decides")
+    parser.add_argument("--without", type=Path, nargs="+", default=[], metavar="FOLDER",
+                        help="with --rough: frame folders of the same scene without one of its objects each")
     parser.add_argument("--masks-every", type=int, default=0, metavar="N",
                         help="masks of every so many images only, MASK_LAG late, as a slow detector gives them")
-    parser.add_argument("--log", type=Path, help="with --rough: a JSON line for each image, its stamp and time")
+    parser.add_argument("--log", type=Path, help="with --rough: a JSON line for each image")
     args = parser.parse_args()
     rclpy.init()
     frame = read_frame_folder(args.folder)
@@ -104,7 +109,8 @@ def main() -> None:
         elif args.rough is None:
             _play(player, args.rate)
         else:
-            _play_badly(player, frame, args.rate, np.random.default_rng(args.rough), args.log)
+            without = [read_frame_folder(folder) for folder in args.without]
+            play_badly(player, frame, without, args.rate, np.random.default_rng(args.rough), args.log)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
@@ -134,11 +140,17 @@ def _play_with_slow_masks(player: FramePlayer, rate: float, every: int) -> None:
             time.sleep(0.001)
 
 
-def _play_badly(player: FramePlayer, frame: Frame, rate: float, rng: np.random.Generator, log: Path) -> None:
-    """Play with what goes wrong on real robots."""
-    labels = [instance.label for instance in frame.instances]
-    trouble_until, silent = 0.0, ""
+def play_badly(player: FramePlayer, frame: Frame, without: Sequence[Frame], rate: float, rng: np.random.Generator,
+               log: Path) -> None:
+    """Play with what goes wrong on real robots.
+
+    without: the same scene without one of its objects each, to be shown now and then; none: never
+    log: a JSON line for each image: {"stamp_ns", "sent_ns": when its sending began, "shown": how many objects it shows,
+    "whole": whether all streams have it}
+    """
+    picture, gone_until, trouble_until, silent = frame, 0.0, 0.0, ""
     next_trouble = time.monotonic() + CALM
+    next_gone = time.monotonic() + rng.uniform(*GONE_PERIOD)
     with log.open("w") as file:
         while rclpy.ok():
             now = time.monotonic()
@@ -150,15 +162,23 @@ def _play_badly(player: FramePlayer, frame: Frame, rate: float, rng: np.random.G
                 else:
                     trouble_until = now + rng.uniform(0.3, LONGEST_TROUBLE)
                     silent = str(rng.choice(STREAMS)) if kind == "stream" else "all"
+            if without and now >= next_gone:
+                gone_until, next_gone = now + rng.uniform(*GONE_SECONDS), now + rng.uniform(*GONE_PERIOD)
+                picture = without[rng.integers(len(without))]
+                player.show(picture)
+            elif picture is not frame and now >= gone_until:
+                picture = frame
+                player.show(picture)
             troubled = silent if now < trouble_until else ""
             if troubled != "all":
+                labels = [instance.label for instance in picture.instances]
                 numbers = np.zeros(max(labels) + 1, np.uint16)
                 numbers[labels] = rng.permutation(len(labels)) + 1
                 numbers[rng.permutation(labels)[:rng.binomial(len(labels), DROPPED)]] = 0
-                player.show_masks(numbers[frame.labels])
+                player.show_masks(numbers[picture.labels])
                 stamp_ns = player.play(troubled)
-                print(json.dumps({"stamp_ns": stamp_ns, "sent_ns": time.time_ns(), "whole": not troubled}), file=file,
-                      flush=True)
+                print(json.dumps({"stamp_ns": stamp_ns, "sent_ns": stamp_ns - player.clock_offset_ns,
+                                  "shown": len(labels), "whole": not troubled}), file=file, flush=True)
             time.sleep(max(0.0, now + 1 / rate - time.monotonic()))
 
 

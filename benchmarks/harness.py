@@ -17,21 +17,20 @@ from typing import Any
 
 import numpy as np
 
+from sam3d_ros.evaluation.environment import add_report
 from sam3d_ros.ros.processes import NodeProcess, private_graph
 from sam3d_ros.terminal import in_range
 
-RESULTS = Path(__file__).parent / "results"
 DEPTH_UNIT_M = 0.001            # frames are played as 16UC1, millimetres
 START_TIMEOUT = 120.0           # seconds; loading and compiling a model on a slow, busy machine
 
 
 def common_arguments(parser: argparse.ArgumentParser, name: str) -> None:
-    """Arguments that every benchmark takes."""
+    """Arguments that every benchmark takes; name: of its report."""
     parser.add_argument("--quick", action="store_true", help="a short run, to see that it works; not for figures")
     parser.add_argument("--cores", type=in_range(int, 1, 1024), default=2, metavar="N",
                         help="CPU cores for all processes together (default: %(default)s)")
-    parser.add_argument("-o", "--out", type=Path, default=RESULTS / f"{name}.json", metavar="JSON",
-                        help="where the report goes (default: %(default)s)")
+    add_report(parser, name)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.harness import START_TIMEOUT, common_arguments, statistics, workspace
 from benchmarks.node_run import NodeRun, Result
 from benchmarks.scenes import tabletop
-from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
+from sam3d_ros.evaluation.environment import describe_environment, describe_model, report_path, write_report
 from sam3d_ros.perception.frame import Frame
 from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
@@ -90,8 +90,8 @@ def main() -> int:
     add_pipeline_arguments(parser)
     args = parser.parse_args()
     config = pipeline_config(args)
-    check_report_path(args.out)
-    environment = describe_environment(args.cores)
+    out = report_path(args)
+    environment, model = describe_environment(args.cores), describe_model(args.model)
     scenes = {}
     with workspace(args.cores) as folder:
         for objects in BARS_MS:
@@ -99,12 +99,12 @@ def main() -> int:
     bars = {objects: {"p50_ms": scene["new"]["latency_ms"]["p50"], "limit_ms": BARS_MS[objects]}
             for objects, scene in scenes.items()}
     passed = all(bar["p50_ms"] <= bar["limit_ms"] for bar in bars.values())
-    write_report(args.out, environment, {"benchmark": "latency", "quick": args.quick, "image": "640x480 RGB-D",
-                                         "engine": engine, "objects": scenes, "bars": bars, "passed": passed})
+    write_report(out, environment, {"benchmark": "latency", "quick": args.quick, "image": "640x480 RGB-D", **model,
+                                    "engine": engine, "objects": scenes, "bars": bars, "passed": passed})
     print(table(scenes))
     print(f"{'passed' if passed else 'FAILED'}: "
           + ", ".join(f"{n} objects {bar['p50_ms']:.0f} of {bar['limit_ms']:.0f} ms" for n, bar in bars.items())
-          + f"; engine {engine}; report: {args.out}")
+          + f"; engine {engine}; report: {out}")
     return 0 if passed else 1
 
 

@@ -6,7 +6,7 @@ import sys
 
 from benchmarks.harness import START_TIMEOUT, common_arguments, read_records, statistics, wait_until, workspace
 from benchmarks.mesh_publisher import MAJOR_SECTIONS, MINOR_SECTIONS
-from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
+from sam3d_ros.evaluation.environment import describe_environment, report_path, write_report
 from sam3d_ros.ros.processes import NodeProcess
 
 RATE = 10.0
@@ -39,17 +39,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     common_arguments(parser, "message_cost")
     args = parser.parse_args()
-    check_report_path(args.out)
+    out = report_path(args)
     environment = describe_environment(args.cores)
     costs = measure(count=20 if args.quick else 300, cores=args.cores)
     passed = costs["fill_and_publish_ms"]["p50"] < MAX_PUBLISH_MS
-    write_report(args.out, environment, {
+    write_report(out, environment, {
         "benchmark": "message_cost", "quick": args.quick, "vertices": MAJOR_SECTIONS * MINOR_SECTIONS,
         "triangles": 2 * MAJOR_SECTIONS * MINOR_SECTIONS, "rate_hz": RATE, **costs,
         "bar": {"fill_and_publish_ms_p50": MAX_PUBLISH_MS}, "passed": passed})
     for name, figures in costs.items():
         print(f"{name:24} p50 {figures['p50']:7.2f}  p95 {figures['p95']:7.2f}  p99 {figures['p99']:7.2f}")
-    print(f"{'passed' if passed else 'FAILED'}: fill and publish below {MAX_PUBLISH_MS:g} ms; report: {args.out}")
+    print(f"{'passed' if passed else 'FAILED'}: fill and publish below {MAX_PUBLISH_MS:g} ms; report: {out}")
     return 0 if passed else 1
 
 

@@ -1,7 +1,7 @@
 """One run of the real node between a camera process and a receiving process."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +23,8 @@ class Result:
     """One ObjectMeshArray as it was received.
 
     stamp_ns: of the image; latency_ms: from there to its callback in the receiving process; processing_ms: the node's
-    own work around the pipeline on it; objects, vertices: in the message; stale: objects shown as fresh that are not
+    own work around the pipeline on it; objects, vertices: in the message; fresh: objects that are not HIDDEN;
+    engine: the node's, with its precision, as it had said by then
     """
 
     stamp_ns: int
@@ -31,7 +32,8 @@ class Result:
     processing_ms: float
     objects: int
     vertices: int
-    stale: int = 0
+    fresh: int = 0
+    engine: str = ""
 
 
 class NodeRun:
@@ -40,16 +42,19 @@ class NodeRun:
     folder: for the input, the logs and the records; config: of the node's pipeline
     frame: what the camera sees, again and again; rate: images per second
     reconstruct_always: each result is a reconstruction, not known objects that are followed
-    rough: seed of a camera that plays badly; None: a good one; masks_every: masks come for one in so many images, and
+    rough: seed of a camera that plays badly; None: a good one; without: frames of the same scene without one of its
+    objects each, which a bad camera shows now and then; masks_every: masks come for one in so many images, and
     late; 0: for all, at once; parameters: of the node, beside the pipeline's
     """
 
     def __init__(self, folder: Path, config: PipelineConfig, frame: Frame, rate: float,
-                 reconstruct_always: bool = False, rough: int | None = None, masks_every: int = 0,
-                 parameters: Mapping[str, Any] = MappingProxyType({})):
+                 reconstruct_always: bool = False, rough: int | None = None, without: Sequence[Frame] = (),
+                 masks_every: int = 0, parameters: Mapping[str, Any] = MappingProxyType({})):
         self._folder = folder
         self.camera_log = folder / "camera.jsonl"
         self._camera_options = [] if rough is None else ["--rough", str(rough), "--log", str(self.camera_log)]
+        self._without = {folder / f"frame_without_{number}": frame for number, frame in enumerate(without)}
+        self._camera_options += ["--without", *map(str, self._without)] if without else []
         self._camera_options += ["--masks-every", str(masks_every)]
         self._parameters = asdict(config) | parameters      # the node's parameters of the pipeline have the same names
         self._recorder_options = ["--times"]
@@ -63,7 +68,8 @@ class NodeRun:
         self._processes: list[NodeProcess] = []
 
     def __enter__(self) -> NodeRun:
-        write_frame_folder(self._folder / "frame", self._frame, DEPTH_UNIT_M)
+        for place, frame in {self._folder / "frame": self._frame, **self._without}.items():
+            write_frame_folder(place, frame, DEPTH_UNIT_M)
         with self._stack as stack:
             self.node = self._start(stack, NODE_MODULE, parameters=self._parameters)
             self._start(stack, "benchmarks.result_recorder", str(self._records), *self._recorder_options)
@@ -102,7 +108,7 @@ class NodeRun:
     def results(self) -> list[Result]:
         """All results so far, oldest first."""
         return [Result(record["stamp_ns"], (record["received_ns"] - record["stamp_ns"]) / 1e6, record["processing_ms"],
-                       record["objects"], record["vertices"], record["stale"])
+                       record["objects"], record["vertices"], record["fresh"], record["engine"])
                 for record in read_records(self._records)]
 
     def _start(self, stack: ExitStack, module: str, *arguments: str, **options: Any) -> NodeProcess:

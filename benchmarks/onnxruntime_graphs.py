@@ -9,13 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
+from sam3d_ros.evaluation.environment import add_report, describe_environment, describe_model, report_path, write_report
 from sam3d_ros.runtime import golden
 from sam3d_ros.runtime.engine import DEFAULT_MODEL, MODEL_HELP, Engine, EngineError, ModelFile, load_engine, read_model
 from sam3d_ros.runtime.onnxruntime_engine import PROVIDERS
@@ -113,19 +112,19 @@ def main() -> int:
     parser.add_argument("--model", default=DEFAULT_MODEL, help=f"{MODEL_HELP} (default: %(default)s)")
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="(default: %(default)s)")
     parser.add_argument("--runs", type=int, default=200, metavar="N", help="timed runs each (default: %(default)s)")
-    parser.add_argument("-o", "--out", type=Path, default=Path(__file__).parent / "results/onnxruntime_graphs.json",
-                        metavar="JSON", help="where the report goes (default: %(default)s)")
+    add_report(parser, "onnxruntime_graphs")
     args = parser.parse_args()
-    check_report_path(args.out)
+    out = report_path(args)
     environment = describe_environment()
     try:
+        model = describe_model(args.model)
         report = measure(read_model(args.model), args.precision, args.runs)
     except EngineError as error:
         parser.exit(1, f"{error.reason}: {error.detail}\n")
     for objects, figures in report.items():
         print(f"{objects:>2} objects: " + ", ".join(f"{name} {value}" for name, value in figures.items()))
-    write_report(args.out, environment, {"benchmark": "onnxruntime_graphs", "model": args.model,
-                                         "precision": args.precision, "objects": report})
+    write_report(out, environment, {"benchmark": "onnxruntime_graphs", **model, "precision": args.precision,
+                                    "objects": report})
     return 0 if all(figures.get("accepted") for figures in report.values()) else 1
 
 

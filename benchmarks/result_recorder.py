@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from std_msgs.msg import Float64
@@ -29,9 +30,10 @@ def ready_file(path: Path) -> Path:
 
 
 class ResultRecorder(Node):
-    """Writes {"received_ns", "stamp_ns", "objects", "vertices", "stale"} for each message on `objects`.
+    """Writes {"received_ns", "stamp_ns", "objects", "vertices", "fresh", "engine"} for each message on `objects`.
 
-    "stale" counts the objects that look as if this image showed them, but are stamped otherwise.
+    "fresh" counts the objects that are not HIDDEN: the node says that the image shows them.
+    "engine" is what the node last said on /diagnostics; empty before that.
     with_times: also "processing_ms", as the node tells it. The node sends one time after each result and both topics
     are reliable, so that the n-th time is that of the n-th result.
     clear: make the node forget all objects after each mesh, so that every result is a reconstruction; others, of poses
@@ -45,7 +47,9 @@ class ResultRecorder(Node):
         self._topics = [TOPIC, TIMES_TOPIC] if with_times else [TOPIC]
         self._waiting: deque[dict] = deque()
         self._newest_ns = 0
+        self._engine = ""
         self._on_result = self._waiting.append if with_times else self._write
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._receive_diagnostics, 10)
         self.create_subscription(ObjectMeshArray, TOPIC, self._receive, RESULTS)
         if with_times:
             self.create_subscription(Float64, TIMES_TOPIC, self._receive_time, RESULTS)
@@ -60,15 +64,14 @@ class ResultRecorder(Node):
             return                       # the last result is taken back: no image and no time belongs to that
         self._newest_ns = at_ns
         vertices = sum(len(item.vertices) // 3 for item in message.objects)
-        stale = sum(item.status != Status.HIDDEN and item.header.stamp != message.header.stamp
-                    for item in message.objects)
+        fresh = sum(item.status != Status.HIDDEN for item in message.objects)
         if self._clear:
             if not vertices:
                 self._skip_next_time()
                 return
             self._clear.call_async(Trigger.Request())
         self._on_result({"received_ns": received_ns, "stamp_ns": at_ns,
-                         "objects": len(message.objects), "vertices": vertices, "stale": stale})
+                         "objects": len(message.objects), "vertices": vertices, "fresh": fresh})
 
     def _skip_next_time(self) -> None:
         """Of a result that is not written."""
@@ -80,8 +83,12 @@ class ResultRecorder(Node):
         if record:
             self._write(record | {"processing_ms": message.data})
 
+    def _receive_diagnostics(self, message: DiagnosticArray) -> None:
+        for pair in (pair for status in message.status for pair in status.values if pair.key == "engine"):
+            self._engine = pair.value
+
     def _write(self, record: dict) -> None:
-        print(json.dumps(record), file=self._file, flush=True)
+        print(json.dumps(record | {"engine": self._engine}), file=self._file, flush=True)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Half an hour with a bad camera and a restless user: does the node survive it, and never show old poses as new?
+"""Half an hour with a bad camera and a restless user: does the node survive it, and never show what is gone?
 
 See benchmarks/README.md.
 """
@@ -24,10 +24,11 @@ from benchmarks.harness import START_TIMEOUT, common_arguments, read_records, st
 from benchmarks.node_run import NodeRun, Result
 from benchmarks.scenes import tabletop
 from benchmarks.soak import MAX_GROWTH_MIB_PER_MINUTE, Sample, memory_growth, take_sample
-from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
+from sam3d_ros.evaluation.environment import describe_environment, describe_model, report_path, write_report
 from sam3d_ros.evaluation.simulated import SEEDS
 from sam3d_ros.perception.pipeline import PipelineConfig
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
+from sam3d_ros.scene.measurement import RESTLESS_NS
 from sam3d_ros.terminal import in_range
 
 CAMERA_RATE, OBJECTS = 30.0, 5
@@ -97,7 +98,9 @@ class User(rclpy.node.Node):
 def measure(config: PipelineConfig, minutes: float, cores: int, seed: int) -> dict[str, Any]:
     """Run it; samples of the last process at all times and as newly loaded, results, and what was done and diagnosed.
     """
-    with workspace(cores) as folder, NodeRun(folder, config, tabletop(OBJECTS), CAMERA_RATE, rough=seed) as run:
+    without = [tabletop(OBJECTS, without=label) for label in range(1, OBJECTS + 1)]
+    with workspace(cores) as folder, \
+            NodeRun(folder, config, tabletop(OBJECTS), CAMERA_RATE, rough=seed, without=without) as run:
         rclpy.init()
         user = User(seed)
         try:
@@ -148,11 +151,12 @@ def _trouble(run: NodeRun, user: User, seconds: float) -> tuple[list[Sample], li
     return samples, loaded
 
 
-def judge(samples: list[Sample], loaded: list[Sample], ages_s: list[float], results: list[Result],
+def judge(samples: list[Sample], loaded: list[Sample], ages_s: list[float], when_gone: list[tuple[Result, int]],
           faults: dict[str, int]) -> dict[str, Any]:
     """Each bar's figure and whether it is kept.
 
     samples: at all times; loaded: as newly loaded.  Memory is judged by the latter, the former leap by tens of MiB.
+    when_gone: as of `results_when_gone`
     """
     late = samples[len(samples) // 2:]
     figures = {
@@ -160,14 +164,26 @@ def judge(samples: list[Sample], loaded: list[Sample], ages_s: list[float], resu
         "threads": (int(np.ptp([sample.threads for sample in late])), MAX_SPREAD),
         "open_files": (int(np.ptp([sample.open_files for sample in late])), MAX_SPREAD),
         "oldest_result_s": (round(max(ages_s), 3), MAX_AGE_S),
-        "stale_poses_shown_as_fresh": (sum(result.stale for result in results), 0),
+        "gone_objects_shown_as_fresh": (sum(result.fresh > shown for result, shown in when_gone), 0),
         "internal_errors": (faults.get("INTERNAL_ERROR", 0), 0)}
     return {name: {"value": value, "limit": limit, "passed": value <= limit}
             for name, (value, limit) in figures.items()}
 
 
+def results_when_gone(sent: list[dict[str, Any]], results: list[Result]) -> list[tuple[Result, int]]:
+    """The results of images without one of the objects, which was last there longer ago than the tracker may take to
+    believe that it is gone, each with the number of objects that its image shows."""
+    shown, complete_ns = {}, 0
+    for image in sent:
+        if image["shown"] == OBJECTS:
+            complete_ns = image["sent_ns"]
+        elif image["sent_ns"] - complete_ns > RESTLESS_NS:
+            shown[image["stamp_ns"]] = image["shown"]
+    return [(result, shown[result.stamp_ns]) for result in results if result.stamp_ns in shown]
+
+
 def ages(sent: list[dict[str, Any]], results: list[Result], received_ns: list[int]) -> list[float]:
-    """Seconds from sending an image to receiving its result: its stamp may jump, the time when it was sent does not.
+    """Seconds from sending an image to receiving its result: its stamp may jump, the time when that began does not.
 
     The camera notes an image when it has sent it: the last results may be of one that it had not noted yet.
     """
@@ -189,23 +205,24 @@ def main() -> int:
                         help="decides what goes wrong when (default: %(default)s)")
     args = parser.parse_args()
     minutes = 1.0 if args.quick else args.minutes
-    check_report_path(args.out)
-    environment = describe_environment(args.cores)
+    out = report_path(args)
+    environment, model = describe_environment(args.cores), describe_model(args.model)
     run = measure(pipeline_config(args), minutes, args.cores, args.seed)
     ages_s = ages(run["sent"], run["results"], run["received_ns"])
-    bars = judge(run["samples"], run["loaded"], ages_s, run["results"], run["faults"])
+    when_gone = results_when_gone(run["sent"], run["results"])
+    bars = judge(run["samples"], run["loaded"], ages_s, when_gone, run["faults"])
     passed = all(bar["passed"] for bar in bars.values())
-    write_report(args.out, environment, {
-        "benchmark": "rough_soak", "quick": args.quick, "minutes": minutes, "camera_rate_hz": CAMERA_RATE,
-        "objects": OBJECTS, "results": len(run["results"]), "images_sent": len(run["sent"]),
-        "age_s": statistics(ages_s),
+    write_report(out, environment, {
+        "benchmark": "rough_soak", "quick": args.quick, **model, "engine": run["results"][-1].engine,
+        "minutes": minutes, "camera_rate_hz": CAMERA_RATE, "objects": OBJECTS, "results": len(run["results"]),
+        "images_sent": len(run["sent"]), "results_when_an_object_is_gone": len(when_gone), "age_s": statistics(ages_s),
         "processing_ms": statistics([result.processing_ms for result in run["results"]]), "faults": run["faults"],
         "actions": run["actions"], "bars": bars, "passed": passed,
         "memory_slope_at_all_times_mib_per_minute": round(memory_growth(run["samples"][len(run["samples"]) // 2:]), 3),
         "loaded": [asdict(s) for s in run["loaded"]], "samples": [asdict(s) for s in run["samples"]]})
     for name, bar in bars.items():
         print(f"{'ok    ' if bar['passed'] else 'FAILED'} {name}: {bar['value']} (limit {bar['limit']})")
-    print(f"{len(run['results'])} results, {run['actions']}, faults {run['faults']}; report: {args.out}")
+    print(f"{len(run['results'])} results, {run['actions']}, faults {run['faults']}; report: {out}")
     return 0 if passed else 1
 
 

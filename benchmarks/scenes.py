@@ -16,11 +16,15 @@ PLACES = np.array([[0.0, 0.0], [-0.2, 0.12], [0.2, 0.12], [-0.17, -0.15], [0.17,
 TABLE_SIZE = (1.6, 1.2, 0.04)
 
 
-def tabletop(objects: int, seed: int = 0) -> Frame:
-    """A frame with `objects` (1 to 5) separate objects, labels from 1 on; depth with the noise of a depth camera."""
+def tabletop(objects: int, seed: int = 0, without: int | None = None) -> Frame:
+    """A frame with `objects` (1 to 5) separate objects, labels from 1 on; depth with the noise of a depth camera.
+
+    without: label of one that is not there; all else is as with it, the noise, too
+    """
     rng = np.random.default_rng(seed)
-    shapes = [random_shape(rng, kind) for kind in KINDS[:objects]]
-    bodies = [_table(), *(_standing(shape, PLACES[index], label=index + 1) for index, shape in enumerate(shapes))]
+    shapes = {label: random_shape(rng, kind) for label, kind in enumerate(KINDS[:objects], 1)}
+    shapes.pop(without, None)
+    bodies = [_table(), *(_standing(shape, PLACES[label - 1], label) for label, shape in shapes.items())]
     world_from_camera = _looking_at_origin(CAMERA_POSITION)
     view = Raycaster(bodies, Lamp(samples=1)).render(CAMERA, world_from_camera)
     return Frame(
@@ -28,7 +32,7 @@ def tabletop(objects: int, seed: int = 0) -> Frame:
         depth=axial_noise(view.depth, rng),
         labels=view.labels.astype(np.int32),
         intrinsics=CAMERA,
-        instances=tuple(Instance(label, shape.kind) for label, shape in enumerate(shapes, 1)),
+        instances=tuple(Instance(label, shape.kind) for label, shape in shapes.items()),
         world_from_camera=world_from_camera,
     )
 

@@ -13,7 +13,7 @@ from benchmarks.frame_player import MASK_LAG
 from benchmarks.harness import START_TIMEOUT, common_arguments, statistics, workspace
 from benchmarks.node_run import NodeRun, Result
 from benchmarks.scenes import tabletop
-from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
+from sam3d_ros.evaluation.environment import describe_environment, describe_model, report_path, write_report
 from sam3d_ros.perception.pipeline import PipelineConfig
 from sam3d_ros.reconstruct import add_pipeline_arguments, pipeline_config
 
@@ -49,21 +49,23 @@ def main() -> int:
     common_arguments(parser, "slow_masks")
     add_pipeline_arguments(parser)
     args = parser.parse_args()
-    check_report_path(args.out)
-    environment = describe_environment(args.cores)
+    out = report_path(args)
+    environment, model = describe_environment(args.cores), describe_model(args.model)
     seconds = 5.0 if args.quick else 60.0
-    runs = {name: figures(measure(pipeline_config(args), seconds, args.cores, ahead))
-            for name, ahead in (("ahead of the masks", True), ("with the masks", False))}
+    results = {name: measure(pipeline_config(args), seconds, args.cores, ahead)
+               for name, ahead in (("ahead of the masks", True), ("with the masks", False))}
+    runs = {name: figures(received) for name, received in results.items()}
     ahead = runs["ahead of the masks"]
     passed = ahead["results_per_second"] >= LEAST_RATE and ahead["stamps_rise"] and ahead["complete"]
-    write_report(args.out, environment, {
-        "benchmark": "slow_masks", "quick": args.quick, "seconds": seconds, "objects": OBJECTS,
+    write_report(out, environment, {
+        "benchmark": "slow_masks", "quick": args.quick, **model,
+        "engine": results["ahead of the masks"][-1].engine, "seconds": seconds, "objects": OBJECTS,
         "camera_rate_hz": CAMERA_RATE, "mask_rate_hz": CAMERA_RATE / MASKS_EVERY, "mask_lag_ms": 1e3 * MASK_LAG,
         "runs": runs, "bar": {"results_per_second": LEAST_RATE}, "passed": passed})
     for name, run in runs.items():
         print(f"{name}: {run['results_per_second']} results/s, age {run['age_ms']['p50']:.0f} ms (p95 "
               f"{run['age_ms']['p95']:.0f}), stamps rise: {run['stamps_rise']}, complete: {run['complete']}")
-    print(f"{'ok' if passed else 'FAILED'}; report: {args.out}")
+    print(f"{'ok' if passed else 'FAILED'}; report: {out}")
     return 0 if passed else 1
 
 

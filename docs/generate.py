@@ -24,13 +24,15 @@ Report = dict[str, Any]         # of a benchmark
 PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def of(result: str) -> Callable[[Callable[[Report], str]], Callable[[], str]]:
-    """For a part that is made from benchmarks/results/<result>.json, which the decorated function is given."""
+def of(result: str, section: str = "") -> Callable[[Callable[[Report], str]], Callable[[], str]]:
+    """For a part that is made from benchmarks/results/<result>.json, which the decorated function is given; section: of
+    it, without which there is nothing to show."""
     def decorate(write: Callable[[Report], str]) -> Callable[[], str]:
         @wraps(write)
         def part() -> str:
             report = read_result(result)
-            return NOT_MEASURED if report is None else write(report)
+            missing = report is None or section and section not in report["sections"]
+            return NOT_MEASURED if missing else write(report)
         return part
     return decorate
 
@@ -93,15 +95,17 @@ def accuracy(report: Report) -> str:
         # Thin walls have a low vIoU whatever the surface's error: they are shown apart, too.
         groups = ("all", "solid", "thin-walled") if method == product else ("all",)
         rows += [accuracy_row(method if group == "all" else f"{method}, {group} only", summary[group])
-                 for group in groups if summary[group]["found"]]
+                 for group in groups if summary[group]["objects"]]
     return measured_with(report) + table(("method", "objects rebuilt", "CD mm", "F@5 mm", "F@10 mm", "vIoU"), rows)
 
 
 def accuracy_row(name: str, group: Report) -> tuple[str, ...]:
-    """Means over a group of objects."""
-    mean = group["mean"]
-    return (name, f"{group['found']} of {group['objects']}", f"{mean['chamfer_mm']:.2f}", f"{mean['f_score_5mm']:.2f}",
-            f"{mean['f_score_10mm']:.2f}", f"{mean['volume_iou']:.2f}")
+    """How many objects of a group were rebuilt, and means over these."""
+    from sam3d_ros.evaluation.shape_report import rebuilt
+
+    means = (f"{group['mean'][figure]:.2f}" if group["mean"] else ""
+             for figure in ("chamfer_mm", "f_score_5mm", "f_score_10mm", "volume_iou"))
+    return (name, rebuilt(group), *means)
 
 
 @of("frames")
@@ -113,7 +117,7 @@ def real_frames(report: Report) -> str:
         {"real": {name: method["sam3d_protocol"] for name, method in report["methods"].items()}})])
 
 
-@of("shape")
+@of("shape", "core")
 def shape_setting(report: Report) -> str:
     """What benchmarks/results/shape.json was measured on."""
     environment, core = report["environment"], report["sections"]["core"]
@@ -123,7 +127,7 @@ def shape_setting(report: Report) -> str:
             f"{processor(environment)}; seed {report['seed']}; {sizes}.\n")
 
 
-@of("shape")
+@of("shape", "core")
 def shape_summary(report: Report) -> str:
     """The product and two baselines on the rendered scenes."""
     return measured_with(report) + table(("set", "method", "objects rebuilt", "CD mm", "F@5 mm", "F@10 mm", "vIoU"), [
@@ -132,32 +136,27 @@ def shape_summary(report: Report) -> str:
         for method, summary in figures["methods"].items() if method in ("sam3d", "convex hull", "extruded hull")])
 
 
-def shape_by_object() -> str:
+@of("shape", "core")
+def shape_by_object(report: Report) -> str:
     """The product by class of object."""
-    return from_core("by_object")
-
-
-def shape_by_visibility() -> str:
-    """The product by how much of the object is seen."""
-    return from_core("by_visibility")
-
-
-def from_core(name: str) -> str:
-    """A further table of the core section of benchmarks/results/shape.json."""
     from sam3d_ros.evaluation import shape_report
 
-    report = read_result("shape")
-    return NOT_MEASURED if report is None else getattr(shape_report, name)(report["sections"]["core"])
+    return shape_report.by_object(report["sections"]["core"])
+
+
+@of("shape", "core")
+def shape_by_visibility(report: Report) -> str:
+    """The product by how much of the object is seen."""
+    from sam3d_ros.evaluation import shape_report
+
+    return shape_report.by_visibility(report["sections"]["core"])
 
 
 def shape_section(name: str) -> str:
     """The table of a section of benchmarks/results/shape.json."""
     from sam3d_ros.evaluation import shape_report
 
-    report = read_result("shape")
-    if report is None or name not in report["sections"]:
-        return NOT_MEASURED
-    return shape_report.section_table(name, report["sections"][name])
+    return of("shape", name)(lambda report: shape_report.section_table(name, report["sections"][name]))()
 
 
 def shape_pictures() -> str:
@@ -221,8 +220,9 @@ def bytes_to_mesh() -> str:
         report = read_result(name)
         if report is None:
             continue
-        rows = [(engine, objects, f"{run['ms']['p50']:.0f}", f"{run['ms']['p95']:.0f}")
-                for engine, result in report["engines"].items() for objects, run in result.get("objects", {}).items()]
+        rows = [(result.get("engine", asked_for), objects, f"{run['ms']['p50']:.0f}", f"{run['ms']['p95']:.0f}")
+                for asked_for, result in report["engines"].items()
+                for objects, run in result.get("objects", {}).items()]
         parts.append(f"From image bytes ({report['image']}) to mesh bytes in one process; "
                      f"{processor(report['environment'])}:\n\n"
                      + table(("engine", "objects", "median ms", "95th percentile ms"), rows))
@@ -254,13 +254,10 @@ def training_of(name: str, before: str) -> str:
 @of("operations")
 def shipped_models(operations: Report) -> str:
     """The models side by side: operations.json, and shape and frames of each."""
-    from sam3d_ros.runtime.engine import DEFAULT_MODEL
-
     rows = []
     for name, cost in operations["models"].items():
-        suffix = "" if name == DEFAULT_MODEL else f"_{name}"
-        shape, frames = read_result(f"shape{suffix}"), read_result(f"frames{suffix}")
-        sets = {**shape["sections"]["core"], "real": frames} if shape and frames else {}
+        shape, frames = result_of_model("shape", name), result_of_model("frames", name)
+        sets = {**shape["sections"].get("core", {}), "real": frames} if shape and frames else {}
         figures = [(f"`{name}`", f"{cost['weights'] / 1e6:.1f} MB", f"{cost['operations'] / 1e9:.1f} G")]
         for key in ("easy", "clutter", "real"):
             methods = sets[key]["methods"] if key in sets else {"": None}
@@ -286,13 +283,16 @@ def tracking(report: Report) -> str:
     """Tracking in simulated scenes."""
     rows = []
     for run in report["runs"]:
+        shares = [each["seen_share"] for each in run["each"] if each.get("seen_share") is not None]
         rows.append((str(run["seed"]), "given" if run["camera_pose_given"] else "found", str(run["images"]),
-                     str(run["id_switches"]), f"{run['mm']['p50']:.1f} / {run['mm']['p95']:.1f}",
+                     f"{min(shares):.0%}" if shares else "", str(run["id_switches"]),
+                     f"{run['mm']['p50']:.1f} / {run['mm']['p95']:.1f}",
                      f"{run['degrees']['p50']:.1f} / {run['degrees']['p95']:.1f}",
                      f"{run['update_cpu_ms']['p50']:.1f}"))
     return (f"{report['objects']} objects, {report['seconds']:g} s ({conditions(report['environment'])}; median / 95th "
             "percentile over all objects and images):\n\n"
-            + table(("scene", "camera pose", "images", "id switches", "mm", "degrees", "CPU ms per image"), rows))
+            + table(("scene", "camera pose", "images", "seen", "id switches", "mm", "degrees", "CPU ms per image"),
+                    rows))
 
 
 @of("slow_masks")
@@ -309,11 +309,13 @@ def slow_masks(report: Report) -> str:
 @of("rough_soak")
 def rough_soak(report: Report) -> str:
     """The long run with troubles."""
+    # Of an older report: a bar that no run could have missed.
+    bars = {name: bar for name, bar in report["bars"].items() if name != "stale_poses_shown_as_fresh"}
     actions = ", ".join(f"{count} {name}" for name, count in report["actions"].items())
     return (f"{report['minutes']:g} minutes, {report['objects']} objects, {report['results']} results; {actions} "
             f"({conditions(report['environment'])}):\n\n" + table(("bar", "measured", "limit"), [
                 (name.replace("_", " "), f"{bar['value']:g}", f"{bar['limit']:g}")
-                for name, bar in report["bars"].items()]))
+                for name, bar in bars.items()]))
 
 
 # Device -> dense float16 operations per second, bytes per second of memory (NVIDIA's data sheets; Orin Nano: Super).
@@ -376,6 +378,15 @@ def read_result(name: str) -> Report | None:
     file = RESULTS / f"{name}.json"
     report = json.loads(file.read_text()) if file.exists() else {"quick": True}
     return None if report.get("quick") else report
+
+
+def result_of_model(name: str, model: str) -> Report | None:
+    """A benchmark's report of one of the shipped models; None also where it is of another one, which old
+    reports do not tell."""
+    from sam3d_ros.runtime.engine import DEFAULT_MODEL
+
+    report = read_result(name if model == DEFAULT_MODEL else f"{name}_{model}")
+    return report if report and report.get("model", model) == model else None
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -1,6 +1,8 @@
 """The benchmarks' own arithmetic, and each of them once on something small."""
 from __future__ import annotations
 
+import argparse
+import io
 import json
 import os
 import shutil
@@ -13,20 +15,28 @@ from typing import Any
 import numpy as np
 import pytest
 import trimesh
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from scipy.spatial.transform import Rotation
 
-from benchmarks import latency, message_cost, rough_soak, slow_masks, soak
-from benchmarks.harness import WithheldTime, read_records, statistics, wait_until
+from benchmarks import frame_player, latency, message_cost, rough_soak, slow_masks, soak
+from benchmarks.harness import WithheldTime, common_arguments, read_records, statistics, wait_until
 from benchmarks.node_run import Result
+from benchmarks.result_recorder import ResultRecorder
 from benchmarks.scenes import tabletop
 from sam3d_ros import cli
 from sam3d_ros.evaluation import baselines, frames, physics, simulated, tracking
-from sam3d_ros.evaluation.environment import describe_environment
+from sam3d_ros.evaluation import cli as bench_cli
+from sam3d_ros.evaluation.environment import describe_environment, describe_model, report_path
+from sam3d_ros.evaluation.tracking_stage import FIRST_STAMP_NS, RATE, Disturbance, Moment
+from sam3d_ros.msg import ObjectMesh, ObjectMeshArray
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.folder import write_frame_folder
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, back_project
 from sam3d_ros.perception.objects import ReconstructedObject, ScaleSource, Status
 from sam3d_ros.perception.pipeline import PipelineResult, Rejection
+from sam3d_ros.runtime.engine import SHIPPED_MODELS
+from sam3d_ros.scene.track import Presence, TrackedObject
+from sam3d_ros.scene.tracker import Tracker
 from sam3d_ros.synth.raycaster import Body, Lamp, Raycaster, vertex_paint
 from sam3d_ros.synth.tabletop import PlacedObject
 
@@ -62,7 +72,15 @@ def test_stages_add_up_to_the_latency():
 def test_environment_names_the_device():
     environment = describe_environment()
     assert environment["cpu"] and environment["cores"] >= 1 and environment["packages"]["numpy"] == np.__version__
+    assert environment["packages"]["mujoco"]
     assert describe_environment(cores=1)["cores"] == 1 and describe_environment(10_000)["cores"] == environment["cores"]
+
+
+def test_a_model_is_told_by_its_digest(tmp_path):
+    shutil.copy(SHIPPED_MODELS["small"], tmp_path / "mine.onnx")
+    own, shipped = describe_model(str(tmp_path / "mine.onnx")), describe_model("small")
+    assert (own["model"], shipped["model"]) == ("mine", "small")
+    assert own["model_sha256"] == shipped["model_sha256"] != describe_model("base")["model_sha256"]
 
 
 @pytest.mark.parametrize("benchmark", ["frames", "shape", "track", "latency", "physics", "grasp"])
@@ -81,6 +99,26 @@ def test_where_no_report_can_go_nothing_is_measured(tmp_path, monkeypatch, capsy
         assert cli.main(["bench", "frames", "-o", str(out)]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("sam3d: error: ") and str(tmp_path) in line
+
+
+@pytest.mark.parametrize("options, name", [
+    ("shape", "shape"), ("shape --quick", "shape_quick"), ("shape --sections core views", "shape_core_views"),
+    ("shape --model base", "shape_base"), ("shape --sections core --model a/my.onnx --quick", "shape_core_my_quick"),
+    ("latency --model base", "bytes_to_mesh_base"), ("frames -o there.json --model base", "../../there")])
+def test_only_a_whole_run_replaces_the_published_report(options, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parser = argparse.ArgumentParser()
+    bench_cli.add_arguments(parser)
+    path = report_path(parser.parse_args(options.split()))
+    assert path.resolve() == (tmp_path / "benchmarks" / "results" / f"{name}.json").resolve()
+
+
+def test_a_quick_run_has_a_report_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parser = argparse.ArgumentParser()
+    common_arguments(parser, "soak")
+    names = [report_path(parser.parse_args(options)).name for options in ([], ["--quick"])]
+    assert names == ["soak.json", "soak_quick.json"]
 
 
 @pytest.mark.parametrize("options", [
@@ -120,6 +158,14 @@ def test_leaks_and_lag_fail_by_name():
     assert failed(soak.judge(samples(), [result(140), result(301), result(140)])) == ["age_per_processing_time"]
 
 
+def test_what_is_published_again_after_a_reconstruction_is_not_late():
+    first, again = result(180, 20), result(45, 12)
+    results = [replace(first, stamp_ns=1), *(replace(item, stamp_ns=2) for item in (result(20, 12), again))]
+    assert failed(soak.judge(samples(), soak.first_of_each_image(results))) == []
+    late = [*results, replace(again, stamp_ns=3)]
+    assert failed(soak.judge(samples(), soak.first_of_each_image(late))) == ["age_per_processing_time"]
+
+
 def test_late_results_are_named_with_what_the_hypervisor_withheld(monkeypatch):
     steal = iter([*range(100, 104), *[150] * 1000])
     monkeypatch.setattr("benchmarks.harness.Path.read_text", lambda path: f"cpu  1 2 3 4 5 6 7 {next(steal)} 0 0\n")
@@ -141,12 +187,32 @@ def test_sample_of_this_process():
 
 # ------------------------------------------------------------------------------------------------- scene, messages
 
+def test_a_scene_without_an_object_is_the_same_scene():
+    whole, without = tabletop(2), tabletop(2, without=2)
+    place = whole.labels == 2
+    assert [instance.label for instance in without.instances] == [1] and 2 not in without.labels
+    assert (without.depth[place] > whole.depth[place]).mean() > 0.9           # the camera looks through its place
+    shadow = np.abs(without.colour.astype(int) - whole.colour).max(axis=2) > 0
+    assert np.array_equal(without.depth[~place], whole.depth[~place]) and shadow[~place].mean() < 0.1
+
+
 def test_scene_has_the_objects_asked_for():
     frame = tabletop(5)
     labels, pixels = np.unique(frame.labels, return_counts=True)
     assert labels.tolist() == [0, 1, 2, 3, 4, 5] and pixels[1:].min() > 1000
     assert [instance.label for instance in frame.instances] == [1, 2, 3, 4, 5]
     assert (frame.depth.dtype, frame.depth.shape) == (np.float32, (480, 640))
+
+
+def test_a_result_is_recorded_with_the_engine_that_the_node_names(ros):
+    file = io.StringIO()
+    recorder = ResultRecorder(file, with_times=False)
+    recorder._receive_diagnostics(DiagnosticArray(status=[
+        DiagnosticStatus(values=[KeyValue(key="code", value="OK"), KeyValue(key="engine", value="openvino int8")])]))
+    recorder._receive(ObjectMeshArray(objects=[ObjectMesh(), ObjectMesh(status=int(Status.HIDDEN))]))
+    recorder.destroy_node()
+    record = json.loads(file.getvalue())
+    assert (record["engine"], record["objects"], record["fresh"]) == ("openvino int8", 2, 1)
 
 
 @pytest.mark.timeout(120)
@@ -355,13 +421,23 @@ def test_hulls_of_the_real_frames_have_the_known_errors():
 # --------------------------------------------------------------------------------------------------- rough soak, track
 
 def test_a_rough_soak_fails_on_old_and_on_stale_results():
-    good = [Result(stamp_ns=n, latency_ms=20, processing_ms=8, objects=5, vertices=0) for n in range(3)]
+    good = [(Result(stamp_ns=n, latency_ms=20, processing_ms=8, objects=5, vertices=0, fresh=4), 4) for n in range(3)]
     loaded = samples()[60::30]
     assert failed(rough_soak.judge(samples(), loaded, [0.1, 0.2], good, {"OK": 5})) == []
     assert failed(rough_soak.judge(samples(), loaded, [0.1, 1.2], good, {})) == ["oldest_result_s"]
-    stale = [replace(good[0], stale=1)]
-    assert failed(rough_soak.judge(samples(), loaded, [0.1], stale, {})) == ["stale_poses_shown_as_fresh"]
+    stale = [*good, (replace(good[0][0], fresh=5), 4)]
+    assert failed(rough_soak.judge(samples(), loaded, [0.1], stale, {})) == ["gone_objects_shown_as_fresh"]
     assert failed(rough_soak.judge(samples(), loaded, [0.1], good, {"INTERNAL_ERROR": 1})) == ["internal_errors"]
+
+
+def test_results_are_judged_once_an_object_is_gone_for_long_enough():
+    """It vanishes after the 10th image, of 50, and is back in the 40th; stamps need not rise."""
+    sent = [{"stamp_ns": 5_000_000 - n, "sent_ns": n * 33_000_000, "shown": 4 if 10 <= n < 40 else 5}
+            for n in range(50)]
+    results = [Result(image["stamp_ns"], latency_ms=20, processing_ms=8, objects=5, vertices=0) for image in sent]
+    judged = rough_soak.results_when_gone(sent, results)
+    assert [result.stamp_ns for result, _ in judged] == [5_000_000 - n for n in range(22, 40)]
+    assert {shown for _, shown in judged} == {4}
 
 
 def test_poses_with_slow_masks_are_counted_and_their_stamps_must_rise():
@@ -375,11 +451,66 @@ def test_poses_with_slow_masks_are_counted_and_their_stamps_must_rise():
 
 
 def test_a_rough_soak_compares_memory_as_newly_loaded():
-    good = [Result(stamp_ns=0, latency_ms=20, processing_ms=8, objects=5, vertices=0)]
     leaps = [replace(s, memory_mib=s.memory_mib + 60 * (n > 200)) for n, s in enumerate(samples())]
     growing = samples(growth_per_minute=1.2)
-    assert failed(rough_soak.judge(leaps, samples()[60::30], [0.1], good, {})) == []
-    assert failed(rough_soak.judge(leaps, growing[60::30], [0.1], good, {})) == ["memory_growth_mib_per_minute"]
+    assert failed(rough_soak.judge(leaps, samples()[60::30], [0.1], [], {})) == []
+    assert failed(rough_soak.judge(leaps, growing[60::30], [0.1], [], {})) == ["memory_growth_mib_per_minute"]
+
+
+class Camera:
+    """Stands in for the player, in time of its own, of which every image takes 20 ms to send."""
+
+    def __init__(self, monkeypatch, seconds: float):
+        self.now, self.clock_offset_ns = 1000.0, 0
+        self.began: list[float] = []
+        self.shown: list[tuple[float, Frame]] = []
+        self.counts: list[int] = []         # of objects, image by image
+        end = self.now + seconds
+        monkeypatch.setattr(frame_player, "rclpy", SimpleNamespace(ok=lambda: self.now < end))
+        monkeypatch.setattr(frame_player, "time", SimpleNamespace(
+            monotonic=lambda: self.now, time_ns=lambda: round(1e9 * self.now), sleep=self._wait))
+
+    def play(self, silent: str = "") -> int:
+        self.began.append(self.now)
+        self.counts.append(len(self.shown[-1][1].instances) if self.shown else 3)
+        self._wait(0.02)
+        return round(1e9 * self.began[-1]) + self.clock_offset_ns
+
+    def show(self, frame: Frame) -> None:
+        self.shown.append((self.now, frame))
+
+    def show_masks(self, labels: np.ndarray) -> None:
+        assert labels.shape == (10, 12)
+
+    def _wait(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_an_image_is_sent_when_its_sending_begins(monkeypatch, tmp_path):
+    camera = Camera(monkeypatch, seconds=60)
+    frame_player.play_badly(camera, blocks(1, 2), [], 30.0, np.random.default_rng(0), tmp_path / "log")
+    sent = read_records(tmp_path / "log")
+    assert [record["sent_ns"] for record in sent] == [round(1e9 * began) for began in camera.began]
+    assert len({record["stamp_ns"] - record["sent_ns"] for record in sent}) > 1           # the clock jumped
+
+
+def test_an_object_is_not_there_for_some_seconds_now_and_then(monkeypatch, tmp_path):
+    camera, whole, without = Camera(monkeypatch, seconds=300), blocks(1, 2, 3), [blocks(1, 3), blocks(2, 3)]
+    frame_player.play_badly(camera, whole, without, 30.0, np.random.default_rng(0), tmp_path / "log")
+    times, pictures = np.array([now for now, _ in camera.shown]), [id(picture) for _, picture in camera.shown]
+    assert len(times) >= 30 and set(pictures[::2]) == {*map(id, without)} and set(pictures[1::2]) == {id(whole)}
+    gone, period = np.diff(times)[::2], np.diff(times[::2])
+    assert 2 <= gone.min() and gone.max() < 4.1 and 10 <= period.min() and period.max() < 20.1
+    assert [image["shown"] for image in read_records(tmp_path / "log")] == camera.counts
+    assert {*camera.counts} == {2, 3}
+
+
+def blocks(*labels: int) -> Frame:
+    """A frame with blocks of these labels, 1 to 9, one below the other."""
+    rows = np.where(np.isin(np.arange(10), labels), np.arange(10), 0).astype(np.int32)
+    masks = np.repeat(rows[:, None], 12, axis=1)
+    return Frame(np.zeros((10, 12, 3), np.uint8), np.full((10, 12), 0.5, np.float32), masks,
+                 Intrinsics(12, 10, 10.0, 10.0, 5.5, 4.5), tuple(Instance(label) for label in labels))
 
 
 def test_age_counts_from_sending_however_the_stamps_jump():
@@ -395,22 +526,62 @@ def test_age_counts_from_sending_however_the_stamps_jump():
 def test_a_ball_s_turn_is_no_error_that_lowers_the_others():
     told = tracking._percentiles([2.0, np.nan, 4.0, np.nan])
     assert (told["mean"], told["count"], tracking._percentiles([np.nan])) == (3.0, 2, {})
-    entry = {"object": "ball", "ids": 1, "images_seen": 9, "mm": told, "degrees": {}, "nees": {}}
-    assert "ball" in tracking.table([{"seed": 1, "camera_pose_given": True, "each": [entry]}])
+    entry = {"object": "ball", "ids": 1, "images_seen": 9, "seen_share": 0.9, "mm": told, "degrees": {}, "nees": {}}
+    assert "90%" in tracking.table([{"seed": 1, "camera_pose_given": True, "each": [entry]}])
 
 
 def test_a_run_in_which_nothing_was_seen_misses_its_bars():
     nothing = {"id_switches": 0, "mm": {}, "degrees": {}, "update_cpu_ms": {"p95": 5.0}, "each": [
-        {"carried": {"seen_share": 0.0, "mm": {}}, "covered": {"seen_again_after_s": None}}]}
+        {"seen_share": 0.0, "carried": {"seen_share": 0.0, "mm": {}}, "covered": {"seen_again_after_s": None}}]}
     kept = tracking.bars([nothing])
-    assert failed(kept) == ["median_mm", "median_degrees", "carried_median_mm", "carried_seen_share",
+    assert failed(kept) == ["median_mm", "median_degrees", "seen_share", "carried_median_mm", "carried_seen_share",
                             "covered_seen_again_s"]
     json.dumps(kept, allow_nan=False)
 
 
+def test_an_object_that_is_never_followed_misses_a_bar():
+    """Of two balls that four images show, one is seen in three of them, the other in none; a third is out of view."""
+    balls = tuple(PlacedObject(label, SimpleNamespace(mesh=trimesh.creation.icosphere(2, 0.05), kind="ball"), np.eye(4))
+                  for label in (1, 2, 3))
+    judge = tracking.Judge(balls)
+    for index, presence in enumerate([Presence.HIDDEN, *[Presence.SEEN] * 3]):
+        item = SimpleNamespace(id="object_1", presence=presence,
+                               object=SimpleNamespace(label=1, camera_from_object=np.eye(4)))
+        frame = SimpleNamespace(stamp_ns=FIRST_STAMP_NS + index * 33_000_000)
+        judge.judge(None, [item], Moment(frame, {label: np.eye(4) for label in (1, 2, 3)}, {1: 1, 2: 2}, (1, 2)))
+    report = tracking._report(judge, SimpleNamespace(objects=balls, seconds=20, carried=1, covered=1))
+    assert [entry["seen_share"] for entry in report["each"]] == [0.75, 0.0, None]
+    kept = tracking.bars([report | {"update_cpu_ms": {"p95": 5.0}}])
+    assert "seen_share" in failed(kept) and kept["seen_share"]["value"] == 0
+    assert {"median_mm", "median_degrees", "id_switches"}.isdisjoint(failed(kept))
+
+
+def test_both_times_of_an_update_are_of_images_newer_than_all_before(monkeypatch):
+    """On a run of three empty images."""
+    frame = Frame(np.zeros((48, 64, 3), np.uint8), np.full((48, 64), 0.6, np.float32), np.zeros((48, 64), np.int32),
+                  Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5), world_from_camera=np.eye(4))
+    stage = SimpleNamespace(
+        seed=1, seconds=3 / RATE, objects=(), rewind=lambda: None,
+        moment=lambda now, _: Moment(replace(frame, stamp_ns=FIRST_STAMP_NS + int(now * 1e9)), {}, {}, ()))
+    are_newer = []
+
+    def update(tracker: Tracker, frame: Frame) -> list[TrackedObject]:
+        are_newer.append(tracker.is_newer(frame))
+        return follow(tracker, frame)
+
+    follow = Tracker.update
+    monkeypatch.setattr(Tracker, "update", update)
+    monkeypatch.setattr(tracking, "TIMED_UPDATES", 2)
+    pipeline = SimpleNamespace(run=lambda frame: time.sleep(0.001))
+    report = tracking.run(pipeline, stage, Disturbance())
+    assert report["update_ms"]["alone"]["count"] == report["update_ms"]["beside_reconstruction"]["count"] == 2
+    assert are_newer == [True] * 7
+
+
 def test_balls_alone_miss_no_bar_of_degrees():
     ball = {"id_switches": 0, "mm": {"p50": 1.0}, "degrees": {}, "update_cpu_ms": {"p95": 5.0}, "each": [
-        {"carried": {"seen_share": 1.0, "mm": {"p50": 1.0}}, "covered": {"seen_again_after_s": 0.1}}]}
+        {"seen_share": 1.0, "carried": {"seen_share": 1.0, "mm": {"p50": 1.0}},
+         "covered": {"seen_again_after_s": 0.1}}]}
     kept = tracking.bars([ball])
     assert failed(kept) == [] and kept["median_degrees"]["value"] is None
     assert failed(tracking.bars([ball, ball | {"degrees": {"p50": 2.5}}])) == ["median_degrees"]

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -220,6 +221,16 @@ def test_same_seed_same_scenes_another_seed_others(data, rendered, tmp_path, sma
     again = scenes.scene_folder(data, tmp_path, SMALL[0], 1, seed=1)
     assert picture(again) == picture(rendered)
     assert picture(scenes.scene_folder(data, tmp_path, SMALL[0], 1, seed=2)) != picture(rendered)
+
+
+def test_other_meshes_are_other_scenes(data, rendered, tmp_path, small_sets):
+    shutil.copytree(data, tmp_path / "data")
+    manifest = tmp_path / "data" / "meshes" / "manifest.jsonl"
+    assert scenes.scene_folder(tmp_path / "data", rendered.parents[1], SMALL[0], 3, seed=1) == rendered
+    manifest.write_text("\n".join(manifest.read_text().splitlines()[:2]))
+    fewer = scenes.scene_folder(tmp_path / "data", rendered.parents[1], SMALL[0], 3, seed=1)
+    assert fewer != rendered and {true.name for folder in frames.frame_folders(fewer / "none")
+                                  for true in frames.read_true_frame(folder, data).objects} <= {"block", "can"}
 
 
 # ------------------------------------------------------------------------------------------- sections of the bench

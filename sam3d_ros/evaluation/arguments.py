@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from sam3d_ros.evaluation.environment import add_report
 from sam3d_ros.reconstruct import add_pipeline_arguments
 
 SEEDS = 0, 2**32 - 1     # what NumPy's generators take
@@ -21,11 +22,10 @@ def add_benchmark(benchmarks: argparse._SubParsersAction, name: str, measure: Ca
                   report: str, text: str) -> argparse.ArgumentParser:
     """Declare a benchmark with the options of the pipeline and -o; its own options are up to the caller.
 
-    measure: runs it and returns the exit status; report: its file in benchmarks/results; text: what it measures
+    measure: runs it and returns the exit status; report: name of its file in benchmarks/results; text: what it measures
     """
     parser = benchmarks.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    parser.add_argument("-o", "--out", type=Path, default=Path(f"benchmarks/results/{report}.json"), metavar="JSON",
-                        help="where the report goes (default: %(default)s)")
+    add_report(parser, report)
     add_pipeline_arguments(parser)
     parser.set_defaults(measure=measure)
     return parser

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from sam3d_ros.evaluation import frames, latency, pictures, shape, shape_report, simulated, tracking
 from sam3d_ros.evaluation.arguments import MOST, SEEDS, add_benchmark, add_data, data_root
-from sam3d_ros.evaluation.environment import check_report_path, describe_environment, write_report
+from sam3d_ros.evaluation.environment import describe_environment, describe_model, report_path, write_report
 from sam3d_ros.evaluation.references import REFERENCES
 from sam3d_ros.evaluation.scenes import cache_root
 from sam3d_ros.evaluation.tracking_stage import RATE, Disturbance, Stage
@@ -25,6 +25,7 @@ from sam3d_ros.perception.faults import engine_faults
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.reconstruct import pipeline_config
 from sam3d_ros.runtime.engine import ENGINE_CHOICES, ENGINES, read_model
+from sam3d_ros.scene.tracker import warm_up
 from sam3d_ros.synth.tabletop import MAX_OBJECTS
 from sam3d_ros.terminal import in_range
 
@@ -57,8 +58,8 @@ def _add_frames(benchmarks: argparse._SubParsersAction) -> None:
 def _add_shape(benchmarks: argparse._SubParsersAction) -> None:
     parser = add_benchmark(benchmarks, "shape", run_shape, "shape",
                            "errors of the rebuilt objects and of baselines on rendered scenes of the dev split")
-    parser.add_argument("--sections", nargs="+", choices=tuple(shape.SECTIONS), default=tuple(shape.SECTIONS),
-                        metavar="SECTION", help=f"what to measure (default: all): {', '.join(shape.SECTIONS)}")
+    parser.add_argument("--sections", nargs="+", choices=tuple(shape.SECTIONS), default=(), metavar="SECTION",
+                        help=f"what to measure (default: all): {', '.join(shape.SECTIONS)}")
     add_data(parser)
     parser.add_argument("--objects", type=in_range(int, 1, MOST), default=150, metavar="N",
                         help="objects in each of the two sets (default: %(default)s)")
@@ -97,16 +98,17 @@ def _add_latency(benchmarks: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark that was chosen.  Raises OSError, at once, where the report cannot go, and Fault."""
-    check_report_path(args.out)
+    args.out = report_path(args)
     with engine_faults():
         return args.measure(args)
 
 
 def run_track(args: argparse.Namespace) -> int:
     """Follow objects in simulated scenes, print the table and write the report; exit status 1 if a bar is missed."""
-    environment = describe_environment()
+    environment, model = describe_environment(), describe_model(args.model)
     with closing(Pipeline.from_config(pipeline_config(args))) as pipeline:
         pipeline.warm_up()
+        warm_up()
         stages = (Stage(seed, args.objects, args.seconds) for seed in args.seeds)
         runs = [tracking.run(pipeline, stage, Disturbance(args.drop, world))
                 for stage in stages for world in (True, False)]
@@ -116,7 +118,7 @@ def run_track(args: argparse.Namespace) -> int:
         print(f"{'ok    ' if bar['passed'] else 'FAILED'} {name}: {bar['value']} (limit {bar['limit']})")
     passed = all(bar["passed"] for bar in kept.values())
     write_report(args.out, environment, {
-        "benchmark": "track", "engine": pipeline.engine_name, "seconds": args.seconds, "objects": args.objects,
+        "benchmark": "track", **model, "engine": pipeline.engine_name, "seconds": args.seconds, "objects": args.objects,
         "camera_rate_hz": RATE, "load_average_at_end": round(os.getloadavg()[0], 2), "bars": kept,
         "passed": passed, "runs": runs})
     print(f"report: {args.out}")
@@ -124,21 +126,23 @@ def run_track(args: argparse.Namespace) -> int:
 
 
 def run_latency(args: argparse.Namespace) -> int:
-    """Time every engine, print the table and write the report; exit status 1 if the bar for one object is missed."""
-    environment = describe_environment()
-    model = read_model(args.model)
+    """Time every engine, print the table and write the report; exit status 1 if the bar for one object is missed, which
+    is judged only where one object was measured on as many cores as it is meant for."""
+    environment, model = describe_environment(), describe_model(args.model)
     results = latency.measure_all(pipeline_config(args), args.engines, args.objects, args.runs)
-    limit = latency.physical_limit(model.data)
+    limit = latency.physical_limit(read_model(args.model).data)
     networks = latency.beside_references(results, limit)
     print(latency.table(results), latency.reference_text(networks, limit), sep="\n\n")
     best = latency.complete_ms(results)
-    passed = best is not None and best <= latency.BAR_MS
-    write_report(args.out, environment, {"benchmark": "bytes_to_mesh", "image": "640x480 RGB-D", "engines": results,
-                                         "physical_limit": limit, "network": networks,
-                                         "bar": {"objects": 1, "p50_ms": best, "limit_ms": latency.BAR_MS},
+    is_judged = 1 in args.objects and environment["cores"] == latency.BAR_CORES
+    passed = best is not None and best <= latency.BAR_MS if is_judged else None
+    write_report(args.out, environment, {"benchmark": "bytes_to_mesh", **model, "image": "640x480 RGB-D",
+                                         "engines": results, "physical_limit": limit, "network": networks,
+                                         "bar": {"objects": 1, "cores": latency.BAR_CORES, "p50_ms": best,
+                                                 "limit_ms": latency.BAR_MS},
                                          "passed": passed})
     print(f"\nreport: {args.out}")
-    return 0 if passed else 1
+    return 1 if passed is False else 0
 
 
 def run_frames(args: argparse.Namespace) -> int:
@@ -147,38 +151,37 @@ def run_frames(args: argparse.Namespace) -> int:
     folders = frames.frame_folders(args.frames)
     with ExitStack() as stack:
         if args.results:
-            engine, product = None, frames.stored(args.results)
+            measured, product = {"engine": None}, frames.stored(args.results)
         else:
+            model = describe_model(args.model)
             pipeline = Pipeline.from_config(pipeline_config(args))
             stack.callback(pipeline.close)
-            engine, product = pipeline.engine_name, frames.live(pipeline)
+            measured, product = model | {"engine": pipeline.engine_name}, frames.live(pipeline)
         progress = stack.enter_context(tqdm(folders, unit="frame"))
         scores = frames.judge(progress, args.meshes, {PRODUCT: product} | frames.BASELINES)
     print(frames.table(scores))
     methods = frames.report(scores)
     for name, method in methods.items():
         method["sam3d_protocol"] = frames.normalised_means([score for score in scores if score.method == name])
-    write_report(args.out, environment, {"benchmark": "frames", "engine": engine, "methods": methods})
+    write_report(args.out, environment, {"benchmark": "frames", **measured, "methods": methods})
     print(f"\nreport: {args.out}")
     return 0
 
 
 def run_shape(args: argparse.Namespace) -> int:
     """Measure the chosen sections on the rendered scenes, print the tables and write the report."""
-    environment = describe_environment()
-    model = read_model(args.model)
+    environment, model = describe_environment(), describe_model(args.model)
     with closing(Pipeline.from_config(pipeline_config(args))) as pipeline:
         pipeline.warm_up()
         objects = QUICK_OBJECTS if args.quick else args.objects
         bench = shape.Bench(pipeline, args.data, args.scenes or cache_root(), objects, args.seed)
         sections = {}
-        for name in (progress := tqdm(args.sections, unit="section")):
+        for name in (progress := tqdm(args.sections or shape.SECTIONS, unit="section")):
             progress.set_description(name)
             sections[name] = shape.SECTIONS[name](bench)
             write_report(args.out, environment, {             # each time: what follows takes long
-                "benchmark": "shape", "quick": args.quick, "model": model.path.stem, "model_sha256": model.sha256,
-                "engine": pipeline.engine_name, "seed": args.seed, "objects": objects, "sections": sections,
-                "references": REFERENCES})
+                "benchmark": "shape", "quick": args.quick, **model, "engine": pipeline.engine_name,
+                "seed": args.seed, "objects": objects, "sections": sections, "references": REFERENCES})
         if args.pictures:
             pictures.draw(bench, args.pictures)
     print(shape_report.text(sections))

@@ -1,6 +1,7 @@
-"""Describes the machine of a measurement, and writes it into every report."""
+"""Reports of benchmarks: where they go, and the machine of the measurement, which every one describes."""
 from __future__ import annotations
 
+import argparse
 import errno
 import importlib.metadata
 import json
@@ -14,12 +15,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..runtime.engine import EngineError
+from ..runtime.engine import DEFAULT_MODEL, EngineError, read_model
 from ..runtime.processor import cpu_model, instructions
 from ..runtime.tensorrt_engine import gpu_facts
 
+RESULTS = Path("benchmarks/results")
 PACKAGES = ("sam3d_ros", "numpy", "numba", "open3d", "openvino", "onnxruntime", "onnxruntime-gpu", "tensorrt",
-            "tensorrt-rtx-cu13", "torch", "scikit-image", "trimesh", "ros-jazzy-rclpy", "ros-jazzy-rmw-fastrtps-cpp")
+            "tensorrt-rtx-cu13", "torch", "scikit-image", "trimesh", "mujoco", "coacd", "ros-jazzy-rclpy",
+            "ros-jazzy-rmw-fastrtps-cpp")
 
 
 def describe_environment(cores: int | None = None) -> dict[str, Any]:
@@ -44,6 +47,15 @@ def describe_environment(cores: int | None = None) -> dict[str, Any]:
     }
 
 
+def describe_model(model: str) -> dict[str, str]:
+    """Name and digest of a model, for the report of what is measured with it; model: as of PipelineConfig.
+
+    Raises EngineError MODEL_MISSING, MODEL_INVALID.
+    """
+    file = read_model(model)
+    return {"model": file.path.stem, "model_sha256": file.sha256}
+
+
 def _gpu() -> dict[str, Any] | None:
     """The GPU's facts; None without one that can be used."""
     try:
@@ -66,6 +78,27 @@ def git_commit(folder: Path) -> str | None:
 def package_versions(names: tuple[str, ...]) -> dict[str, str | None]:
     """Installed version of each distribution, None where it is not installed."""
     return {name: _version(name) for name in names}
+
+
+def add_report(parser: argparse.ArgumentParser, name: str) -> None:
+    """Declare -o, which `report_path` reads; name: of the report's file, without a suffix."""
+    parser.add_argument("-o", "--out", type=Path, metavar="JSON",
+                        help=f"where the report goes (default: {RESULTS / name}.json; the name goes on with sections, "
+                             "model and `quick` where these are chosen)")
+    parser.set_defaults(report=name, sections=(), model=DEFAULT_MODEL, quick=False)
+
+
+def report_path(args: argparse.Namespace) -> Path:
+    """Where the report goes: to -o, else to benchmarks/results/NAME[_SECTION ...][_MODEL][_quick].json, so that a part
+    or another model does not replace what is published.  The folder is made.
+
+    Raises OSError if the report could not be written there.
+    """
+    model = [] if args.model == DEFAULT_MODEL else [Path(args.model).stem]
+    name = "_".join([args.report, *args.sections, *model, *["quick"] * args.quick])
+    path = args.out or RESULTS / f"{name}.json"
+    check_report_path(path)
+    return path
 
 
 def check_report_path(path: Path) -> None:

@@ -14,6 +14,7 @@ table's, metres.  The same seed gives the same scenes.  World: origin in the mid
 """
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -93,9 +94,12 @@ def cache_root() -> Path:
 def scene_folder(data: Path, cache: Path, scene_set: SceneSet, objects: int, seed: int, views: bool = False) -> Path:
     """Folder of a scene set of about `objects` objects, rendered now unless `cache` holds it already.
 
-    data: folder with meshes/manifest.jsonl; views: the other views of the scenes instead of their first
+    data: folder with meshes/manifest.jsonl, of which the folder's name has a digest: other meshes are other scenes;
+    views: the other views of the scenes instead of their first
     """
-    folder = cache / f"v{VERSION}-{objects}-objects-seed-{seed}" / (scene_set.name + ("-views" if views else ""))
+    digest = hashlib.sha256((data / "meshes" / "manifest.jsonl").read_bytes()).hexdigest()[:8]
+    folder = cache / f"v{VERSION}-{objects}-objects-seed-{seed}-meshes-{digest}" / (
+        scene_set.name + ("-views" if views else ""))
     if not folder.exists():
         partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
         shutil.rmtree(partial, ignore_errors=True)

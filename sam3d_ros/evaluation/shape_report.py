@@ -9,7 +9,7 @@ Section = Mapping[str, Any]
 ERROR_COLUMNS = ("rebuilt", "CD mm", "CD median", "acc. mm", "compl. mm", "F@5 mm", "F@10 mm", "vIoU", "ADD-S < 0.1",
                  "ICP-Rot °", "box IoU")
 KINDS = {"all": "", "sound": ", without chain and lid", "solid": ", solid only", "thin-walled": ", thin-walled only"}
-FEW_COLUMNS = ("objects", "CD mm", "F@5 mm", "vIoU")
+FEW_COLUMNS = ("rebuilt", "CD mm", "F@5 mm", "vIoU")
 
 
 def text(sections: Mapping[str, Section]) -> str:
@@ -27,12 +27,17 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in (head, ("---",) * len(head), *rows))
 
 
+def rebuilt(group: Section) -> str:
+    """How many objects of a group (frames.group_report) were rebuilt, of how many."""
+    return f"{group['found']} of {group['objects']}"
+
+
 def error_cells(group: Section) -> tuple[str, ...]:
-    """Cells of ERROR_COLUMNS for a group of objects (frames.group_report)."""
-    rebuilt, m = f"{group['found']} of {group['objects']}", group["mean"]
+    """Cells of ERROR_COLUMNS for a group of objects."""
+    m = group["mean"]
     if m is None:
-        return (rebuilt, *("" for _ in ERROR_COLUMNS[1:]))
-    return (rebuilt, f"{m['chamfer_mm']:.2f}", f"{m['chamfer_mm_median']:.2f}", f"{m['accuracy_mm']:.2f}",
+        return (rebuilt(group), *("" for _ in ERROR_COLUMNS[1:]))
+    return (rebuilt(group), f"{m['chamfer_mm']:.2f}", f"{m['chamfer_mm_median']:.2f}", f"{m['accuracy_mm']:.2f}",
             f"{m['completeness_mm']:.2f}",
             f"{m['f_score_5mm']:.3f}", f"{m['f_score_10mm']:.3f}", f"{m['volume_iou']:.3f}",
             f"{m['add_s_accepted']:.3f}", f"{m['icp_rotation_deg']:.1f}", f"{m['box_iou']:.3f}")
@@ -41,9 +46,9 @@ def error_cells(group: Section) -> tuple[str, ...]:
 def few_cells(group: Section | None) -> tuple[str, ...]:
     """Cells of FEW_COLUMNS; empty without a group."""
     if group is None or group["mean"] is None:
-        return ("0" if group is None else str(group["objects"]), "", "", "")
+        return ("" if group is None else rebuilt(group), "", "", "")
     m = group["mean"]
-    return str(group["objects"]), f"{m['chamfer_mm']:.2f}", f"{m['f_score_5mm']:.3f}", f"{m['volume_iou']:.3f}"
+    return rebuilt(group), f"{m['chamfer_mm']:.2f}", f"{m['f_score_5mm']:.3f}", f"{m['volume_iou']:.3f}"
 
 
 def core(section: Section) -> str:
@@ -65,7 +70,7 @@ def method_rows(summaries: Section) -> list[tuple[str, ...]]:
     for position, (method, summary) in enumerate(summaries.items()):
         kinds = ["all", "sound"] if summary["sound"]["objects"] < summary["all"]["objects"] else ["all"]
         kinds += ["solid", "thin-walled"] if position == 0 else []
-        rows += [(f"{method}{KINDS[kind]}", *error_cells(summary[kind])) for kind in kinds if summary[kind]["found"]]
+        rows += [(f"{method}{KINDS[kind]}", *error_cells(summary[kind])) for kind in kinds if summary[kind]["objects"]]
     return rows
 
 
@@ -110,7 +115,7 @@ def ratios(section: Section) -> str:
     """Chamfer distance before and after a change of the input."""
     head = ("input", "rebuilt", "CD mm as it is", "CD mm changed", "change", "without chain and lid", "median object")
     return markdown_table(head, [
-        (name, f"{r['found']} of {r['objects']}", cell(r["before_mm"], ".2f"), cell(r["after_mm"], ".2f"),
+        (name, rebuilt(r), cell(r["before_mm"], ".2f"), cell(r["after_mm"], ".2f"),
          *("" if r[key] is None else f"{r[key] - 1:+.0%}" for key in ("ratio", "sound_ratio", "median_ratio")))
         for name, r in section.items()])
 
@@ -121,9 +126,9 @@ def no_depth(section: Section) -> str:
     head = ("scale from", "rebuilt", "vIoU, similarity aligned", "size error, median", "CD mm", "vIoU")
     return markdown_table(head, [
         ("depth (for comparison)", "", cell(section["with_depth"]["aligned_volume_iou"], ".3f"), "", "", ""),
-        ("the model", f"{unknown['found']} of {unknown['objects']}", cell(unknown["aligned_volume_iou"], ".3f"), "",
+        ("the model", rebuilt(unknown), cell(unknown["aligned_volume_iou"], ".3f"), "",
          *few_cells(unknown)[1::2]),
-        ("the support plane", f"{plane['found']} of {plane['objects']}", "", cell(plane["size_error_median"], ".1%"),
+        ("the support plane", rebuilt(plane), "", cell(plane["size_error_median"], ".1%"),
          *few_cells(plane)[1::2])])
 
 

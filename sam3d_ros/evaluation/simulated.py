@@ -14,7 +14,7 @@ from tqdm import tqdm
 from sam3d_ros.evaluation import grasping, physics
 from sam3d_ros.evaluation.arguments import MOST, SEEDS, add_benchmark, add_data
 from sam3d_ros.evaluation.dev_models import graspable_models
-from sam3d_ros.evaluation.environment import describe_environment, write_report
+from sam3d_ros.evaluation.environment import describe_environment, describe_model, write_report
 from sam3d_ros.perception.pipeline import Pipeline
 from sam3d_ros.reconstruct import pipeline_config
 from sam3d_ros.terminal import in_range
@@ -57,7 +57,7 @@ def _add_scene_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_physics(args: argparse.Namespace) -> int:
     """Settle rebuilt objects, print the table and write the report."""
-    environment = describe_environment()
+    environment, model = describe_environment(), describe_model(args.model)
     models = graspable_models(args.data)
     measured: dict[str, tuple[list[physics.SettledObject], list[float]]] = {}
     with closing(Pipeline.from_config(pipeline_config(args))) as pipeline:
@@ -73,7 +73,7 @@ def run_physics(args: argparse.Namespace) -> int:
     objects, milliseconds = (list(chain.from_iterable(parts)) for parts in zip(*measured.values(), strict=True))
     results["all"] = physics.report(objects, milliseconds)
     print(physics.table(results))
-    write_report(args.out, environment, {"benchmark": "physics", "engine": pipeline.engine_name,
+    write_report(args.out, environment, {"benchmark": "physics", **model, "engine": pipeline.engine_name,
                                          "scenes": args.scenes, "kinds": results})
     print(f"\nreport: {args.out}")
     return 0
@@ -81,7 +81,7 @@ def run_physics(args: argparse.Namespace) -> int:
 
 def run_grasp(args: argparse.Namespace) -> int:
     """Play all rounds, print the table and write the report."""
-    environment = describe_environment()
+    environment, model = describe_environment(), describe_model(args.model)
     models = graspable_models(args.data)
     rounds: dict[str, dict[str, list[grasping.Round]]] = defaultdict(lambda: defaultdict(list))
     with closing(Pipeline.from_config(pipeline_config(args))) as pipeline:
@@ -102,7 +102,7 @@ def run_grasp(args: argparse.Namespace) -> int:
             results = {scenes: {name: grasping.report(played) for name, played in by_method.items()}
                        for scenes, by_method in rounds.items()}
             write_report(args.out, environment, {
-                "benchmark": "grasp", "engine": pipeline.engine_name, "models": [model.name for model in models],
+                "benchmark": "grasp", **model, "engine": pipeline.engine_name, "models": [m.name for m in models],
                 "rounds": seed + 1 - args.seed, "scenes": results})
     print(grasping.table(results))
     print(f"\nreport: {args.out}")

@@ -25,6 +25,7 @@ CARRY = (0.30, 0.55)              # shares of the run's time
 CARRY_SHIFT, CARRY_LIFT, CARRY_TURN = 0.10, 0.12, 1.2     # metres, metres, radians
 COVER_AT, COVER_SECONDS = 0.72, 3.0    # share of the run's time, seconds
 COVER_DISTANCE = 0.30             # metres from the camera
+LEAST_PIXELS = 100                # of an object in view, for the image to show it and the detector to have a mask of it
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,13 @@ class Disturbance:
 
 @dataclass(frozen=True)
 class Moment:
-    """A frame with the truth: label -> (4, 4) camera_from_object; true label -> the number of its mask in the frame."""
+    """A frame with the truth: label -> (4, 4) camera_from_object; true label -> the number of its mask in the frame;
+    true labels of all objects that the frame shows, with a mask or without."""
 
     frame: Frame
     camera_from_object: dict[int, np.ndarray]
     numbers: dict[int, int]
+    shown: tuple[int, ...]
 
 
 class Stage:
@@ -94,10 +97,11 @@ class Stage:
                 whole = self._with_carried(view, world_from_camera, self._carried_pose)
                 self._at_rest[index] = whole, whole.depth_edges()
             view, edges = self._at_rest[index]
-        frame, numbers = self._sensed(view, edges, world_from_camera, disturbance)
+        shown = tuple(o.label for o in self._scene.objects if (view.labels == o.label).sum() >= LEAST_PIXELS)
+        frame, numbers = self._sensed(view, edges, world_from_camera, shown, disturbance)
         camera_from_world = np.linalg.inv(world_from_camera)
         return Moment(replace(frame, stamp_ns=FIRST_STAMP_NS + int(seconds * 1e9)),
-                      {label: camera_from_world @ pose for label, pose in true.items()}, numbers)
+                      {label: camera_from_world @ pose for label, pose in true.items()}, numbers, shown)
 
     def _shot(self, turn: float) -> tuple[np.ndarray, View]:
         pose = self._scene.camera_pose(self._camera, turn)
@@ -134,11 +138,11 @@ class Stage:
             layer[window][front] = drawn[front]
         return whole
 
-    def _sensed(self, view: View, edges: np.ndarray, world_from_camera: np.ndarray,
+    def _sensed(self, view: View, edges: np.ndarray, world_from_camera: np.ndarray, shown: tuple[int, ...],
                 disturbance: Disturbance) -> tuple[Frame, dict[int, int]]:
-        """A view with the camera's noise and the detector's masks, and `Moment.numbers`; edges: `View.depth_edges`."""
-        labels = [o.label for o in self._scene.objects if (view.labels == o.label).sum() >= 100]
-        kept = [label for label in labels if self._rng.random() >= disturbance.drop]
+        """A view with the camera's noise and the detector's masks, and `Moment.numbers`; edges: `View.depth_edges`;
+        shown: as in Moment."""
+        kept = [label for label in shown if self._rng.random() >= disturbance.drop]
         numbers = dict(zip(kept, (int(n) for n in self._rng.permutation(len(kept)) + 1), strict=True))
         lookup = np.zeros(256, np.int32)
         for label, number in numbers.items():
