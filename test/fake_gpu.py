@@ -25,13 +25,15 @@ OUT_OF_MEMORY, NO_CONTEXT, NOT_SUPPORTED = 2, 201, 801
 class FakeCuda:
     """The functions of libcuda that sam3d_ros calls.  `fail`: function -> CUresult that it gives from now on.
 
-    memory: bytes of the device; multiprocessors: how many it has; calls: how often each function was called
+    missing: functions that it does not have; memory: bytes of the device; multiprocessors: how many it has; calls: how
+    often each function was called
     """
 
     def __init__(self, name="Fake GPU", capability=(8, 6), driver=12060, memory=8 << 30, multiprocessors=28):
         self.multiprocessors = multiprocessors
         self.name, self.capability, self.driver, self.memory = name, capability, driver, memory
         self.fail: dict[str, int] = {}
+        self.missing: set[str] = set()
         self.calls: dict[str, int] = {}
         self.buffers: dict[int, ctypes.Array] = {}
         self.templates: dict[int, list] = {}
@@ -41,7 +43,7 @@ class FakeCuda:
         self.current: int | None = None
 
     def __getattr__(self, function):
-        if not function.startswith("cu"):
+        if not function.startswith("cu") or function in self.missing:
             raise AttributeError(function)
 
         def call(*arguments):
@@ -165,9 +167,10 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
     trt.no_context = trt.no_size = trt.nan = trt.half_as_float = False
     trt.offset, trt.builds, trt.contexts, trt.step_seconds, trt.compiled = 0.0, 0, [], 0.0, []
     trt.LayerType = SimpleNamespace(CONVOLUTION="convolution")
-    flags = {"STRONGLY_TYPED": 0} if name == "tensorrt_rtx" or version.startswith("11.") else {
-        "EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}
-    trt.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", flags)
+    major = int(version.split(".")[0])
+    flags = ["EXPLICIT_BATCH"] * (name == "tensorrt" and major < 11) + ["STRONGLY_TYPED"] * (
+        name == "tensorrt_rtx" or major >= 9)
+    trt.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", flags, start=0)
     trt.BuilderFlag = SimpleNamespace(TF32="TF32", REQUIRE_USER_ALLOCATION="REQUIRE_USER_ALLOCATION")
     trt.ProfilingVerbosity = SimpleNamespace(DETAILED="detailed", NONE="none")
     trt.ComputeCapability = SimpleNamespace(SM86="8.6", SM89="8.9", SM120="12.0", CURRENT="here")

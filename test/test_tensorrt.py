@@ -17,7 +17,7 @@ from fake_gpu import NOT_SUPPORTED, OUT_OF_MEMORY, SCRATCH, FakeCuda, fake_tenso
 from own_process import in_own_process
 from student_graphs import student_inputs, student_model
 
-from sam3d_ros import cli, engine_cli
+from sam3d_ros import cli, doctor_checks, engine_cli
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig
 from sam3d_ros.runtime import cuda, golden, tensorrt_engine
@@ -130,6 +130,15 @@ def test_runs_without_graphs_where_none_can_be_recorded(machine, function, caplo
     first, second = engine.infer(student_inputs()), engine.infer(student_inputs())
     np.testing.assert_array_equal(first["distance"], second["distance"])
     assert "runs without a CUDA graph" in caplog.text and "cuGraphLaunch" not in machine.cuda.calls
+
+
+def test_runs_without_graphs_where_the_driver_is_too_old_for_them(machine, caplog):
+    machine.cuda.missing.add("cuGraphInstantiateWithFlags")         # of CUDA 11.4
+    engine = machine.load()
+    assert engine.infer(student_inputs())["layout"].shape == (1, 10)
+    assert "runs without a CUDA graph for 1 objects: cuGraphInstantiateWithFlags: this driver is too old" in caplog.text
+    engine.close()
+    assert not machine.cuda.in_use
 
 
 def test_kernels_are_compiled_once_and_kept(machine, caplog):
@@ -668,6 +677,18 @@ def test_auto_takes_the_gpu_and_passes_over_what_fails(machine, caplog):
     assert machine.load("cpu", "fp32").name in ("openvino fp32", "onnxruntime fp32")
     (machine.folder / "engines").chmod(0o777)
     assert machine.refusal(name="auto")[0] == "ENGINE_CACHE_UNSAFE"           # not passed over: an attack, maybe
+
+
+def test_a_library_that_is_too_old_is_passed_over(machine, caplog):
+    """As that of JetPack 6.0."""
+    machine.install(FakeCuda(), "8.6.2")
+    machine.monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt(machine.cuda, "tensorrt_rtx", "1.3.0"))
+    assert machine.refusal() == ("ENGINE_UNAVAILABLE", "tensorrt 8.6.2 is older than 10.3")
+    assert machine.load("auto", "fp32").name in ("openvino fp32", "onnxruntime fp32")
+    assert "tensorrt 8.6.2 is older than 10.3; tensorrt-rtx 1.3.0 is older than 1.4; " in caplog.text
+    check = doctor_checks._gpu_engine_check("tensorrt")
+    assert check.state == doctor_checks.GAP and "8.6.2 is older than 10.3" in check.detail
+    assert check.advice == "docs/gpu.md says what it needs"
 
 
 def test_auto_says_why_a_gpu_is_not_used(machine, caplog):

@@ -1,4 +1,4 @@
-"""From an ONNX model to a serialised TensorRT engine; `tensorrt` 10.3 to 11 and `tensorrt_rtx` alike.
+"""From an ONNX model to a serialised TensorRT engine; `tensorrt` 10.3 to 11 and `tensorrt_rtx` from 1.4 on alike.
 
 Networks are strongly typed: the graph says in which precision each layer computes (see precision.py), and the library
 keeps to it or fails.  TensorRT tries kernels out on the GPU at hand.  TensorRT-RTX compiles for a device that need not
@@ -43,15 +43,21 @@ class Library:
         return f"{self.name} {self.module.__version__}"
 
 
-NAMES = ("tensorrt", "tensorrt-rtx")        # of the engines here
+# Engines here -> the first version of their library that has all that is called.
+_OLDEST = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 4)}
+NAMES = tuple(_OLDEST)
 
 
 def load_library(name: str) -> Library:
-    """Import a library of NAMES.  Raises EngineError ENGINE_UNAVAILABLE."""
+    """Import a library of NAMES.  Raises EngineError ENGINE_UNAVAILABLE, also if it is too old."""
     try:
-        return Library(name, import_library(name), rtx=name == "tensorrt-rtx")
+        library = Library(name, import_library(name), rtx=name == "tensorrt-rtx")
     except (ImportError, OSError) as error:
         raise EngineError("ENGINE_UNAVAILABLE", f"{name}: {error}") from error
+    major, minor = _OLDEST[name]
+    if tuple(map(int, library.module.__version__.split(".")[:2])) < (major, minor):
+        raise EngineError("ENGINE_UNAVAILABLE", f"{library.version} is older than {major}.{minor}")
+    return library
 
 
 @dataclass(frozen=True)
