@@ -18,7 +18,8 @@ import onnx
 import onnxruntime
 
 MAGIC = b"fake plan "
-SCRATCH = 1 << 20                   # bytes that a view of an object takes while it is computed
+SCRATCH = 1 << 16                   # bytes that a view of an object takes while it is computed
+MOST = 16 * 8                       # views of objects, by the profile
 OUT_OF_MEMORY, NO_CONTEXT, NOT_SUPPORTED = 2, 201, 801
 
 
@@ -166,11 +167,16 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
     trt.parse_error = trt.build_error = trt.load_error = trt.execute_error = ""
     trt.no_context = trt.no_size = trt.nan = trt.half_as_float = False
     trt.offset, trt.builds, trt.contexts, trt.step_seconds, trt.compiled = 0.0, 0, [], 0.0, []
+    made_by = MAGIC + version.encode().ljust(16)
     trt.LayerType = SimpleNamespace(CONVOLUTION="convolution")
     major = int(version.split(".")[0])
     flags = ["EXPLICIT_BATCH"] * (name == "tensorrt" and major < 11) + ["STRONGLY_TYPED"] * (
         name == "tensorrt_rtx" or major >= 9)
     trt.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", flags, start=0)
+    # Since 10.10; in TensorRT-RTX from the start, and always on.
+    trt.PreviewFeature = SimpleNamespace(PROFILE_SHARING_0806="sharing")
+    if name == "tensorrt_rtx" or tuple(map(int, version.split(".")[:2])) >= (10, 10):
+        trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10 = "resize"
     trt.BuilderFlag = SimpleNamespace(TF32="TF32", REQUIRE_USER_ALLOCATION="REQUIRE_USER_ALLOCATION")
     trt.ProfilingVerbosity = SimpleNamespace(DETAILED="detailed", NONE="none")
     trt.ComputeCapability = SimpleNamespace(SM86="8.6", SM89="8.9", SM120="12.0", CURRENT="here")
@@ -229,12 +235,17 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
     class Config:
         def __init__(self):
             self.flags, self.capability, self.timing = set(), None, None
+            self.resizes = name == "tensorrt_rtx"
 
         def add_optimization_profile(self, profile):
             self.profile = profile
 
         def set_flag(self, flag):
             self.flags.add(flag)
+
+        def set_preview_feature(self, feature, on):
+            assert feature == "resize" and name == "tensorrt"
+            self.resizes = on
 
         def clear_flag(self, flag):
             assert flag == "TF32"
@@ -287,26 +298,26 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
                 self.logger.log(ILogger.ERROR, trt.build_error)
                 return None
             trt.builds += 1
-            return MAGIC + version.encode().ljust(16) + network.model.SerializeToString()
+            return made_by + bytes([config.resizes]) + network.model.SerializeToString()
 
     class Runtime:
         def __init__(self, logger):
             self.logger = logger
 
         def deserialize_cuda_engine(self, plan):
-            if trt.load_error or not plan.startswith(MAGIC + version.encode().ljust(16)):
+            if trt.load_error or not plan.startswith(made_by):
                 self.logger.log(ILogger.ERROR, trt.load_error or "the plan is of another version")
                 return None
-            return Engine(plan[len(MAGIC) + 16:], self.logger)
+            return Engine(plan[len(made_by) + 1:], self.logger, resizes=bool(plan[len(made_by)]))
 
     class Engine:
-        device_memory_size_v2 = 16 * 8 * SCRATCH       # the largest of the profile
+        device_memory_size_v2 = MOST * SCRATCH
 
-        def __init__(self, data, logger):
+        def __init__(self, data, logger, resizes):
             options = onnxruntime.SessionOptions()
             options.log_severity_level, options.intra_op_num_threads = 3, 1
             self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-            self.logger = logger
+            self.logger, self.resizes = logger, resizes
 
         def create_runtime_config(self):
             return trt.RuntimeConfig()
@@ -363,7 +374,7 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
 
         @property
         def needed(self):
-            return int(np.prod(self.shapes["crops"][:2])) * SCRATCH
+            return (int(np.prod(self.shapes["crops"][:2])) if self.engine.resizes else MOST) * SCRATCH
 
         def set_device_memory(self, address, size):
             assert ctypes.sizeof(cuda.buffers[address]) >= size

@@ -167,24 +167,42 @@ def test_kernels_are_compiled_once_and_kept(machine, caplog):
     assert not list(kernels.parent.glob("*.kernels"))
 
 
-def scratch_bytes(machine):
+def scratch_bytes(contexts):
     """Memory that contexts compute in, each piece counted once."""
-    return sum({context.scratch: context.scratch_bytes for context in machine.trt.contexts}.values())
+    return sum({context.scratch: context.scratch_bytes for context in contexts}.values())
 
 
-def test_memory_to_compute_in_is_what_the_largest_run_needs(machine):
+@pytest.mark.parametrize(("name", "version"), [("tensorrt", "10.10.0"), ("tensorrt", "11.4.0"),
+                                               ("tensorrt-rtx", "1.4.0")])
+def test_memory_to_compute_in_is_what_the_largest_run_needs(machine, name, version):
     """Not that of most objects with most views at once, which the profile allows."""
-    engine = machine.load()
+    machine.install(FakeCuda(), version)
+    engine = machine.load(name)
+    library = machine.trt if name == "tensorrt" else machine.rtx
     engine.infer(student_inputs(16))
-    largest = machine.trt.contexts[-1].scratch_bytes
+    largest = library.contexts[-1].scratch_bytes
     assert largest == 16 * SCRATCH
-    before = scratch_bytes(machine)
+    before = scratch_bytes(library.contexts)
     for batch, views in ((1, 1), (2, 8), (4, 3), (8, 2)):
         engine.infer(student_inputs(batch, views))
-    assert scratch_bytes(machine) == before <= 2 * largest
-    machine.trt.no_size = True
+    assert scratch_bytes(library.contexts) == before <= 2 * largest
+    library.no_size = True
     engine.infer(student_inputs(8))
-    assert machine.trt.contexts[-1].scratch_bytes == 16 * MAX_VIEWS * SCRATCH
+    assert library.contexts[-1].scratch_bytes == 16 * MAX_VIEWS * SCRATCH
+
+
+def test_memory_to_compute_in_of_a_library_that_tells_only_the_most(machine):
+    engine = machine.load()                     # TensorRT 10.3
+    for batch in (1, 2, 16):
+        engine.infer(student_inputs(batch))
+    assert scratch_bytes(machine.trt.contexts) == 16 * MAX_VIEWS * SCRATCH
+
+
+def test_an_engine_built_for_another_use_of_memory_is_another_one(machine):
+    machine.install(FakeCuda(), "10.10.0")
+    assert machine.key().flags == "strongly typed no TF32 RUNTIME_ACTIVATION_RESIZE_10_10"
+    machine.install(FakeCuda(), "10.3.0")
+    assert machine.key().flags == "strongly typed no TF32"
 
 
 def test_a_recording_that_fails_midway_is_freed(machine, caplog):

@@ -48,7 +48,7 @@ class EngineKey:
 
     model: SHA-256 of the ONNX file; library: as "tensorrt 10.3.0.26"; cuda, driver: versions, empty where the engine
     is built for a device that is not there; device: its name and multiprocessors; capability: as "8.7"; precision:
-    fp32, fp16 or int8; profile: smallest, best and largest input shapes; flags: of the builder
+    fp32, fp16 or int8; profile: smallest, best and largest input shapes; flags: of the builder, and preview features
     """
 
     model: str

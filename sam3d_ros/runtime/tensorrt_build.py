@@ -116,6 +116,13 @@ def builder_flags(library: Library) -> list[str]:
     return ["REQUIRE_USER_ALLOCATION"] if library.rtx else []
 
 
+def preview_features(library: Library) -> list[str]:
+    """Names of the preview features to switch on; those of TensorRT-RTX are on."""
+    # A context then needs the memory for the shapes at hand, and not for the largest of the profile.
+    resize = "RUNTIME_ACTIVATION_RESIZE_10_10"          # since TensorRT 10.10
+    return [resize] if not library.rtx and hasattr(library.module.PreviewFeature, resize) else []
+
+
 def build_plan(library: Library, model: ModelFile, signature: Signature, precision: str, capability: str = "",
                timing: bytes = b"", on_progress: Progress = lambda percent, what: None) -> Plan:
     """Build an engine.
@@ -145,6 +152,8 @@ def build_plan(library: Library, model: ModelFile, signature: Signature, precisi
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED      # layers can be inspected
     for flag in builder_flags(library):
         config.set_flag(getattr(trt.BuilderFlag, flag))
+    for feature in preview_features(library):
+        config.set_preview_feature(getattr(trt.PreviewFeature, feature), True)
     if library.rtx:
         config.num_compute_capabilities = 1
         config.set_compute_capability(rtx_capability(library, capability), 0)

@@ -30,6 +30,7 @@ from .tensorrt_build import (
     load_library,
     make,
     make_logger,
+    preview_features,
     profile_shapes,
     rtx_capability,
 )
@@ -157,8 +158,9 @@ class TensorRtEngine:
     def _give_scratch(self, context: Any) -> None:
         """Give a context, whose shapes are set, the memory in which it computes; shared, since one runs at a time.
 
-        Not for the largest shapes of the profile, most objects with most views: nobody asks for so many at a time, and
-        they need several times as much.  A smaller piece stays: graphs that are recorded compute in it.
+        Where the library tells it (see preview_features), not as much as for the largest shapes of the profile, most
+        objects with most views: nobody asks for so many at a time, and they need several times as much.  A smaller
+        piece stays: graphs that are recorded compute in it.
         """
         # 0: it could not be told
         needed = context.update_device_memory_size_for_shapes() or self._engine.device_memory_size_v2
@@ -232,7 +234,7 @@ def engine_key(library: Library, model: ModelFile, signature: Signature, precisi
     name = f"{device.name}, {device.multiprocessors} multiprocessors" if device else ""
     return EngineKey(model.sha256, library.version, device.cuda if device else "", device.driver if device else "",
                      name, capability, precision, profile,
-                     " ".join(["strongly typed", "no TF32", *builder_flags(library)]))
+                     " ".join(["strongly typed", "no TF32", *builder_flags(library), *preview_features(library)]))
 
 
 def load_tensorrt(name: str, model: ModelFile, signature: Signature, precision: str,
