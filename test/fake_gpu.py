@@ -160,13 +160,14 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
     parse_error, build_error, load_error, execute_error: what it says then, the last one line by line; no_context;
     no_size: does not tell what memory a context needs; nan: outputs are not numbers; offset: added to the distance;
     half_as_float: claims to compute float16 as float32; step_seconds: each step of a build takes.  builds: how many
-    were made; compiled: what TensorRT-RTX has compiled
+    were made; compiled: what TensorRT-RTX has compiled; contexts: weak references to all that were made; freed_in: the
+    device's context, None without one, that was current when each of those was freed that have been
     """
     trt = types.ModuleType(name)
     trt.__spec__, trt.__file__, trt.__version__ = ModuleSpec(name, None), f"{name}/__init__.py", version
     trt.parse_error = trt.build_error = trt.load_error = trt.execute_error = ""
     trt.no_context = trt.no_size = trt.nan = trt.half_as_float = False
-    trt.offset, trt.builds, trt.contexts, trt.step_seconds, trt.compiled = 0.0, 0, [], 0.0, []
+    trt.offset, trt.builds, trt.step_seconds, trt.compiled, trt.contexts, trt.freed_in = 0.0, 0, 0.0, [], [], []
     made_by = MAGIC + version.encode().ljust(16)
     trt.LayerType = SimpleNamespace(CONVOLUTION="convolution")
     major = int(version.split(".")[0])
@@ -326,8 +327,9 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             if trt.no_context:
                 self.logger.log(ILogger.ERROR, "no memory for a context")
                 return None
-            trt.contexts.append(Context(self, strategy))
-            return trt.contexts[-1]
+            context = Context(self, strategy)
+            trt.contexts.append(weakref.ref(context, lambda reference: trt.freed_in.append(cuda.current)))
+            return context
 
     class RuntimeCache:
         def __init__(self):

@@ -167,9 +167,14 @@ def test_kernels_are_compiled_once_and_kept(machine, caplog):
     assert not list(kernels.parent.glob("*.kernels"))
 
 
-def scratch_bytes(contexts):
+def living(library):
+    """The contexts that have not been freed."""
+    return [context for reference in library.contexts if (context := reference())]
+
+
+def scratch_bytes(library):
     """Memory that contexts compute in, each piece counted once."""
-    return sum({context.scratch: context.scratch_bytes for context in contexts}.values())
+    return sum({context.scratch: context.scratch_bytes for context in living(library)}.values())
 
 
 @pytest.mark.parametrize(("name", "version"), [("tensorrt", "10.10.0"), ("tensorrt", "11.4.0"),
@@ -180,22 +185,22 @@ def test_memory_to_compute_in_is_what_the_largest_run_needs(machine, name, versi
     engine = machine.load(name)
     library = machine.trt if name == "tensorrt" else machine.rtx
     engine.infer(student_inputs(16))
-    largest = library.contexts[-1].scratch_bytes
+    largest = living(library)[-1].scratch_bytes
     assert largest == 16 * SCRATCH
-    before = scratch_bytes(library.contexts)
+    before = scratch_bytes(library)
     for batch, views in ((1, 1), (2, 8), (4, 3), (8, 2)):
         engine.infer(student_inputs(batch, views))
-    assert scratch_bytes(library.contexts) == before <= 2 * largest
+    assert scratch_bytes(library) == before <= 2 * largest
     library.no_size = True
     engine.infer(student_inputs(8))
-    assert library.contexts[-1].scratch_bytes == 16 * MAX_VIEWS * SCRATCH
+    assert living(library)[-1].scratch_bytes == 16 * MAX_VIEWS * SCRATCH
 
 
 def test_memory_to_compute_in_of_a_library_that_tells_only_the_most(machine):
     engine = machine.load()                     # TensorRT 10.3
     for batch in (1, 2, 16):
         engine.infer(student_inputs(batch))
-    assert scratch_bytes(machine.trt.contexts) == 16 * MAX_VIEWS * SCRATCH
+    assert scratch_bytes(machine.trt) == 16 * MAX_VIEWS * SCRATCH
 
 
 def test_an_engine_built_for_another_use_of_memory_is_another_one(machine):
@@ -233,6 +238,21 @@ def test_graphs_are_freed_before_their_contexts_and_contexts_before_memory(machi
     engine.close()
     assert contexts == {"cuGraphExecDestroy": (2, True), "cuMemFree_v2": (0, True), "cuStreamDestroy_v2": (0, True),
                         "cuDevicePrimaryCtxRelease_v2": (0, False)}
+
+
+@pytest.mark.parametrize("said", ["out of memory", "illegal memory access"])
+def test_a_context_whose_first_run_failed_is_freed_before_its_device(machine, said):
+    """Though the error, which knows where it came from, is still there."""
+    machine.trt.execute_error = said
+    machine.refusal()
+    assert machine.trt.freed_in == [1]
+    machine.trt.execute_error = ""
+    engine = machine.load()
+    machine.trt.execute_error = said
+    with pytest.raises(RuntimeError, match=said) as error:
+        engine.infer(student_inputs(2))
+    engine.close()
+    assert machine.trt.freed_in == [1, 1, 1] and not living(machine.trt), error
 
 
 def test_runs_that_fail_leave_nothing(machine):

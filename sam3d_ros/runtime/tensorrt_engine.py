@@ -9,6 +9,7 @@ import contextlib
 import logging
 import re
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -135,6 +136,16 @@ class TensorRtEngine:
         return self._host[name][:int(np.prod(shape))].reshape(shape)
 
     def _prepare(self, bucket: int, views: int) -> _Run:
+        """See _recorded."""
+        try:
+            return self._recorded(bucket, views)
+        except BaseException as error:
+            # The frames of what failed would else keep the context for as long as the error is there: beyond `close`,
+            # and so beyond the engine and the device that it is part of.
+            traceback.clear_frames(error.__traceback__)
+            raise
+
+    def _recorded(self, bucket: int, views: int) -> _Run:
         """Run a batch size for the first time, then record it.
 
         Each size has a context of its own, because a recorded graph is bound to its context's shapes.
