@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -226,18 +227,26 @@ def test_a_recording_that_fails_midway_is_freed(machine, caplog):
 
 
 def test_graphs_are_freed_before_their_contexts_and_contexts_before_memory(machine):
+    machine.install(FakeCuda(), "10.10.0")              # with which more objects take more memory
     engine = machine.load()
-    engine.infer(student_inputs(2))
-    contexts = {}
-    for function in ("cuGraphExecDestroy", "cuMemFree_v2", "cuStreamDestroy_v2", "cuDevicePrimaryCtxRelease_v2"):
-        def watched(*arguments, function=function):
-            contexts[function] = len(engine._runs), engine._engine is not None
+    for batch in (2, 16, 4):
+        engine.infer(student_inputs(batch))
+    assert len({context.scratch for context in living(machine.trt)}) == 3
+    seen = defaultdict(list)
+    looks = {"cuGraphExecDestroy": lambda graph: len(machine.cuda.graphs) - len(living(machine.trt)),
+             "cuMemFree_v2": lambda memory: memory.value in {context.scratch for context in living(machine.trt)},
+             "cuStreamDestroy_v2": lambda stream: (len(living(machine.trt)), engine._engine is not None),
+             "cuDevicePrimaryCtxRelease_v2": lambda device: engine._engine is not None}
+    for function, look in looks.items():
+        def watched(*arguments, function=function, look=look):
+            seen[function].append(look(*arguments))
             return getattr(type(machine.cuda), "_" + function)(machine.cuda, *arguments)
 
         setattr(machine.cuda, "_" + function, watched)
     engine.close()
-    assert contexts == {"cuGraphExecDestroy": (2, True), "cuMemFree_v2": (0, True), "cuStreamDestroy_v2": (0, True),
-                        "cuDevicePrimaryCtxRelease_v2": (0, False)}
+    buffers = len(STUDENT.inputs) + len(STUDENT.outputs) + 3
+    assert seen == {"cuGraphExecDestroy": [0] * 4, "cuMemFree_v2": [False] * buffers,
+                    "cuStreamDestroy_v2": [(0, True)], "cuDevicePrimaryCtxRelease_v2": [False]}
 
 
 @pytest.mark.parametrize("said", ["out of memory", "illegal memory access"])

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,8 @@ class _Run:
 class TensorRtEngine:
     """An `Engine`.  `infer` may be called from any thread, by one at a time.
 
-    What it makes is freed when the device is closed: recorded graphs, then contexts, memory, and the library's engine.
+    What it makes is freed when the device is closed, the last run first: its recorded graph, its context, the memory
+    that this computes in; then the memory that all runs share, and the library's engine.
     kernels: what TensorRT-RTX compiled for this engine in earlier processes; keep_kernels: is given, when the engine is
     closed, what it has compiled besides
     Raises EngineError ENGINE_BUILD_FAILED if the plan does not load, ENGINE_OUT_OF_MEMORY, ENGINE_UNAVAILABLE;
@@ -87,7 +89,6 @@ class TensorRtEngine:
             buffer[:] = 0                          # what fills a batch up is finite
         self._addresses = {name: device.allocate(buffer.nbytes) for name, buffer in self._host.items()}
         self._scratch, self._scratch_bytes = 0, 0
-        device.at_close(self._runs.clear)
 
     def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See Engine.infer; up to MAX_VIEWS views.  Raises RuntimeError."""
@@ -159,6 +160,7 @@ class TensorRtEngine:
         self._give_scratch(context)
         self._enqueue(context, bucket, views)      # allocates, and compiles where the library does so late
         self._device.synchronise(self._stream)
+        self._device.at_close(partial(self._runs.pop, (bucket, views), None))
         try:
             graph = self._device.capture(self._stream, lambda: self._enqueue(context, bucket, views))
         except RuntimeError as error:
