@@ -20,6 +20,7 @@ from sam3d_ros.runtime.engine import (
     read_model,
 )
 from sam3d_ros.runtime.golden import golden_inputs
+from sam3d_ros.runtime.precision import typed
 from sam3d_ros.runtime.processor import has_bfloat16
 from sam3d_ros.runtime.signature import STUDENT, Signature
 
@@ -241,6 +242,26 @@ def test_a_network_that_openvino_does_not_compile_is_named(said, reason, model, 
     with pytest.raises(EngineError, match=said) as error:
         load_engine("openvino", model, "fp32", signature=STUDENT)
     assert error.value.reason == reason
+
+
+@pytest.mark.parametrize(("error", "said"), [(RuntimeError(), "RuntimeError"), (RuntimeError(" \n"), "RuntimeError"),
+                                             (RuntimeError("Check failed\nno such operator\n"), "no such operator")])
+def test_a_network_that_an_engine_does_not_read_is_named(error, said, model, monkeypatch):
+    """Whether the library says why or not."""
+    openvino, onnxruntime = pytest.importorskip("openvino"), pytest.importorskip("onnxruntime")
+
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(openvino.Core, "read_model", fail)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    monkeypatch.setattr("sam3d_ros.runtime.precision.with_half_convolutions", fail)
+    for load in (lambda: load_engine("openvino", model, "fp32", signature=STUDENT),
+                 lambda: load_engine("onnxruntime", model, "fp32", signature=STUDENT),
+                 lambda: typed(read_model(model), "fp16")):
+        with pytest.raises(EngineError) as invalid:
+            load()
+        assert (invalid.value.reason, invalid.value.detail) == ("MODEL_INVALID", f"{model}: {said}")
 
 
 def test_torch_has_no_integers():

@@ -8,7 +8,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from ..runtime.engine import EngineError, ModelFile, check_signature, library_error
+from ..runtime.engine import EngineError, ModelFile, check_signature, last_line, library_error
 from ..runtime.signature import Shape, Signature
 from .folded import student_from_onnx
 
@@ -33,7 +33,7 @@ class TorchEngine:
         try:
             graph = onnx.load_model_from_string(model.data).graph
         except Exception as error:      # protobuf's own
-            raise EngineError("MODEL_INVALID", f"{model.path}: {str(error).strip().splitlines()[-1]}") from error
+            raise EngineError("MODEL_INVALID", f"{model.path}: {last_line(error)}") from error
         check_signature(model, signature, _shapes(graph.input), _shapes(graph.output))
         try:
             network = student_from_onnx(model.data)

@@ -43,6 +43,11 @@ def library_error(name: str, message: str, reason: str) -> EngineError:
     return EngineError(reason, f"{name}: {message or 'no reason given'}")
 
 
+def last_line(error: Exception) -> str:
+    """The last line of what an error says, where its cause stands; its kind if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
+
+
 class Engine(Protocol):
     """A loaded network.
 

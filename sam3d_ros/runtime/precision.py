@@ -1,7 +1,7 @@
 """Writes the wanted precision into a model's graph, for engines that take it from there."""
 from __future__ import annotations
 
-from .engine import EngineError, ModelFile
+from .engine import EngineError, ModelFile, last_line
 from .graph import PrecisionError
 from .half import with_half_convolutions
 from .int8 import FEW_WEIGHT_STEPS, WEIGHT_STEPS, with_int8_convolutions
@@ -25,4 +25,4 @@ def typed(model: ModelFile, precision: str, signed: bool = False) -> bytes:
     except PrecisionError as error:
         raise EngineError("ENGINE_UNAVAILABLE", f"{model.path} in {precision}: {error}") from error
     except Exception as error:      # what protobuf and onnx raise on bytes that are no model shares no base
-        raise EngineError("MODEL_INVALID", f"{model.path}: {str(error).strip().splitlines()[-1]}") from error
+        raise EngineError("MODEL_INVALID", f"{model.path}: {last_line(error)}") from error
