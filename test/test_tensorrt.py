@@ -843,6 +843,16 @@ def test_timing_cache_grows(machine):
     assert timing.read_bytes() == b"t"
 
 
+@pytest.mark.parametrize("precision", ["fp16", "fp32", "int8"])
+def test_a_model_cannot_name_other_files(machine, precision):
+    """Nor have TensorRT read them, which takes absolute paths, too."""
+    onnx.save(onnx.load(machine.model), machine.model, save_as_external_data=True, location="weights.bin",
+              size_threshold=0)
+    machine.monkeypatch.chdir(machine.model.parent)
+    reason, detail = machine.refusal(precision=precision)
+    assert reason == "MODEL_INVALID" and detail.endswith(" is stored in another file") and machine.trt.builds == 0
+
+
 def test_a_weight_too_large_for_half(machine):
     proto = onnx.load(machine.model)
     weight = next(w for w in proto.graph.initializer if len(w.dims) == 5)
