@@ -252,9 +252,13 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             assert flag == "TF32"
 
         def create_timing_cache(self, data):
+            if data == b"damaged":
+                return None
             return SimpleNamespace(serialize=lambda: data + b"t", fits=not data.startswith(b"other device"))
 
         def set_timing_cache(self, cache, ignore_mismatch):
+            if cache is None:
+                raise TypeError("set_timing_cache(): incompatible function arguments")
             self.timing = cache if cache.fits or ignore_mismatch else None
             return self.timing is not None
 

@@ -319,7 +319,9 @@ def test_removal(cache):
     assert cache.load(KEY) == PLAN and cache.load(other) is None
     assert cache.read_note(f"{KEY.digest}.kernels") == b"k" and not cache.read_note(f"{other.digest}.kernels")
     engine_file(cache).write_bytes(b"")
-    assert len(cache.remove()) == 1 and not cache.entries() and cache.read_note("x.timing") == b"t"
+    assert len(cache.remove(lambda entry: True)) == 1 and not cache.entries() and cache.read_note("x.timing") == b"t"
+    cache.write_note("cpu.json", b"{}")
+    assert cache.remove() == [] and not cache.read_note("x.timing") and cache.read_note("cpu.json") == b"{}"
 
 
 def test_notes(cache):

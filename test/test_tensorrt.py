@@ -837,10 +837,11 @@ def test_timing_cache_grows(machine):
     machine.load(precision="fp32").close()
     timing, = (machine.folder / "engines").glob("*.timing")
     assert timing.read_bytes() == b"tt" and "Fake_GPU" in timing.name
-    timing.write_bytes(b"other device of this name")
-    EngineCache(machine.folder).remove()
-    machine.load().close()
-    assert timing.read_bytes() == b"t"
+    for useless in (b"other device of this name", b"damaged"):
+        timing.write_bytes(useless)
+        EngineCache(machine.folder).remove(lambda entry: True)
+        machine.load().close()
+        assert timing.read_bytes() == b"t"
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32", "int8"])

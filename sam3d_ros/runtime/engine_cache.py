@@ -204,18 +204,21 @@ class EngineCache:
             names = sorted({name[:64] for name in os.listdir(folder) if _ENGINE_FILE.fullmatch(name)})
             return [self._entry(folder, name) for name in names]
 
-    def remove(self, wanted: Callable[[Entry], bool] = lambda entry: True,
+    def remove(self, wanted: Callable[[Entry], bool] | None = None,
                on_wait: Callable[[], None] = lambda: None) -> list[Entry]:
-        """Delete engines; returns those deleted.  on_wait: as `locked` has it.
+        """Delete the engines that are wanted, or, if None, all of them and the libraries' timing caches; returns the
+        engines deleted.  on_wait: as `locked` has it.
 
         Raises EngineError ENGINE_CACHE_UNSAFE, OSError.
         """
         with self.locked(on_wait), self._opened() as folder:
-            removed = [entry for entry in self.entries() if wanted(entry)]
-            for entry in removed:
-                for suffix in (".json", ".engine", ".kernels"):
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(entry.name + suffix, dir_fd=folder)
+            removed = [entry for entry in self.entries() if wanted is None or wanted(entry)]
+            names = [entry.name + suffix for entry in removed for suffix in (".json", ".engine", ".kernels")]
+            if wanted is None:
+                names += [name for name in os.listdir(folder) if name.endswith(".timing")]
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=folder)
             return removed
 
     def _entry(self, folder: int, name: str) -> Entry:

@@ -158,8 +158,9 @@ def build_plan(library: Library, model: ModelFile, signature: Signature, precisi
         config.num_compute_capabilities = 1
         config.set_compute_capability(rtx_capability(library, capability), 0)
     else:
-        # False: it was made on another device of this name
-        if not config.set_timing_cache(config.create_timing_cache(timing), False):
+        cache = config.create_timing_cache(timing)
+        # None: it is damaged; False: it was made on another device of this name
+        if cache is None or not config.set_timing_cache(cache, False):
             config.set_timing_cache(config.create_timing_cache(b""), False)
     monitor = config.progress_monitor = _monitor(trt, on_progress)
     plan = _interruptible(lambda: builder.build_serialized_network(network, config), monitor)
