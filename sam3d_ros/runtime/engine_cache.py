@@ -169,7 +169,11 @@ class EngineCache:
         Raises EngineError ENGINE_CACHE_UNSAFE, ENGINE_NOT_KEPT.
         """
         with self._kept(), self._opened() as folder:
-            self._write(folder, name, data)
+            try:
+                self._write(folder, name, data)
+            except FileNotFoundError:
+                # Not under the lock, which a build holds for minutes: who took it just now deleted the temporary file.
+                self._write(folder, name, data)
 
     @contextlib.contextmanager
     def locked(self, on_wait: Callable[[], None] = lambda: None, required: bool = False) -> Iterator[None]:
@@ -280,7 +284,8 @@ class EngineCache:
                 os.fsync(stream.fileno())
             os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
-            os.unlink(temporary, dir_fd=folder)
+            with contextlib.suppress(FileNotFoundError):        # as `write_note` has it
+                os.unlink(temporary, dir_fd=folder)
             raise
         os.fsync(folder)
 
