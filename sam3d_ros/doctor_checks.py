@@ -18,6 +18,7 @@ import numpy as np
 
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, pixel_directions
+from sam3d_ros.runtime.engine import last_line
 
 SUPPORTED_PYTHON = ((3, 10), (3, 13))
 DISCOVERY_SECONDS = 2.0
@@ -176,7 +177,7 @@ def engine_checks() -> list[Check]:
         except Fault as fault:
             checks.append(Check("engine", name, BROKEN, f"{fault.code.name}: {fault.detail}", fault.code.advice))
         except (ImportError, OSError) as error:
-            checks.append(Check("engine", name, BROKEN, _last_line(error), f"pip install --force-reinstall {name}"))
+            checks.append(Check("engine", name, BROKEN, last_line(error), f"pip install --force-reinstall {name}"))
     return checks + [_gpu_engine_check(name) for name in GPU_ENGINES]
 
 
@@ -224,7 +225,7 @@ def topic_checks() -> list[Check]:
     try:
         topics = visible_topics(DISCOVERY_SECONDS)
     except RuntimeError as error:                  # what rclpy's errors derive from
-        return [Check("topics", "discovery", BROKEN, _last_line(error),
+        return [Check("topics", "discovery", BROKEN, last_line(error),
                       "check the network and the middleware's settings")]
     found = [(name, kind) for name, kinds in sorted(topics.items()) for kind in kinds if kind in CAMERA_TYPES]
     checks = [Check("topics", name, OK, kind) for name, kind in found]
@@ -272,8 +273,8 @@ def _gpu_engine_check(name: str) -> Check:
         return Check("engine", name, GAP if fault.code in advice else BROKEN, f"{fault.code.name}: {fault.detail}",
                      advice.get(fault.code, fault.code.advice))
     except (ImportError, OSError) as error:
-        return Check("engine", name, BROKEN, _last_line(error), _gpu_package_advice(name, "install --force-reinstall",
-                                                                                   "install --reinstall"))
+        return Check("engine", name, BROKEN, last_line(error), _gpu_package_advice(name, "install --force-reinstall",
+                                                                                  "install --reinstall"))
 
 
 def _gpu_package_advice(name: str, pip: str, apt: str = "install") -> str:
@@ -316,7 +317,7 @@ def _import_check(group: str, name: str, module: str, advice: str) -> Check:
     try:
         imported = importlib.import_module(module)
     except (ImportError, OSError) as error:        # OSError: a shared library of the system is missing
-        return Check(group, name, BROKEN, _last_line(error), advice, needed=True)
+        return Check(group, name, BROKEN, last_line(error), advice, needed=True)
     version = getattr(imported, "__version__", None)
     return Check(group, name, OK, str(version or "installed"), needed=True)
 
@@ -365,10 +366,6 @@ def _shared_memory_bytes(profile: Path) -> int | None:
         if values.get("type") == "SHM" and values.get("segment_size", "").isdigit():
             return int(values["segment_size"])
     return None
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def _version(distribution: str) -> str | None:

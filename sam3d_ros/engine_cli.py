@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                                 description="Check that every engine is whole and ours, and, of those built for this "
                                             "machine, that they answer as they should.")
     verify.add_argument("--model", default=DEFAULT_MODEL, help=f"{MODEL_HELP} (default: %(default)s)")
-    clear = actions.add_parser("clear", help="delete engines", description="Delete all engines of the cache.")
+    clear = actions.add_parser("clear", help="delete engines",
+                               description="Delete all engines of the cache, and the timings of kernels that TensorRT "
+                                           "keeps beside them.")
     clear.add_argument("--damaged", action="store_true", help="only those that would not be loaded")
 
 
@@ -143,7 +145,7 @@ def _verify(cache: EngineCache, args: argparse.Namespace) -> int:
 
 def _clear(cache: EngineCache, damaged: bool) -> int:
     progress = ProgressLine()
-    removed = cache.remove(lambda entry: bool(entry.problem) or not damaged,
+    removed = cache.remove((lambda entry: bool(entry.problem)) if damaged else None,
                            lambda: progress(0, "waiting for a build to end"))
     print(f"{len(removed)} engines deleted from {cache.folder}")
     return 0

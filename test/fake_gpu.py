@@ -18,20 +18,23 @@ import onnx
 import onnxruntime
 
 MAGIC = b"fake plan "
-SCRATCH = 1 << 20                   # bytes that a view of an object takes while it is computed
+SCRATCH = 1 << 16                   # bytes that a view of an object takes while it is computed
+MOST = 16 * 8                       # views of objects, by the profile
 OUT_OF_MEMORY, NO_CONTEXT, NOT_SUPPORTED = 2, 201, 801
 
 
 class FakeCuda:
     """The functions of libcuda that sam3d_ros calls.  `fail`: function -> CUresult that it gives from now on.
 
-    memory: bytes of the device; multiprocessors: how many it has; calls: how often each function was called
+    missing: functions that it does not have; memory: bytes of the device; multiprocessors: how many it has; calls: how
+    often each function was called
     """
 
     def __init__(self, name="Fake GPU", capability=(8, 6), driver=12060, memory=8 << 30, multiprocessors=28):
         self.multiprocessors = multiprocessors
         self.name, self.capability, self.driver, self.memory = name, capability, driver, memory
         self.fail: dict[str, int] = {}
+        self.missing: set[str] = set()
         self.calls: dict[str, int] = {}
         self.buffers: dict[int, ctypes.Array] = {}
         self.templates: dict[int, list] = {}
@@ -41,7 +44,7 @@ class FakeCuda:
         self.current: int | None = None
 
     def __getattr__(self, function):
-        if not function.startswith("cu"):
+        if not function.startswith("cu") or function in self.missing:
             raise AttributeError(function)
 
         def call(*arguments):
@@ -157,17 +160,24 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
     parse_error, build_error, load_error, execute_error: what it says then, the last one line by line; no_context;
     no_size: does not tell what memory a context needs; nan: outputs are not numbers; offset: added to the distance;
     half_as_float: claims to compute float16 as float32; step_seconds: each step of a build takes.  builds: how many
-    were made; compiled: what TensorRT-RTX has compiled
+    were made; compiled: what TensorRT-RTX has compiled; contexts: weak references to all that were made; freed_in: the
+    device's context, None without one, that was current when each of those was freed that have been
     """
     trt = types.ModuleType(name)
     trt.__spec__, trt.__file__, trt.__version__ = ModuleSpec(name, None), f"{name}/__init__.py", version
     trt.parse_error = trt.build_error = trt.load_error = trt.execute_error = ""
     trt.no_context = trt.no_size = trt.nan = trt.half_as_float = False
-    trt.offset, trt.builds, trt.contexts, trt.step_seconds, trt.compiled = 0.0, 0, [], 0.0, []
+    trt.offset, trt.builds, trt.step_seconds, trt.compiled, trt.contexts, trt.freed_in = 0.0, 0, 0.0, [], [], []
+    made_by = MAGIC + version.encode().ljust(16)
     trt.LayerType = SimpleNamespace(CONVOLUTION="convolution")
-    flags = {"STRONGLY_TYPED": 0} if name == "tensorrt_rtx" or version.startswith("11.") else {
-        "EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}
-    trt.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", flags)
+    major = int(version.split(".")[0])
+    flags = ["EXPLICIT_BATCH"] * (name == "tensorrt" and major < 11) + ["STRONGLY_TYPED"] * (
+        name == "tensorrt_rtx" or major >= 9)
+    trt.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", flags, start=0)
+    # Since 10.10; in TensorRT-RTX from the start, and always on.
+    trt.PreviewFeature = SimpleNamespace(PROFILE_SHARING_0806="sharing")
+    if name == "tensorrt_rtx" or tuple(map(int, version.split(".")[:2])) >= (10, 10):
+        trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10 = "resize"
     trt.BuilderFlag = SimpleNamespace(TF32="TF32", REQUIRE_USER_ALLOCATION="REQUIRE_USER_ALLOCATION")
     trt.ProfilingVerbosity = SimpleNamespace(DETAILED="detailed", NONE="none")
     trt.ComputeCapability = SimpleNamespace(SM86="8.6", SM89="8.9", SM120="12.0", CURRENT="here")
@@ -226,6 +236,7 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
     class Config:
         def __init__(self):
             self.flags, self.capability, self.timing = set(), None, None
+            self.resizes = name == "tensorrt_rtx"
 
         def add_optimization_profile(self, profile):
             self.profile = profile
@@ -233,13 +244,21 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
         def set_flag(self, flag):
             self.flags.add(flag)
 
+        def set_preview_feature(self, feature, on):
+            assert feature == "resize" and name == "tensorrt"
+            self.resizes = on
+
         def clear_flag(self, flag):
             assert flag == "TF32"
 
         def create_timing_cache(self, data):
+            if data == b"damaged":
+                return None
             return SimpleNamespace(serialize=lambda: data + b"t", fits=not data.startswith(b"other device"))
 
         def set_timing_cache(self, cache, ignore_mismatch):
+            if cache is None:
+                raise TypeError("set_timing_cache(): incompatible function arguments")
             self.timing = cache if cache.fits or ignore_mismatch else None
             return self.timing is not None
 
@@ -284,26 +303,26 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
                 self.logger.log(ILogger.ERROR, trt.build_error)
                 return None
             trt.builds += 1
-            return MAGIC + version.encode().ljust(16) + network.model.SerializeToString()
+            return made_by + bytes([config.resizes]) + network.model.SerializeToString()
 
     class Runtime:
         def __init__(self, logger):
             self.logger = logger
 
         def deserialize_cuda_engine(self, plan):
-            if trt.load_error or not plan.startswith(MAGIC + version.encode().ljust(16)):
+            if trt.load_error or not plan.startswith(made_by):
                 self.logger.log(ILogger.ERROR, trt.load_error or "the plan is of another version")
                 return None
-            return Engine(plan[len(MAGIC) + 16:], self.logger)
+            return Engine(plan[len(made_by) + 1:], self.logger, resizes=bool(plan[len(made_by)]))
 
     class Engine:
-        device_memory_size_v2 = 16 * 8 * SCRATCH       # the largest of the profile
+        device_memory_size_v2 = MOST * SCRATCH
 
-        def __init__(self, data, logger):
+        def __init__(self, data, logger, resizes):
             options = onnxruntime.SessionOptions()
             options.log_severity_level, options.intra_op_num_threads = 3, 1
             self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-            self.logger = logger
+            self.logger, self.resizes = logger, resizes
 
         def create_runtime_config(self):
             return trt.RuntimeConfig()
@@ -312,8 +331,9 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
             if trt.no_context:
                 self.logger.log(ILogger.ERROR, "no memory for a context")
                 return None
-            trt.contexts.append(Context(self, strategy))
-            return trt.contexts[-1]
+            context = Context(self, strategy)
+            trt.contexts.append(weakref.ref(context, lambda reference: trt.freed_in.append(cuda.current)))
+            return context
 
     class RuntimeCache:
         def __init__(self):
@@ -360,7 +380,7 @@ def fake_tensorrt(cuda: FakeCuda, name="tensorrt", version="10.3.0"):
 
         @property
         def needed(self):
-            return int(np.prod(self.shapes["crops"][:2])) * SCRATCH
+            return (int(np.prod(self.shapes["crops"][:2])) if self.engine.resizes else MOST) * SCRATCH
 
         def set_device_memory(self, address, size):
             assert ctypes.sizeof(cuda.buffers[address]) >= size

@@ -319,13 +319,38 @@ def test_removal(cache):
     assert cache.load(KEY) == PLAN and cache.load(other) is None
     assert cache.read_note(f"{KEY.digest}.kernels") == b"k" and not cache.read_note(f"{other.digest}.kernels")
     engine_file(cache).write_bytes(b"")
-    assert len(cache.remove()) == 1 and not cache.entries() and cache.read_note("x.timing") == b"t"
+    assert len(cache.remove(lambda entry: True)) == 1 and not cache.entries() and cache.read_note("x.timing") == b"t"
+    cache.write_note("cpu.json", b"{}")
+    assert cache.remove() == [] and not cache.read_note("x.timing") and cache.read_note("cpu.json") == b"{}"
 
 
 def test_notes(cache):
     assert cache.read_note("x.timing") == b""
     cache.write_note("x.timing", b"abc")
     assert cache.read_note("x.timing") == b"abc"
+
+
+def test_a_note_is_kept_though_another_takes_the_lock_while_it_is_written(cache, monkeypatch):
+    """Who does so deletes temporary files, of which nobody could tell that they are still written."""
+    written = os.fsync
+
+    def fsync(file):
+        monkeypatch.setattr(engine_cache.os, "fsync", written)
+        with cache.locked():
+            written(file)
+
+    monkeypatch.setattr(engine_cache.os, "fsync", fsync)
+    cache.write_note("x.timing", b"abc")
+    assert cache.read_note("x.timing") == b"abc" and not list(cache.folder.glob("*.tmp"))
+
+
+def test_why_a_note_is_not_kept_is_said_though_its_temporary_file_was_deleted(cache, monkeypatch):
+    def full(file):
+        with cache.locked():
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(engine_cache.os, "fsync", full)
+    not_kept(lambda: cache.write_note("x.timing", b"abc"), "No space left on device")
 
 
 def hold(folder, locked, seconds):

@@ -11,15 +11,18 @@ from student_graphs import student_inputs, student_model
 
 from sam3d_ros.runtime.engine import (
     CPU_ENGINES,
+    ENGINES,
     SHIPPED_MODELS,
     BuildOptions,
     EngineError,
     available_engines,
     load_engine,
     load_named,
+    parsed,
     read_model,
 )
 from sam3d_ros.runtime.golden import golden_inputs
+from sam3d_ros.runtime.precision import typed
 from sam3d_ros.runtime.processor import has_bfloat16
 from sam3d_ros.runtime.signature import STUDENT, Signature
 
@@ -177,13 +180,31 @@ def test_unknown_engine_is_refused(model):
     assert error.value.reason == "ENGINE_UNAVAILABLE" and available_engines()[0] in error.value.detail
 
 
-def test_a_model_cannot_name_other_files(model):
-    """Weights stored outside the file are not read: the bytes are parsed, not the folder."""
-    onnx.save(onnx.load(model), model.with_name("external.onnx"), save_as_external_data=True, location="weights.bin",
-              size_threshold=0)
-    for name in CPU_ENGINES:
-        with pytest.raises(EngineError):
-            load_engine(name, model.with_name("external.onnx"), signature=STUDENT)
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+@pytest.mark.parametrize("name", [*CPU_ENGINES, "torch"])
+def test_a_model_cannot_name_other_files(name, precision, model, monkeypatch):
+    """Weights stored outside the file are not read, not even where the program was started beside them."""
+    pytest.importorskip(ENGINES[name])
+    onnx.save(onnx.load(model), model, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    monkeypatch.chdir(model.parent)
+    with pytest.raises(EngineError, match="is stored in another file") as error:
+        load_engine(name, model, precision, signature=STUDENT)
+    assert error.value.reason == "MODEL_INVALID"
+
+
+def constant_elsewhere(proto):
+    tensor = onnx.numpy_helper.from_array(np.ones(3, np.float32), "secret")
+    onnx.external_data_helper.set_external_data(tensor, "/etc/hostname")
+    result = onnx.helper.make_tensor_value_info("constant", onnx.TensorProto.FLOAT, [3])
+    inner = onnx.helper.make_graph([onnx.helper.make_node("Constant", [], ["constant"], value=tensor)], "inner", [],
+                                   [result])
+    proto.graph.node.append(onnx.helper.make_node("If", ["condition"], ["out"], then_branch=inner, else_branch=inner))
+
+
+def test_a_constant_within_a_graph_cannot_name_other_files(model):
+    with pytest.raises(EngineError, match="secret is stored in another file"):
+        parsed(read_model(changed(model, constant_elsewhere)))
+    assert parsed(read_model(model)) == onnx.load(model)
 
 
 @pytest.mark.parametrize("name", SHIPPED_MODELS)
@@ -241,6 +262,26 @@ def test_a_network_that_openvino_does_not_compile_is_named(said, reason, model, 
     with pytest.raises(EngineError, match=said) as error:
         load_engine("openvino", model, "fp32", signature=STUDENT)
     assert error.value.reason == reason
+
+
+@pytest.mark.parametrize(("error", "said"), [(RuntimeError(), "RuntimeError"), (RuntimeError(" \n"), "RuntimeError"),
+                                             (RuntimeError("Check failed\nno such operator\n"), "no such operator")])
+def test_a_network_that_an_engine_does_not_read_is_named(error, said, model, monkeypatch):
+    """Whether the library says why or not."""
+    openvino, onnxruntime = pytest.importorskip("openvino"), pytest.importorskip("onnxruntime")
+
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(openvino.Core, "read_model", fail)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    monkeypatch.setattr("sam3d_ros.runtime.precision.with_half_convolutions", fail)
+    for load in (lambda: load_engine("openvino", model, "fp32", signature=STUDENT),
+                 lambda: load_engine("onnxruntime", model, "fp32", signature=STUDENT),
+                 lambda: typed(read_model(model), "fp16")):
+        with pytest.raises(EngineError) as invalid:
+            load()
+        assert (invalid.value.reason, invalid.value.detail) == ("MODEL_INVALID", f"{model}: {said}")
 
 
 def test_torch_has_no_integers():

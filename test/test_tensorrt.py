@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from fake_gpu import NOT_SUPPORTED, OUT_OF_MEMORY, SCRATCH, FakeCuda, fake_tenso
 from own_process import in_own_process
 from student_graphs import student_inputs, student_model
 
-from sam3d_ros import cli, engine_cli
+from sam3d_ros import cli, doctor_checks, engine_cli
 from sam3d_ros.perception.faults import Fault, FaultCode
 from sam3d_ros.perception.pipeline import Pipeline, PipelineConfig
 from sam3d_ros.runtime import cuda, golden, tensorrt_engine
@@ -132,6 +133,15 @@ def test_runs_without_graphs_where_none_can_be_recorded(machine, function, caplo
     assert "runs without a CUDA graph" in caplog.text and "cuGraphLaunch" not in machine.cuda.calls
 
 
+def test_runs_without_graphs_where_the_driver_is_too_old_for_them(machine, caplog):
+    machine.cuda.missing.add("cuGraphInstantiateWithFlags")         # of CUDA 11.4
+    engine = machine.load()
+    assert engine.infer(student_inputs())["layout"].shape == (1, 10)
+    assert "runs without a CUDA graph for 1 objects: cuGraphInstantiateWithFlags: this driver is too old" in caplog.text
+    engine.close()
+    assert not machine.cuda.in_use
+
+
 def test_kernels_are_compiled_once_and_kept(machine, caplog):
     engine = machine.load("tensorrt-rtx")
     engine.infer(student_inputs(2))
@@ -158,24 +168,47 @@ def test_kernels_are_compiled_once_and_kept(machine, caplog):
     assert not list(kernels.parent.glob("*.kernels"))
 
 
-def scratch_bytes(machine):
+def living(library):
+    """The contexts that have not been freed."""
+    return [context for reference in library.contexts if (context := reference())]
+
+
+def scratch_bytes(library):
     """Memory that contexts compute in, each piece counted once."""
-    return sum({context.scratch: context.scratch_bytes for context in machine.trt.contexts}.values())
+    return sum({context.scratch: context.scratch_bytes for context in living(library)}.values())
 
 
-def test_memory_to_compute_in_is_what_the_largest_run_needs(machine):
+@pytest.mark.parametrize(("name", "version"), [("tensorrt", "10.10.0"), ("tensorrt", "11.4.0"),
+                                               ("tensorrt-rtx", "1.4.0")])
+def test_memory_to_compute_in_is_what_the_largest_run_needs(machine, name, version):
     """Not that of most objects with most views at once, which the profile allows."""
-    engine = machine.load()
+    machine.install(FakeCuda(), version)
+    engine = machine.load(name)
+    library = machine.trt if name == "tensorrt" else machine.rtx
     engine.infer(student_inputs(16))
-    largest = machine.trt.contexts[-1].scratch_bytes
+    largest = living(library)[-1].scratch_bytes
     assert largest == 16 * SCRATCH
-    before = scratch_bytes(machine)
+    before = scratch_bytes(library)
     for batch, views in ((1, 1), (2, 8), (4, 3), (8, 2)):
         engine.infer(student_inputs(batch, views))
-    assert scratch_bytes(machine) == before <= 2 * largest
-    machine.trt.no_size = True
+    assert scratch_bytes(library) == before <= 2 * largest
+    library.no_size = True
     engine.infer(student_inputs(8))
-    assert machine.trt.contexts[-1].scratch_bytes == 16 * MAX_VIEWS * SCRATCH
+    assert living(library)[-1].scratch_bytes == 16 * MAX_VIEWS * SCRATCH
+
+
+def test_memory_to_compute_in_of_a_library_that_tells_only_the_most(machine):
+    engine = machine.load()                     # TensorRT 10.3
+    for batch in (1, 2, 16):
+        engine.infer(student_inputs(batch))
+    assert scratch_bytes(machine.trt) == 16 * MAX_VIEWS * SCRATCH
+
+
+def test_an_engine_built_for_another_use_of_memory_is_another_one(machine):
+    machine.install(FakeCuda(), "10.10.0")
+    assert machine.key().flags == "strongly typed no TF32 RUNTIME_ACTIVATION_RESIZE_10_10"
+    machine.install(FakeCuda(), "10.3.0")
+    assert machine.key().flags == "strongly typed no TF32"
 
 
 def test_a_recording_that_fails_midway_is_freed(machine, caplog):
@@ -194,18 +227,41 @@ def test_a_recording_that_fails_midway_is_freed(machine, caplog):
 
 
 def test_graphs_are_freed_before_their_contexts_and_contexts_before_memory(machine):
+    machine.install(FakeCuda(), "10.10.0")              # with which more objects take more memory
     engine = machine.load()
-    engine.infer(student_inputs(2))
-    contexts = {}
-    for function in ("cuGraphExecDestroy", "cuMemFree_v2", "cuStreamDestroy_v2", "cuDevicePrimaryCtxRelease_v2"):
-        def watched(*arguments, function=function):
-            contexts[function] = len(engine._runs), engine._engine is not None
+    for batch in (2, 16, 4):
+        engine.infer(student_inputs(batch))
+    assert len({context.scratch for context in living(machine.trt)}) == 3
+    seen = defaultdict(list)
+    looks = {"cuGraphExecDestroy": lambda graph: len(machine.cuda.graphs) - len(living(machine.trt)),
+             "cuMemFree_v2": lambda memory: memory.value in {context.scratch for context in living(machine.trt)},
+             "cuStreamDestroy_v2": lambda stream: (len(living(machine.trt)), engine._engine is not None),
+             "cuDevicePrimaryCtxRelease_v2": lambda device: engine._engine is not None}
+    for function, look in looks.items():
+        def watched(*arguments, function=function, look=look):
+            seen[function].append(look(*arguments))
             return getattr(type(machine.cuda), "_" + function)(machine.cuda, *arguments)
 
         setattr(machine.cuda, "_" + function, watched)
     engine.close()
-    assert contexts == {"cuGraphExecDestroy": (2, True), "cuMemFree_v2": (0, True), "cuStreamDestroy_v2": (0, True),
-                        "cuDevicePrimaryCtxRelease_v2": (0, False)}
+    buffers = len(STUDENT.inputs) + len(STUDENT.outputs) + 3
+    assert seen == {"cuGraphExecDestroy": [0] * 4, "cuMemFree_v2": [False] * buffers,
+                    "cuStreamDestroy_v2": [(0, True)], "cuDevicePrimaryCtxRelease_v2": [False]}
+
+
+@pytest.mark.parametrize("said", ["out of memory", "illegal memory access"])
+def test_a_context_whose_first_run_failed_is_freed_before_its_device(machine, said):
+    """Though the error, which knows where it came from, is still there."""
+    machine.trt.execute_error = said
+    machine.refusal()
+    assert machine.trt.freed_in == [1]
+    machine.trt.execute_error = ""
+    engine = machine.load()
+    machine.trt.execute_error = said
+    with pytest.raises(RuntimeError, match=said) as error:
+        engine.infer(student_inputs(2))
+    engine.close()
+    assert machine.trt.freed_in == [1, 1, 1] and not living(machine.trt), error
 
 
 def test_runs_that_fail_leave_nothing(machine):
@@ -670,6 +726,18 @@ def test_auto_takes_the_gpu_and_passes_over_what_fails(machine, caplog):
     assert machine.refusal(name="auto")[0] == "ENGINE_CACHE_UNSAFE"           # not passed over: an attack, maybe
 
 
+def test_a_library_that_is_too_old_is_passed_over(machine, caplog):
+    """As that of JetPack 6.0."""
+    machine.install(FakeCuda(), "8.6.2")
+    machine.monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt(machine.cuda, "tensorrt_rtx", "1.3.0"))
+    assert machine.refusal() == ("ENGINE_UNAVAILABLE", "tensorrt 8.6.2 is older than 10.3")
+    assert machine.load("auto", "fp32").name in ("openvino fp32", "onnxruntime fp32")
+    assert "tensorrt 8.6.2 is older than 10.3; tensorrt-rtx 1.3.0 is older than 1.4; " in caplog.text
+    check = doctor_checks._gpu_engine_check("tensorrt")
+    assert check.state == doctor_checks.GAP and "8.6.2 is older than 10.3" in check.detail
+    assert check.advice == "docs/gpu.md says what it needs"
+
+
 def test_auto_says_why_a_gpu_is_not_used(machine, caplog):
     """As where the driver is too old, and the other libraries are not installed."""
     machine.monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(None))
@@ -769,10 +837,21 @@ def test_timing_cache_grows(machine):
     machine.load(precision="fp32").close()
     timing, = (machine.folder / "engines").glob("*.timing")
     assert timing.read_bytes() == b"tt" and "Fake_GPU" in timing.name
-    timing.write_bytes(b"other device of this name")
-    EngineCache(machine.folder).remove()
-    machine.load().close()
-    assert timing.read_bytes() == b"t"
+    for useless in (b"other device of this name", b"damaged"):
+        timing.write_bytes(useless)
+        EngineCache(machine.folder).remove(lambda entry: True)
+        machine.load().close()
+        assert timing.read_bytes() == b"t"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32", "int8"])
+def test_a_model_cannot_name_other_files(machine, precision):
+    """Nor have TensorRT read them, which takes absolute paths, too."""
+    onnx.save(onnx.load(machine.model), machine.model, save_as_external_data=True, location="weights.bin",
+              size_threshold=0)
+    machine.monkeypatch.chdir(machine.model.parent)
+    reason, detail = machine.refusal(precision=precision)
+    assert reason == "MODEL_INVALID" and detail.endswith(" is stored in another file") and machine.trt.builds == 0
 
 
 def test_a_weight_too_large_for_half(machine):

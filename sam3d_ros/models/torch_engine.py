@@ -4,11 +4,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor
 
-from ..runtime.engine import EngineError, ModelFile, check_signature, library_error
+from ..runtime.engine import EngineError, ModelFile, check_signature, library_error, parsed
 from ..runtime.signature import Shape, Signature
 from .folded import student_from_onnx
 
@@ -30,10 +29,7 @@ class TorchEngine:
         if precision not in _TYPES:
             raise EngineError("ENGINE_UNAVAILABLE", f"torch computes in {', '.join(_TYPES)}: set precision to auto")
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            graph = onnx.load_model_from_string(model.data).graph
-        except Exception as error:      # protobuf's own
-            raise EngineError("MODEL_INVALID", f"{model.path}: {str(error).strip().splitlines()[-1]}") from error
+        graph = parsed(model).graph
         check_signature(model, signature, _shapes(graph.input), _shapes(graph.output))
         try:
             network = student_from_onnx(model.data)

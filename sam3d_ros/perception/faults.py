@@ -97,7 +97,7 @@ class FaultCode(Enum):
     # model and engine
     MODEL_MISSING = (
         "the model file does not exist: check the path, or use one that is shipped, base or small")
-    MODEL_INVALID = "the model file cannot be read: it is truncated or not an ONNX model"
+    MODEL_INVALID = "the model file cannot be read: it is truncated, not an ONNX model, or keeps weights in other files"
     MODEL_MISMATCH = "the model file is not a sam3d_ros student of this version: its inputs, outputs or metadata differ"
     ENGINE_UNAVAILABLE = "the wanted engine or precision cannot be had here: install what it needs, or set it to auto"
     ENGINE_FAILED = "the engine failed during inference: see what it says, and set engine to cpu to go on without it"

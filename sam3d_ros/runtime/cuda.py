@@ -21,6 +21,7 @@ _MAJOR, _MINOR = 75, 76                     # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABI
 _MULTIPROCESSORS = 16                       # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 _NON_BLOCKING = 1                           # CU_STREAM_NON_BLOCKING: not ordered with the default stream
 _THREAD_LOCAL = 1                           # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+_NOT_FOUND = 500                            # CUDA_ERROR_NOT_FOUND
 
 
 class CudaError(RuntimeError):
@@ -155,7 +156,11 @@ class Device:
         return value.value
 
     def _call(self, function: str, *arguments: Any) -> None:
-        code = getattr(self._library, function)(*arguments)
+        try:
+            call = getattr(self._library, function)
+        except AttributeError:
+            raise CudaError(function, _NOT_FOUND, "this driver is too old to have it") from None
+        code = call(*arguments)
         if code:
             text = c_char_p()
             self._library.cuGetErrorName(c_int(code), byref(text))

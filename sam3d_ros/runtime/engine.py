@@ -4,15 +4,18 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from .signature import STUDENT, Shape, Signature
+
+if TYPE_CHECKING:
+    import onnx
 
 MAX_MODEL_BYTES = 256 << 20
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
@@ -41,6 +44,11 @@ def library_error(name: str, message: str, reason: str) -> EngineError:
     if any(text in message.lower() for text in _OUT_OF_MEMORY):
         reason = "ENGINE_OUT_OF_MEMORY"
     return EngineError(reason, f"{name}: {message or 'no reason given'}")
+
+
+def last_line(error: Exception) -> str:
+    """The last line of what an error says, where its cause stands; its kind if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 class Engine(Protocol):
@@ -76,7 +84,7 @@ def answers(engine: Engine, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nd
 
 @dataclass(frozen=True)
 class ModelFile:
-    """An ONNX file read into memory: engines parse these bytes, so a graph cannot name other files to read."""
+    """An ONNX file read into memory, whole: engines parse these bytes, after `parsed`."""
 
     path: Path
     data: bytes
@@ -100,6 +108,34 @@ def read_model(path: str | Path) -> ModelFile:
         raise EngineError("MODEL_INVALID", f"{path}: {error.strerror or error}") from error
 
 
+def parsed(model: ModelFile) -> onnx.ModelProto:
+    """The network of a model file.
+
+    Raises EngineError MODEL_INVALID if it is in another format, which some engines read as well, or if it names other
+    files to read weights from: these may be any of the user's, and engines in the cache are known by this file alone.
+    """
+    import onnx  # here: whoever only chooses an engine need not load it
+    try:
+        proto = onnx.load_model_from_string(model.data)
+    except Exception as error:      # protobuf's own
+        raise EngineError("MODEL_INVALID", f"{model.path} is not in the ONNX format: {last_line(error)}") from error
+    for tensor in _tensors(proto):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise EngineError("MODEL_INVALID", f"{model.path}: {tensor.name or 'a constant'} is stored in another file")
+    return proto
+
+
+def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
+    """All tensors in a message of ONNX: weights, and constants in nodes, those of functions and inner graphs, too."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                yield from _tensors(part)
+
+
 def check_signature(model: ModelFile, wanted: Signature, inputs: Mapping[str, Shape],
                     outputs: Mapping[str, Shape]) -> None:
     """Raise EngineError MODEL_MISMATCH, MODEL_INVALID unless a network's inputs and outputs are the wanted ones."""
@@ -111,13 +147,10 @@ def check_signature(model: ModelFile, wanted: Signature, inputs: Mapping[str, Sh
 def _other_types(model: ModelFile, wanted: Signature) -> str:
     """Which inputs and outputs are not float32, as after a conversion to float16; one line, empty if all are.
 
-    Raises EngineError MODEL_INVALID if the file is in another format, which some engines read as well.
+    Raises EngineError MODEL_INVALID as `parsed` does.
     """
-    import onnx  # here: whoever only chooses an engine need not load it
-    try:
-        graph = onnx.load_model_from_string(model.data).graph
-    except Exception as error:      # protobuf's own
-        raise EngineError("MODEL_INVALID", f"{model.path} is not in the ONNX format: {error}") from error
+    import onnx  # here, too
+    graph = parsed(model).graph
     types = {value.name: onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
              for value in (*graph.input, *graph.output) if value.name in wanted.inputs | wanted.outputs}
     return "; ".join(f"{name} is {kind} instead of FLOAT" for name, kind in types.items() if kind != "FLOAT")

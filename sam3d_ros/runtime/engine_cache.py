@@ -48,7 +48,7 @@ class EngineKey:
 
     model: SHA-256 of the ONNX file; library: as "tensorrt 10.3.0.26"; cuda, driver: versions, empty where the engine
     is built for a device that is not there; device: its name and multiprocessors; capability: as "8.7"; precision:
-    fp32, fp16 or int8; profile: smallest, best and largest input shapes; flags: of the builder
+    fp32, fp16 or int8; profile: smallest, best and largest input shapes; flags: of the builder, and preview features
     """
 
     model: str
@@ -169,7 +169,11 @@ class EngineCache:
         Raises EngineError ENGINE_CACHE_UNSAFE, ENGINE_NOT_KEPT.
         """
         with self._kept(), self._opened() as folder:
-            self._write(folder, name, data)
+            try:
+                self._write(folder, name, data)
+            except FileNotFoundError:
+                # Not under the lock, which a build holds for minutes: who took it just now deleted the temporary file.
+                self._write(folder, name, data)
 
     @contextlib.contextmanager
     def locked(self, on_wait: Callable[[], None] = lambda: None, required: bool = False) -> Iterator[None]:
@@ -204,18 +208,21 @@ class EngineCache:
             names = sorted({name[:64] for name in os.listdir(folder) if _ENGINE_FILE.fullmatch(name)})
             return [self._entry(folder, name) for name in names]
 
-    def remove(self, wanted: Callable[[Entry], bool] = lambda entry: True,
+    def remove(self, wanted: Callable[[Entry], bool] | None = None,
                on_wait: Callable[[], None] = lambda: None) -> list[Entry]:
-        """Delete engines; returns those deleted.  on_wait: as `locked` has it.
+        """Delete the engines that are wanted, or, if None, all of them and the libraries' timing caches; returns the
+        engines deleted.  on_wait: as `locked` has it.
 
         Raises EngineError ENGINE_CACHE_UNSAFE, OSError.
         """
         with self.locked(on_wait), self._opened() as folder:
-            removed = [entry for entry in self.entries() if wanted(entry)]
-            for entry in removed:
-                for suffix in (".json", ".engine", ".kernels"):
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(entry.name + suffix, dir_fd=folder)
+            removed = [entry for entry in self.entries() if wanted is None or wanted(entry)]
+            names = [entry.name + suffix for entry in removed for suffix in (".json", ".engine", ".kernels")]
+            if wanted is None:
+                names += [name for name in os.listdir(folder) if name.endswith(".timing")]
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=folder)
             return removed
 
     def _entry(self, folder: int, name: str) -> Entry:
@@ -277,7 +284,8 @@ class EngineCache:
                 os.fsync(stream.fileno())
             os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
-            os.unlink(temporary, dir_fd=folder)
+            with contextlib.suppress(FileNotFoundError):        # as `write_note` has it
+                os.unlink(temporary, dir_fd=folder)
             raise
         os.fsync(folder)
 

@@ -163,7 +163,9 @@ def read_golden(model: ModelFile) -> Golden | None:
             bits = np.unpackbits(file["inside"], count=int(np.prod(shapes["distance"])))
             return Golden(bits.astype(bool).reshape(-1, *(VOLUME,) * 3),
                           file["layout"].astype(np.float32).reshape(shapes["layout"]))
-    except (OSError, EOFError, ValueError, TypeError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+    # TypeError, on Python 3.10 AttributeError: it is one array, and no archive of several
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, NotImplementedError,
+            zipfile.BadZipFile, zlib.error):
         return None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnxruntime
 
-from .engine import EngineError, ModelFile, check_signature, library_error
+from .engine import EngineError, ModelFile, check_signature, last_line, library_error
 from .precision import typed
 from .signature import Shape, Signature
 from .tensorrt_build import profile_shapes
@@ -61,7 +61,7 @@ class OnnxRuntimeEngine:
             # Without fallback: else it says on stdout that a GPU does not work, and goes on without.
             self._session = onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
         except Exception as error:  # onnxruntime raises classes of its own that share no base but Exception
-            said = str(error).strip().splitlines()[-1]
+            said = last_line(error)
             if wanted == _CPU[0] or type(error).__name__ in _INVALID:
                 raise EngineError("MODEL_INVALID", f"{model.path}: {said}") from error
             raise library_error(name, said, "ENGINE_UNAVAILABLE" if _LACKING in said else "ENGINE_BUILD_FAILED") \

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import openvino
 
-from .engine import EngineError, ModelFile, check_signature, library_error
+from .engine import EngineError, ModelFile, check_signature, last_line, library_error
 from .precision import typed
 from .signature import Shape, Signature
 
@@ -29,7 +29,7 @@ class OpenVinoEngine:
         try:
             network = core.read_model(graph)
         except RuntimeError as error:
-            raise EngineError("MODEL_INVALID", f"{model.path}: {str(error).strip().splitlines()[-1]}") from error
+            raise EngineError("MODEL_INVALID", f"{model.path}: {last_line(error)}") from error
         check_signature(model, signature, _shapes(network.inputs), _shapes(network.outputs))
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _PRECISIONS[precision][0]}
         if threads:

@@ -1,7 +1,7 @@
 """Writes the wanted precision into a model's graph, for engines that take it from there."""
 from __future__ import annotations
 
-from .engine import EngineError, ModelFile
+from .engine import EngineError, ModelFile, last_line, parsed
 from .graph import PrecisionError
 from .half import with_half_convolutions
 from .int8 import FEW_WEIGHT_STEPS, WEIGHT_STEPS, with_int8_convolutions
@@ -13,8 +13,9 @@ def typed(model: ModelFile, precision: str, signed: bool = False) -> bytes:
 
     signed: int8 as TensorRT wants it, see with_int8_convolutions, and what is not int8 in float16; else it is for this
     machine's processor
-    Raises EngineError ENGINE_UNAVAILABLE if it cannot be computed so, MODEL_INVALID if it is no model.
+    Raises EngineError ENGINE_UNAVAILABLE if it cannot be computed so, MODEL_INVALID if it is no model or not whole.
     """
+    parsed(model)
     try:
         if precision == "int8":
             if signed:
@@ -24,5 +25,5 @@ def typed(model: ModelFile, precision: str, signed: bool = False) -> bytes:
         return with_half_convolutions(model.data) if precision == "fp16" else model.data
     except PrecisionError as error:
         raise EngineError("ENGINE_UNAVAILABLE", f"{model.path} in {precision}: {error}") from error
-    except Exception as error:      # what protobuf and onnx raise on bytes that are no model shares no base
-        raise EngineError("MODEL_INVALID", f"{model.path}: {str(error).strip().splitlines()[-1]}") from error
+    except Exception as error:      # what onnx raises on a broken graph shares no base
+        raise EngineError("MODEL_INVALID", f"{model.path}: {last_line(error)}") from error

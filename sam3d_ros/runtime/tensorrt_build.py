@@ -1,4 +1,4 @@
-"""From an ONNX model to a serialised TensorRT engine; `tensorrt` 10.3 to 11 and `tensorrt_rtx` alike.
+"""From an ONNX model to a serialised TensorRT engine; `tensorrt` 10.3 to 11 and `tensorrt_rtx` from 1.4 on alike.
 
 Networks are strongly typed: the graph says in which precision each layer computes (see precision.py), and the library
 keeps to it or fails.  TensorRT tries kernels out on the GPU at hand.  TensorRT-RTX compiles for a device that need not
@@ -43,15 +43,21 @@ class Library:
         return f"{self.name} {self.module.__version__}"
 
 
-NAMES = ("tensorrt", "tensorrt-rtx")        # of the engines here
+# Engines here -> the first version of their library that has all that is called.
+_OLDEST = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 4)}
+NAMES = tuple(_OLDEST)
 
 
 def load_library(name: str) -> Library:
-    """Import a library of NAMES.  Raises EngineError ENGINE_UNAVAILABLE."""
+    """Import a library of NAMES.  Raises EngineError ENGINE_UNAVAILABLE, also if it is too old."""
     try:
-        return Library(name, import_library(name), rtx=name == "tensorrt-rtx")
+        library = Library(name, import_library(name), rtx=name == "tensorrt-rtx")
     except (ImportError, OSError) as error:
         raise EngineError("ENGINE_UNAVAILABLE", f"{name}: {error}") from error
+    major, minor = _OLDEST[name]
+    if tuple(map(int, library.module.__version__.split(".")[:2])) < (major, minor):
+        raise EngineError("ENGINE_UNAVAILABLE", f"{library.version} is older than {major}.{minor}")
+    return library
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,13 @@ def builder_flags(library: Library) -> list[str]:
     return ["REQUIRE_USER_ALLOCATION"] if library.rtx else []
 
 
+def preview_features(library: Library) -> list[str]:
+    """Names of the preview features to switch on; those of TensorRT-RTX are on."""
+    # A context then needs the memory for the shapes at hand, and not for the largest of the profile.
+    resize = "RUNTIME_ACTIVATION_RESIZE_10_10"          # since TensorRT 10.10
+    return [resize] if not library.rtx and hasattr(library.module.PreviewFeature, resize) else []
+
+
 def build_plan(library: Library, model: ModelFile, signature: Signature, precision: str, capability: str = "",
                timing: bytes = b"", on_progress: Progress = lambda percent, what: None) -> Plan:
     """Build an engine.
@@ -139,12 +152,15 @@ def build_plan(library: Library, model: ModelFile, signature: Signature, precisi
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED      # layers can be inspected
     for flag in builder_flags(library):
         config.set_flag(getattr(trt.BuilderFlag, flag))
+    for feature in preview_features(library):
+        config.set_preview_feature(getattr(trt.PreviewFeature, feature), True)
     if library.rtx:
         config.num_compute_capabilities = 1
         config.set_compute_capability(rtx_capability(library, capability), 0)
     else:
-        # False: it was made on another device of this name
-        if not config.set_timing_cache(config.create_timing_cache(timing), False):
+        cache = config.create_timing_cache(timing)
+        # None: it is damaged; False: it was made on another device of this name
+        if cache is None or not config.set_timing_cache(cache, False):
             config.set_timing_cache(config.create_timing_cache(b""), False)
     monitor = config.progress_monitor = _monitor(trt, on_progress)
     plan = _interruptible(lambda: builder.build_serialized_network(network, config), monitor)

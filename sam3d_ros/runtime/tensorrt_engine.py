@@ -9,8 +9,10 @@ import contextlib
 import logging
 import re
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ from .tensorrt_build import (
     load_library,
     make,
     make_logger,
+    preview_features,
     profile_shapes,
     rtx_capability,
 )
@@ -53,7 +56,8 @@ class _Run:
 class TensorRtEngine:
     """An `Engine`.  `infer` may be called from any thread, by one at a time.
 
-    What it makes is freed when the device is closed: recorded graphs, then contexts, memory, and the library's engine.
+    What it makes is freed when the device is closed, the last run first: its recorded graph, its context, the memory
+    that this computes in; then the memory that all runs share, and the library's engine.
     kernels: what TensorRT-RTX compiled for this engine in earlier processes; keep_kernels: is given, when the engine is
     closed, what it has compiled besides
     Raises EngineError ENGINE_BUILD_FAILED if the plan does not load, ENGINE_OUT_OF_MEMORY, ENGINE_UNAVAILABLE;
@@ -85,7 +89,6 @@ class TensorRtEngine:
             buffer[:] = 0                          # what fills a batch up is finite
         self._addresses = {name: device.allocate(buffer.nbytes) for name, buffer in self._host.items()}
         self._scratch, self._scratch_bytes = 0, 0
-        device.at_close(self._runs.clear)
 
     def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See Engine.infer; up to MAX_VIEWS views.  Raises RuntimeError."""
@@ -134,6 +137,16 @@ class TensorRtEngine:
         return self._host[name][:int(np.prod(shape))].reshape(shape)
 
     def _prepare(self, bucket: int, views: int) -> _Run:
+        """See _recorded."""
+        try:
+            return self._recorded(bucket, views)
+        except BaseException as error:
+            # The frames of what failed would else keep the context for as long as the error is there: beyond `close`,
+            # and so beyond the engine and the device that it is part of.
+            traceback.clear_frames(error.__traceback__)
+            raise
+
+    def _recorded(self, bucket: int, views: int) -> _Run:
         """Run a batch size for the first time, then record it.
 
         Each size has a context of its own, because a recorded graph is bound to its context's shapes.
@@ -147,6 +160,7 @@ class TensorRtEngine:
         self._give_scratch(context)
         self._enqueue(context, bucket, views)      # allocates, and compiles where the library does so late
         self._device.synchronise(self._stream)
+        self._device.at_close(partial(self._runs.pop, (bucket, views), None))
         try:
             graph = self._device.capture(self._stream, lambda: self._enqueue(context, bucket, views))
         except RuntimeError as error:
@@ -157,8 +171,9 @@ class TensorRtEngine:
     def _give_scratch(self, context: Any) -> None:
         """Give a context, whose shapes are set, the memory in which it computes; shared, since one runs at a time.
 
-        Not for the largest shapes of the profile, most objects with most views: nobody asks for so many at a time, and
-        they need several times as much.  A smaller piece stays: graphs that are recorded compute in it.
+        Where the library tells it (see preview_features), not as much as for the largest shapes of the profile, most
+        objects with most views: nobody asks for so many at a time, and they need several times as much.  A smaller
+        piece stays: graphs that are recorded compute in it.
         """
         # 0: it could not be told
         needed = context.update_device_memory_size_for_shapes() or self._engine.device_memory_size_v2
@@ -232,7 +247,7 @@ def engine_key(library: Library, model: ModelFile, signature: Signature, precisi
     name = f"{device.name}, {device.multiprocessors} multiprocessors" if device else ""
     return EngineKey(model.sha256, library.version, device.cuda if device else "", device.driver if device else "",
                      name, capability, precision, profile,
-                     " ".join(["strongly typed", "no TF32", *builder_flags(library)]))
+                     " ".join(["strongly typed", "no TF32", *builder_flags(library), *preview_features(library)]))
 
 
 def load_tensorrt(name: str, model: ModelFile, signature: Signature, precision: str,
