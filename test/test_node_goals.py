@@ -161,6 +161,19 @@ def test_goals_for_one_object_after_the_other(on_demand: Rig):
     assert all(item.status == 0 for array in on_demand.objects for item in array.objects)
 
 
+def test_goals_for_one_box_after_the_other_keep_what_was_found(on_demand: Rig):
+    """Seconds apart; nobody looked for the first in the image of the second, and the depth shows it."""
+    for x, y in ((40, 26), (10, 6)):
+        on_demand.stamp += 5_000_000_000
+        on_demand.send(two_objects())
+        on_demand.wait(lambda: (latest := on_demand.node._cameras[0].synchroniser.latest)
+                       and latest.stamp_ns == on_demand.stamp)
+        box = Reconstruct.Goal(boxes=[RegionOfInterest(x_offset=x, y_offset=y, width=12, height=10)])
+        assert Goal(on_demand, box).result(two_objects).status == GoalStatus.STATUS_SUCCEEDED
+    on_demand.wait(lambda: len(on_demand.objects) == 2)
+    assert [len(array.objects) for array in on_demand.objects] == [1, 2]
+
+
 def test_a_goal_among_images_that_are_worked_on():
     with Rig(BlockPipeline(delay=0.3)) as rig:
         rig.send_until(lambda: rig.send(two_objects()), lambda: rig.objects and len(rig.objects[-1].objects) == 2)

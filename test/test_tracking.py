@@ -413,6 +413,13 @@ def test_what_the_detector_stops_finding_is_dropped():
     assert set(seen) == {world.ids[2], world.ids[3]}
 
 
+def test_one_missed_mask_after_a_pause_drops_nothing():
+    world = World(config=TrackerConfig(unmasked=0.5))
+    for seconds in (5.0, 5.2):
+        assert set(world.look(seconds, camera_at(0.3), (0, 2, 3))) == set(world.ids.values())
+    assert world.ids[1] not in world.look(5.6, camera_at(0.3), (0, 2, 3))
+
+
 def test_only_what_is_new_is_reconstructed_and_the_revision_rises_with_the_mesh_alone():
     world = World()
     world.toys, world.places = [*TOYS, Toy("box", np.array([0.05, 0.06, 0.04]))], [*PLACES, pose(-0.1, -0.15, 0.02)]

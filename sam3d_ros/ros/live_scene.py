@@ -245,7 +245,7 @@ class LiveScene:
             decoded, _ = self._decode(job, find_masks)
             with self._lock:
                 self._check(job)
-                self._tracker.update(decoded.frame)
+                self._tracker.update(decoded.frame, all_masks=not job.goal.request.boxes)
                 self._tracked = decoded
                 self._note(decoded)
                 asked = rebuild.request(self._tracker, wanted)

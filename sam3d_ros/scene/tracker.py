@@ -135,10 +135,11 @@ class Tracker:
         """(4, 4) of the newest image of this camera."""
         return self._scene_from_camera.get(frame.frame_id, np.eye(4))
 
-    def update(self, frame: Frame) -> list[TrackedObject]:
+    def update(self, frame: Frame, all_masks: bool = True) -> list[TrackedObject]:
         """Follow the objects into an image; all that are remembered and not known to be gone.
 
         Without depth nothing can be followed: all are HIDDEN, and all instances unknown, until the next reconstruction.
+        all_masks: False where others than the frame's instances were not looked for: to lack a mask then means nothing
         """
         self.updates += 1
         in_world = frame.world_from_camera is not None
@@ -148,7 +149,7 @@ class Tracker:
         self.frame = frame
         self._newest_ns[frame.frame_id] = frame.stamp_ns
         for track in self.tracks.values():
-            self._predict(track, frame.stamp_ns)
+            self._predict(track, frame.stamp_ns, all_masks)
         if frame.depth is None:
             self._scene_from_camera[frame.frame_id] = frame.world_from_camera if in_world else np.eye(4)
             for track in self.tracks.values():
@@ -290,11 +291,13 @@ class Tracker:
         """All but what is known to be gone."""
         return (track for track in self.tracks.values() if track.presence is not Presence.GONE)
 
-    def _predict(self, track: Track, now_ns: int) -> None:
-        """Take a track to the time of an image: it rests, or goes on as it went."""
+    def _predict(self, track: Track, now_ns: int, all_masks: bool) -> None:
+        """Take a track to the time of an image: it rests, or goes on as it went; all_masks: as of `update`."""
         seconds = max(0.0, (now_ns - track.updated_ns) / 1e9)
-        if track.presence is not Presence.SEEN and track.id not in self._doubles:
-            track.masked_ns += max(0, now_ns - track.updated_ns)      # hidden, it could have no mask
+        is_hidden = track.presence is not Presence.SEEN and track.id not in self._doubles
+        # Time without a mask counts between images in which a visible object was looked for in vain.
+        if track.label or is_hidden or not all_masks:
+            track.masked_ns += max(0, now_ns - track.updated_ns)
         restless = now_ns < track.restless_until_ns and track.presence is Presence.SEEN
         track.belief = motion.predicted(track.belief, seconds, motion.REST if self._in_world else motion.CARRIED)
         if restless:
