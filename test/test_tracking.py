@@ -666,6 +666,25 @@ def test_a_view_in_which_the_object_was_at_a_wrong_place_is_not_fused_and_forgot
     assert min(np.linalg.norm(used - right[1].direction) for used in track.used) > 0.2
 
 
+def test_no_view_of_a_box_is_kept(monkeypatch):
+    """Nor in place of a mask's, of the same side or another."""
+    def boxed(*arguments):
+        frame = tabletop_toys.picture(*arguments)
+        return replace(frame, instances=tuple(replace(instance, is_box=True) for instance in frame.instances))
+
+    def views(world):
+        return [[id(view) for view in track.views] for track in world.tracker.tracks.values()]
+    masks_first = World()
+    before = views(masks_first)
+    monkeypatch.setattr("test_tracking.picture", boxed)
+    for world, kept in ((masks_first, before), (World(), [[], [], []])):
+        for seconds, azimuth in ((0.1, 0.3), (0.2, 0.9)):
+            world.look(seconds, camera_at(azimuth))
+            world.build(rebuild.request(world.tracker, {1, 2, 3}))
+        assert views(world) == kept
+    assert [len(each) for each in before] == [1, 1, 1]
+
+
 def test_of_one_side_the_clearer_view_is_kept():
     frame = picture([(BOX, PLACES[0])], camera_at(0.3), [1])
 

@@ -365,7 +365,8 @@ class Tracker:
         track.masked_ns = frame.stamp_ns
         camera_from_object = self._camera_from(track, frame)
         area = readings.area(index)
-        if instance.label not in self.shared and needs_view(track.views, camera_from_object, area):
+        if instance.label not in self.shared and not instance.is_box \
+                and needs_view(track.views, camera_from_object, area):
             track.views = with_view(track.views, make_view(frame, instance.label, camera_from_object, area))
 
     def _find_again(self, taken: set[int], readings: Readings) -> set[int]:
