@@ -10,7 +10,7 @@ import pytest
 from tabletop_toys import Toy, camera_at, picture, pose
 from test_tracking import PLACES, TOYS, World
 
-from sam3d_ros.perception.frame import Frame
+from sam3d_ros.perception.frame import Frame, Instance
 from sam3d_ros.scene.ahead import Ahead
 from sam3d_ros.scene.track import Presence, TrackedObject
 from sam3d_ros.scene.tracker import TrackerConfig
@@ -169,6 +169,23 @@ def test_what_one_camera_shows_ahead_of_its_masks_stays_there_in_the_image_of_an
         seen = {item.id: item for item in world.ahead.objects(frame)}
         assert seen[world.ids[1]].presence is Presence.SEEN
         assert np.linalg.norm(world.error(seen[world.ids[1]], 1)[:3]) < 0.003
+
+
+def test_what_another_camera_looks_through_is_gone_though_it_is_hidden_from_the_one_that_leads():
+    """Something stands before the first toy in both; when it leaves the other's view, the toy is not there any more."""
+    covered = picture([*zip(TOYS, PLACES, strict=True)], camera_at(0.3), (1, 2, 3)).labels == 1
+
+    def cover(frame: Frame) -> Frame:
+        return replace(frame, depth=np.where(covered, 0.2, frame.depth).astype(np.float32),
+                       labels=np.where(covered, 0, frame.labels), instances=tuple(Instance(label) for label in (2, 3)))
+    world = Lagging(lambda moment: [pose(0, 0, -1.0) if moment > 0.5 else PLACES[0], *PLACES[1:]], spoil=cover)
+    for moment, _ in world.run(0.0, 0.8):
+        frame = picture([*zip(TOYS, world.places, strict=True)], world.camera, (1, 2, 3), moment)
+        frame = replace(frame if moment > 0.5 else cover(frame), frame_id="other")
+        world.tracker.update(frame)
+        assert world.ahead.leads
+        presences = {item.id: item.presence for item in world.ahead.objects(frame)}
+        assert presences.get(world.ids[1]) is (None if moment > 0.5 else Presence.HIDDEN)
 
 
 def test_a_camera_that_has_stopped_does_not_lead():

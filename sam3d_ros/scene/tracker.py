@@ -124,7 +124,7 @@ class Tracker:
             for name in ("_newest_ns", "_scene_from_camera", "_camera_speed"):
                 getattr(fork, name).update((c, value) for c, value in getattr(ahead, name).items() if c in newer)
             fork.tracks |= {identity: track.moved_as(ahead.tracks[identity]) for identity, track in self.tracks.items()
-                            if newer and ahead.tracks[identity].seen_ns >= track.seen_ns}
+                            if newer and _tells_more(ahead.tracks[identity], track)}
         return fork
 
     def is_newer(self, frame: Frame) -> bool:
@@ -496,6 +496,12 @@ def warm_up() -> None:
 _BLOCK = (np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * 0.07,
           np.array([[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1],
                     [2, 3, 7], [2, 7, 6], [0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3]]))
+
+
+def _tells_more(later: Track, track: Track) -> bool:
+    """Whether `later`, the same object in a copy with newer images, tells more of where it is: not if it is merely
+    hidden from these, and another camera's image with masks showed that it is gone."""
+    return later.seen_ns >= track.seen_ns and (track.presence, later.presence) != (Presence.GONE, Presence.HIDDEN)
 
 
 def _place_anew(track: Track, request: Request, item: Rebuilt) -> None:
