@@ -131,6 +131,10 @@ class Tracker:
         """Whether an image is newer than all of its camera that were followed."""
         return frame.stamp_ns > self._newest_ns.get(frame.frame_id, 0)
 
+    def was_passed(self, frame: Frame) -> bool:
+        """Whether a newer image of its camera was followed."""
+        return frame.stamp_ns < self._newest_ns.get(frame.frame_id, 0)
+
     def scene_from_camera(self, frame: Frame) -> np.ndarray:
         """(4, 4) of the newest image of this camera."""
         return self._scene_from_camera.get(frame.frame_id, np.eye(4))
