@@ -810,6 +810,23 @@ def test_what_one_of_two_cameras_shows_is_seen():
     assert [len(items) for items in found] == [3, 3, 3, 3, 3, 2, 2, 2]
 
 
+def test_what_is_carried_is_followed_though_the_images_of_another_camera_come_late():
+    """By 0.13 s, at 0.2 m/s."""
+    world = World()
+
+    def show(camera: str, step: int) -> None:
+        can = pose(-0.2 * step / 30, 0, 0) @ PLACES[2]
+        frame = picture([*zip(TOYS, [*PLACES[:2], can], strict=True)], camera_at(0.3), (1, 2, 3), 0.1 + step / 30,
+                        rng=world.rng)
+        seen = {item.id: item for item in world.tracker.update(replace(frame, frame_id=camera))}
+        assert set(seen) == set(world.ids.values()) and not world.tracker.unknown
+        assert np.linalg.norm(world.error(seen[world.ids[3]], 3, can)[:3]) < 0.005
+    for step in range(30):
+        show("left", step)
+        if step >= 4:
+            show("right", step - 4)
+
+
 def test_what_a_camera_alone_shows_is_asked_for_whatever_was_made_from_another_s_image_meanwhile():
     """Left shows the first toy, the other two are covered; right shows the first two."""
     tracker, rng = Tracker(), np.random.default_rng(0)

@@ -296,18 +296,19 @@ class Tracker:
         return (track for track in self.tracks.values() if track.presence is not Presence.GONE)
 
     def _predict(self, track: Track, now_ns: int, all_masks: bool) -> None:
-        """Take a track to the time of an image: it rests, or goes on as it went; all_masks: as of `update`."""
-        seconds = max(0.0, (now_ns - track.updated_ns) / 1e9)
+        """Take a track to the time of an image: it rests, or goes on as it went; back, if another camera's image comes
+        late.  all_masks: as of `update`"""
+        seconds = (now_ns - track.updated_ns) / 1e9
         is_hidden = track.presence is not Presence.SEEN and track.id not in self._doubles
         # Time without a mask counts between images in which a visible object was looked for in vain.
         if track.label or is_hidden or not all_masks:
-            track.masked_ns += max(0, now_ns - track.updated_ns)
+            track.masked_ns += now_ns - track.updated_ns
         restless = now_ns < track.restless_until_ns and track.presence is Presence.SEEN
-        track.belief = motion.predicted(track.belief, seconds, motion.REST if self._in_world else motion.CARRIED)
+        track.belief = motion.predicted(track.belief, abs(seconds), motion.REST if self._in_world else motion.CARRIED)
         if restless:
             step = np.concatenate([track.velocity * seconds, np.zeros(3)])
             track.belief = replace(track.belief, scene_from_object=motion.shifted(track.belief.scene_from_object, step))
-        track.updated_ns = max(track.updated_ns, now_ns)
+        track.updated_ns = now_ns
 
     def _locate_camera(self, readings: Readings) -> None:
         """Set the camera's pose in the scene: given, or from how the objects moved across the image."""
