@@ -746,6 +746,24 @@ def test_objects_are_put_at_rest_after_a_reconstruction_and_freed_when_they_move
     assert world.error(item, 1, moved)[:3] == pytest.approx(np.zeros(3), abs=0.002)
 
 
+def test_what_has_come_to_rest_while_its_mesh_was_made_is_put_at_rest():
+    counts = []
+
+    def count(bodies, plane):
+        counts.append(len(bodies))
+        return settle(bodies, plane)
+    world = World(resting=Resting(count))
+    for step in range(24):
+        place = pose(-0.006 * min(step, 6), 0, 0) @ PLACES[2]
+        world.look(0.1 + step / 30, camera_at(0.3), places=[*PLACES[:2], place])
+        if step == 6:
+            asked = rebuild.request(world.tracker, {3})
+            made = reconstruction(CAN, np.linalg.inv(world.camera) @ place, 3)
+            world.tracker.absorb(asked, rebuild.prepare(asked, [made]))
+    world.tracker.absorb(asked, rebuild.prepare(asked, [made]))
+    assert counts == [3, 2, 3]          # while it moved, and after
+
+
 def test_what_could_not_be_put_at_rest_is_named_as_long_as_it_is_there():
     def refuse(bodies, plane):
         settled = settle(bodies, plane)

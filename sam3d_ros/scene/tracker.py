@@ -211,7 +211,7 @@ class Tracker:
         if plane is not None:
             self._support = moved_plane(plane, request.scene_from_camera)
         if self._resting:
-            self._resting.update([*self.tracks.values()], request.frame.stamp_ns, self._support)
+            self._resting.update([*self.tracks.values()], self.frame.stamp_ns, self._support)
         return ids
 
     def knows(self, request: Request, label: int) -> bool:
