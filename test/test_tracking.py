@@ -828,6 +828,21 @@ def test_what_one_of_two_cameras_shows_is_seen():
     assert [len(items) for items in found] == [3, 3, 3, 3, 3, 2, 2, 2]
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.01], ids=["at once", "in turn"])
+def test_what_two_cameras_show_is_one_object_though_their_poses_differ(delay: float):
+    """By as much as it is wide."""
+    tracker, rng, camera = Tracker(), np.random.default_rng(0), camera_at(0.3)
+    for step in range(4):
+        for name, seconds, error in (("left", step / 30, 0.0), ("right", step / 30 + delay, 0.05)):
+            frame = picture([(CAN, PLACES[2])], camera, (1,), seconds, rng=rng)
+            tracker.update(replace(frame, frame_id=name, world_from_camera=camera @ pose(error, 0, 0)))
+            if not tracker.tracks:
+                asked = rebuild.request(tracker)
+                made = reconstruction(CAN, np.linalg.inv(camera) @ PLACES[2], 1)
+                tracker.absorb(asked, rebuild.prepare(asked, [made]))
+            assert [*tracker.tracks] == ["object_1"] and not tracker.unknown
+
+
 def test_what_is_carried_is_followed_though_the_images_of_another_camera_come_late():
     """By 0.13 s, at 0.2 m/s."""
     world = World()

@@ -380,25 +380,26 @@ class Tracker:
         An object that another camera sees is looked for only near its place, from which errors of the cameras' poses
         may shift it.
         """
-        missing = [t for t in self.tracks.values() if t.seen_ns < readings.frame.stamp_ns]
+        frame = readings.frame
+        missing = [t for t in self.tracks.values() if (t.seen_ns, t.seen_by) != (frame.stamp_ns, frame.frame_id)]
         missing.sort(key=lambda track: -track.seen_ns)
-        scene_from_camera = self.scene_from_camera(readings.frame)
+        scene_from_camera = self.scene_from_camera(frame)
         scene_up = np.linalg.inv(scene_from_camera)[:3, 2]
         found: set[int] = set()
         searches = 0
         for track in missing:
             for index, points in enumerate(readings.points):
                 if index in taken or index in found or len(points) < LEAST_READINGS or searches >= _SEARCHES \
-                        or track.presence is Presence.SEEN and not self._is_near(track, points, readings.frame) \
+                        or track.presence is Presence.SEEN and not self._is_near(track, points, frame) \
                         or not may_be(track, readings, index) or self._is_fragment(index, readings, besides=track):
                     continue
                 searches += 1
-                pose = self._camera_from(track, readings.frame)
+                pose = self._camera_from(track, frame)
                 registration = relocated(track, readings, index, pose, scene_up if self._in_world else pose[:3, 2])
                 if registration is not None:
                     free = motion.predicted(track.belief, _LOST_SECONDS, motion.MOVED)
                     track.belief = motion.updated(free, registration, scene_from_camera)
-                    track.restless_until_ns = readings.frame.stamp_ns + RESTLESS_NS
+                    track.restless_until_ns = frame.stamp_ns + RESTLESS_NS
                     track.velocity = np.zeros(3)
                     self._seen(track, index, readings)
                     found.add(index)
