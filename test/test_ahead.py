@@ -10,7 +10,7 @@ import pytest
 from tabletop_toys import Toy, camera_at, picture, pose
 from test_tracking import PLACES, TOYS, World
 
-from sam3d_ros.perception.frame import Frame
+from sam3d_ros.perception.frame import Frame, Instance
 from sam3d_ros.scene.ahead import Ahead
 from sam3d_ros.scene.track import Presence, TrackedObject
 from sam3d_ros.scene.tracker import TrackerConfig
@@ -57,6 +57,13 @@ def carried(speed: float) -> Callable[[float], list[np.ndarray]]:
         moved[:3, 3] += speed * seconds * TOWARDS / np.linalg.norm(TOWARDS)
         return [moved, *PLACES[1:]]
     return places
+
+
+def without_the_first_toy(frame: Frame) -> Frame:
+    """Of another camera, from which something hides that."""
+    hidden = frame.labels == 1
+    return replace(frame, frame_id="other", depth=np.where(hidden, 0.2, frame.depth).astype(np.float32),
+                   labels=np.where(hidden, 0, frame.labels), instances=frame.instances[1:])
 
 
 def swinging(moment: float) -> np.ndarray:
@@ -152,20 +159,45 @@ def test_objects_are_followed_on_when_masks_stop():
 
 
 def test_what_one_camera_shows_ahead_of_its_masks_stays_there_in_the_image_of_another_that_has_them():
-    """The other sees all but the carried toy."""
-    def beside(frame: Frame) -> Frame:
-        hidden = frame.labels == 1
-        return replace(frame, frame_id="other", depth=np.where(hidden, 0, frame.depth).astype(np.float32),
-                       labels=np.where(hidden, 0, frame.labels), instances=frame.instances[1:])
     world = Lagging(carried(0.2))
     assert not world.ahead.leads
     for moment, _ in world.run(0.0, 0.8):
-        frame = beside(picture([*zip(world.toys, world.places, strict=True)], world.camera, (1, 2, 3), moment))
+        frame = without_the_first_toy(picture([*zip(world.toys, world.places, strict=True)], world.camera, (1, 2, 3),
+                                              moment))
         world.tracker.update(frame)
         assert world.ahead.leads
         seen = {item.id: item for item in world.ahead.objects(frame)}
         assert seen[world.ids[1]].presence is Presence.SEEN
         assert np.linalg.norm(world.error(seen[world.ids[1]], 1)[:3]) < 0.003
+
+
+def test_what_another_camera_looks_through_is_gone_though_it_is_hidden_from_the_one_that_leads():
+    """Something stands before the first toy in both; when it leaves the other's view, the toy is not there any more."""
+    covered = picture([*zip(TOYS, PLACES, strict=True)], camera_at(0.3), (1, 2, 3)).labels == 1
+
+    def cover(frame: Frame) -> Frame:
+        return replace(frame, depth=np.where(covered, 0.2, frame.depth).astype(np.float32),
+                       labels=np.where(covered, 0, frame.labels), instances=tuple(Instance(label) for label in (2, 3)))
+    world = Lagging(lambda moment: [pose(0, 0, -1.0) if moment > 0.5 else PLACES[0], *PLACES[1:]], spoil=cover)
+    for moment, _ in world.run(0.0, 0.8):
+        frame = picture([*zip(TOYS, world.places, strict=True)], world.camera, (1, 2, 3), moment)
+        frame = replace(frame if moment > 0.5 else cover(frame), frame_id="other")
+        world.tracker.update(frame)
+        assert world.ahead.leads
+        presences = {item.id: item.presence for item in world.ahead.objects(frame)}
+        assert presences.get(world.ids[1]) is (None if moment > 0.5 else Presence.HIDDEN)
+
+
+def test_a_camera_that_has_stopped_does_not_lead():
+    """What only that showed is hidden, while another camera's images with masks go on."""
+    world = Lagging()
+    for _ in world.run(0.0, 0.5):
+        pass
+    frame = without_the_first_toy(picture([*zip(TOYS, PLACES, strict=True)], world.camera, (1, 2, 3), 2.0))
+    world.tracker.update(frame)
+    assert not world.ahead.leads
+    presences = {item.id: item.presence for item in world.ahead.objects(frame)}
+    assert presences == {world.ids[1]: Presence.HIDDEN, world.ids[2]: Presence.SEEN, world.ids[3]: Presence.SEEN}
 
 
 def test_a_cleared_scene_has_nothing_ahead():

@@ -130,14 +130,14 @@ def two_cameras(monkeypatch: pytest.MonkeyPatch, **parameters: Any) -> Iterator[
         yield rig
 
 
-def send_side(rig: Rig, side: str, messages: dict[str, Any]) -> None:
-    """What one of the two cameras sees."""
-    for name in ("image", "depth_image", "segmentation"):
+def send_side(rig: Rig, side: str, messages: dict[str, Any], stamp_ns: int | None = None) -> int:
+    """What one of the two cameras sees; as `Rig.send`."""
+    for name in messages.keys() & {"image", "depth_image", "segmentation"}:
         header, encoding = messages[name].header, messages[name].encoding
         messages[name] = encode_image(np.roll(decode_pixels(messages[name]), -SIDES[side], axis=1), encoding, header)
     for message in messages.values():
         message.header.frame_id = side
-    rig.send({f"{side}/{name}": message for name, message in messages.items()})
+    return rig.send({f"{side}/{name}": message for name, message in messages.items()}, stamp_ns)
 
 
 def test_two_cameras_look_at_one_scene(monkeypatch: pytest.MonkeyPatch):

@@ -18,13 +18,13 @@ from rclpy.action import ActionClient  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from sensor_msgs.msg import RegionOfInterest  # noqa: E402
 from stand_ins import provide_tf2_ros  # noqa: E402
-from test_node import SIDES, two_cameras  # noqa: E402
+from test_node import SIDES, send_side, two_cameras  # noqa: E402
 
 from sam3d_ros.action import Reconstruct  # noqa: E402
 from sam3d_ros.msg import ObjectMeshArray  # noqa: E402
 from sam3d_ros.nodes.sam3d_node import SUCCESS  # noqa: E402
 from sam3d_ros.perception.pipeline import PipelineResult  # noqa: E402
-from sam3d_ros.ros.images import stamp_ns  # noqa: E402
+from sam3d_ros.ros.images import stamp_message, stamp_ns  # noqa: E402
 from sam3d_ros.ros.transforms import matrix_from_pose  # noqa: E402
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("ros")]
@@ -161,6 +161,19 @@ def test_goals_for_one_object_after_the_other(on_demand: Rig):
     assert all(item.status == 0 for array in on_demand.objects for item in array.objects)
 
 
+def test_goals_for_one_box_after_the_other_keep_what_was_found(on_demand: Rig):
+    """Seconds apart; nobody looked for the first in the image of the second, and the depth shows it."""
+    for x, y in ((40, 26), (10, 6)):
+        on_demand.stamp += 5_000_000_000
+        on_demand.send(two_objects())
+        on_demand.wait(lambda: (latest := on_demand.node._cameras[0].synchroniser.latest)
+                       and latest.stamp_ns == on_demand.stamp)
+        box = Reconstruct.Goal(boxes=[RegionOfInterest(x_offset=x, y_offset=y, width=12, height=10)])
+        assert Goal(on_demand, box).result(two_objects).status == GoalStatus.STATUS_SUCCEEDED
+    on_demand.wait(lambda: len(on_demand.objects) == 2)
+    assert [len(array.objects) for array in on_demand.objects] == [1, 2]
+
+
 def test_a_goal_among_images_that_are_worked_on():
     with Rig(BlockPipeline(delay=0.3)) as rig:
         rig.send_until(lambda: rig.send(two_objects()), lambda: rig.objects and len(rig.objects[-1].objects) == 2)
@@ -224,6 +237,27 @@ def test_what_a_goal_finds_without_depth_is_seen():
             return {name: message for name, message in scene().items() if name != "depth_image"}
         [found] = Goal(rig, Reconstruct.Goal(labels=[7])).result(picture).result.objects.objects
         assert found.status == 0 and found.visible_fraction == pytest.approx(0.4)
+
+
+def test_masks_and_goals_that_come_after_a_goal_for_a_box_do_not_take_the_objects_back(monkeypatch: pytest.MonkeyPatch):
+    """A box in the newest image, whose masks have not come; another camera's image; then the masks of an older one."""
+    with two_cameras(monkeypatch, target_frame="base", input_timeout=10.0) as rig:
+        messages, left = scene(), rig.node._cameras[0].synchroniser
+        masks = messages.pop("segmentation")
+        stamps = [send_side(rig, "left", messages) for _ in range(3)]
+        rig.wait(lambda: (newest := left.newest(left.without_masks)) and newest.stamp_ns == stamps[-1])
+        box = Reconstruct.Goal(boxes=[RegionOfInterest(x_offset=40, y_offset=26, width=12, height=10)])
+        [found] = Goal(rig, box).result(messages=None).result.objects.objects
+        send_side(rig, "right", scene())
+        rig.wait(lambda: rig.objects[-1].header.stamp == stamp_message(rig.stamp))
+        send_side(rig, "left", {"segmentation": masks}, stamps[0])
+        rig.spin(0.3)
+        for goal in (None, Reconstruct.Goal(labels=[7])):
+            if goal:
+                response = Goal(rig, goal).result(messages=None)
+                assert response.status == GoalStatus.STATUS_SUCCEEDED
+                assert [item.id for item in response.result.objects.objects] == [found.id]
+            assert rig.node._scene._tracker._newest_ns["left"] == stamps[-1]
 
 
 def test_a_goal_for_a_box_does_not_overtake_the_masks():

@@ -8,6 +8,7 @@ import pytest
 from scipy import ndimage
 
 from sam3d_ros.perception.candidates import _outline, find_candidates
+from sam3d_ros.perception.evidence import Observation
 from sam3d_ros.perception.frame import Frame, Instance, Intrinsics, back_project, pixel_directions
 from sam3d_ros.perception.objects import Status
 from sam3d_ros.perception.pieces import _pieces, in_one_piece
@@ -120,6 +121,16 @@ def test_the_cube_of_a_mask_that_takes_in_the_table_is_that_of_the_object():
                  for found in find_candidates(frame, frame.labels, TABLE, None, {}, 50, 16)[1]]
         assert cubes[1].edge == pytest.approx(cubes[0].edge, rel=0.01)
         np.testing.assert_allclose(cubes[1].centre, cubes[0].centre, atol=0.001)
+
+
+def test_the_cube_is_that_of_the_object_though_its_mask_in_another_view_takes_in_the_table():
+    exact = scene()
+    exact.depth[OBJECT] = 0.76
+    wide = replace(exact, labels=ndimage.grey_dilation(exact.labels, (41, 41)))
+    others = [{1: [Observation(frame, 1, np.eye(4))]} for frame in (exact, wide)]
+    cubes = [find_candidates(exact, exact.labels, TABLE, None, views, 50, 16)[1][0].cube for views in others]
+    assert cubes[1].edge == pytest.approx(cubes[0].edge, rel=0.01)
+    np.testing.assert_allclose(cubes[1].centre, cubes[0].centre, atol=0.001)
 
 
 def test_the_cube_takes_in_what_of_an_object_reaches_below_the_support():

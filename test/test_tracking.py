@@ -413,6 +413,13 @@ def test_what_the_detector_stops_finding_is_dropped():
     assert set(seen) == {world.ids[2], world.ids[3]}
 
 
+def test_one_missed_mask_after_a_pause_drops_nothing():
+    world = World(config=TrackerConfig(unmasked=0.5))
+    for seconds in (5.0, 5.2):
+        assert set(world.look(seconds, camera_at(0.3), (0, 2, 3))) == set(world.ids.values())
+    assert world.ids[1] not in world.look(5.6, camera_at(0.3), (0, 2, 3))
+
+
 def test_only_what_is_new_is_reconstructed_and_the_revision_rises_with_the_mesh_alone():
     world = World()
     world.toys, world.places = [*TOYS, Toy("box", np.array([0.05, 0.06, 0.04]))], [*PLACES, pose(-0.1, -0.15, 0.02)]
@@ -659,6 +666,25 @@ def test_a_view_in_which_the_object_was_at_a_wrong_place_is_not_fused_and_forgot
     assert min(np.linalg.norm(used - right[1].direction) for used in track.used) > 0.2
 
 
+def test_no_view_of_a_box_is_kept(monkeypatch):
+    """Nor in place of a mask's, of the same side or another."""
+    def boxed(*arguments):
+        frame = tabletop_toys.picture(*arguments)
+        return replace(frame, instances=tuple(replace(instance, is_box=True) for instance in frame.instances))
+
+    def views(world):
+        return [[id(view) for view in track.views] for track in world.tracker.tracks.values()]
+    masks_first = World()
+    before = views(masks_first)
+    monkeypatch.setattr("test_tracking.picture", boxed)
+    for world, kept in ((masks_first, before), (World(), [[], [], []])):
+        for seconds, azimuth in ((0.1, 0.3), (0.2, 0.9)):
+            world.look(seconds, camera_at(azimuth))
+            world.build(rebuild.request(world.tracker, {1, 2, 3}))
+        assert views(world) == kept
+    assert [len(each) for each in before] == [1, 1, 1]
+
+
 def test_of_one_side_the_clearer_view_is_kept():
     frame = picture([(BOX, PLACES[0])], camera_at(0.3), [1])
 
@@ -718,6 +744,24 @@ def test_objects_are_put_at_rest_after_a_reconstruction_and_freed_when_they_move
         moved = world.places[0] @ pose(0.004 * step, 0, 0.003 * step)
         item = world.look(0.1 + step / 30, camera_at(0.35), places=[moved, *world.places[1:]])[world.ids[1]]
     assert world.error(item, 1, moved)[:3] == pytest.approx(np.zeros(3), abs=0.002)
+
+
+def test_what_has_come_to_rest_while_its_mesh_was_made_is_put_at_rest():
+    counts = []
+
+    def count(bodies, plane):
+        counts.append(len(bodies))
+        return settle(bodies, plane)
+    world = World(resting=Resting(count))
+    for step in range(24):
+        place = pose(-0.006 * min(step, 6), 0, 0) @ PLACES[2]
+        world.look(0.1 + step / 30, camera_at(0.3), places=[*PLACES[:2], place])
+        if step == 6:
+            asked = rebuild.request(world.tracker, {3})
+            made = reconstruction(CAN, np.linalg.inv(world.camera) @ place, 3)
+            world.tracker.absorb(asked, rebuild.prepare(asked, [made]))
+    world.tracker.absorb(asked, rebuild.prepare(asked, [made]))
+    assert counts == [3, 2, 3]          # while it moved, and after
 
 
 def test_what_could_not_be_put_at_rest_is_named_as_long_as_it_is_there():
@@ -782,6 +826,38 @@ def test_what_one_of_two_cameras_shows_is_seen():
         found.append({item.id: item.presence for item in world.tracker.update(frame)})
     assert all(presence is Presence.SEEN for items in found for presence in items.values())
     assert [len(items) for items in found] == [3, 3, 3, 3, 3, 2, 2, 2]
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.01], ids=["at once", "in turn"])
+def test_what_two_cameras_show_is_one_object_though_their_poses_differ(delay: float):
+    """By as much as it is wide."""
+    tracker, rng, camera = Tracker(), np.random.default_rng(0), camera_at(0.3)
+    for step in range(4):
+        for name, seconds, error in (("left", step / 30, 0.0), ("right", step / 30 + delay, 0.05)):
+            frame = picture([(CAN, PLACES[2])], camera, (1,), seconds, rng=rng)
+            tracker.update(replace(frame, frame_id=name, world_from_camera=camera @ pose(error, 0, 0)))
+            if not tracker.tracks:
+                asked = rebuild.request(tracker)
+                made = reconstruction(CAN, np.linalg.inv(camera) @ PLACES[2], 1)
+                tracker.absorb(asked, rebuild.prepare(asked, [made]))
+            assert [*tracker.tracks] == ["object_1"] and not tracker.unknown
+
+
+def test_what_is_carried_is_followed_though_the_images_of_another_camera_come_late():
+    """By 0.13 s, at 0.2 m/s."""
+    world = World()
+
+    def show(camera: str, step: int) -> None:
+        can = pose(-0.2 * step / 30, 0, 0) @ PLACES[2]
+        frame = picture([*zip(TOYS, [*PLACES[:2], can], strict=True)], camera_at(0.3), (1, 2, 3), 0.1 + step / 30,
+                        rng=world.rng)
+        seen = {item.id: item for item in world.tracker.update(replace(frame, frame_id=camera))}
+        assert set(seen) == set(world.ids.values()) and not world.tracker.unknown
+        assert np.linalg.norm(world.error(seen[world.ids[3]], 3, can)[:3]) < 0.005
+    for step in range(30):
+        show("left", step)
+        if step >= 4:
+            show("right", step - 4)
 
 
 def test_what_a_camera_alone_shows_is_asked_for_whatever_was_made_from_another_s_image_meanwhile():

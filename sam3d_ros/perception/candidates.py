@@ -148,19 +148,22 @@ def _cube_and_evidence(frame: Frame, instance: Instance, window: _Window, points
     unread = NO_POINTS if instance.is_box else _unread(frame, instance.label, window)[::step]
     black = _as_far_as_read(unread, own[off]) if len(unread) > _MUCH_UNREAD * len(own) else NO_POINTS
     seen = np.concatenate([own, further])
-    return _cube(own, off, black, up, further), seen[off_support(seen, plane)], unread
+    cube = _cube(own, off, black, up, further, off_support(further, plane))
+    return cube, seen[off_support(seen, plane)], unread
 
 
-def _cube(own: np.ndarray, off: np.ndarray, black: np.ndarray, up: np.ndarray, further: np.ndarray) -> Cube:
-    """Cube of an object's readings, points (P, 3), without those on the support if these make much of it.
+def _cube(own: np.ndarray, off: np.ndarray, black: np.ndarray, up: np.ndarray, further: np.ndarray,
+          further_off: np.ndarray) -> Cube:
+    """Cube of an object's readings, points (P, 3), and those of other views, (M, 3), without those on the support if
+    these make much of it.
 
-    off: (P,) bool, which are off the support; black: (Q, 3), where it may be that gives no reading; up, further: as of
-    `fit_cube`
+    off, further_off: (P,) and (M,) bool, which are off the support; black: (Q, 3), where it may be that gives no
+    reading; up, further: as of `fit_cube`
     """
     cube = fit_cube(np.concatenate([own, black]), up, further)
-    if off.all():
+    if off.all() and further_off.all():
         return cube
-    without = fit_cube(np.concatenate([own[off], black]), up, further)
+    without = fit_cube(np.concatenate([own[off], black]), up, further[further_off])
     return without if without.edge < _MUCH_SUPPORT * cube.edge else cube
 
 

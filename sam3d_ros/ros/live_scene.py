@@ -21,7 +21,6 @@ from sam3d_ros.action import Reconstruct
 from sam3d_ros.msg import ObjectMeshArray
 
 from ..perception.faults import Fault
-from ..perception.frame import Frame
 from ..perception.masks import Segmentation
 from ..scene import rebuild
 from ..scene.ahead import Ahead
@@ -186,7 +185,7 @@ class LiveScene:
             decoded, warnings = self._decode(job, decode_masks_or_none)
             with self._lock:
                 self._check(job)
-                if self._is_passed(decoded.frame):
+                if self._tracker.was_passed(decoded.frame):     # by a goal, before its masks had come
                     return
                 objects = self._tracker.update(decoded.frame)
                 self._tracked = decoded
@@ -230,7 +229,10 @@ class LiveScene:
                 self._diagnostics.report("ahead", None, job.camera)
 
     def _begin(self, job: _Job) -> None:
-        """Follow the objects into the image of a goal, one of the first camera, and ask for what the goal wants."""
+        """Follow the objects into the image of a goal, one of the first camera, and ask for what the goal wants.
+
+        If a newer image of that camera was followed already, this is done in a copy: the tracker does not go back.
+        """
         wanted: list[int] = []
 
         def find_masks(match: Match, settings: Settings) -> Segmentation:
@@ -245,20 +247,18 @@ class LiveScene:
             decoded, _ = self._decode(job, find_masks)
             with self._lock:
                 self._check(job)
-                self._tracker.update(decoded.frame)
-                self._tracked = decoded
-                self._note(decoded)
-                asked = rebuild.request(self._tracker, wanted)
+                if self._tracker.was_passed(decoded.frame):
+                    tracker = self._tracker.fork()
+                else:
+                    tracker, self._tracked = self._tracker, decoded
+                    self._note(decoded)
+                tracker.update(decoded.frame, all_masks=not job.goal.request.boxes)
+                asked = rebuild.request(tracker, wanted)
                 self._builder.request(replace(job, asked=asked))
 
     def _decode(self, job: _Job,
                 find_masks: Callable[[Match, Settings], Segmentation]) -> tuple[DecodedSet, tuple[Fault, ...]]:
         return decode_set(job.match, job.settings, self._transforms(), find_masks, job.is_ahead)
-
-    def _is_passed(self, frame: Frame) -> bool:
-        """Whether a later image of that camera was worked on, as a goal may do before its masks have come."""
-        last = self._tracked.frame if self._tracked else frame
-        return frame.frame_id == last.frame_id and frame.stamp_ns < last.stamp_ns
 
     def _note(self, decoded: DecodedSet) -> bool:
         """Note that an image was worked on.  Returns whether it is the newest of its camera: poses are published only

@@ -13,6 +13,8 @@ from .tracker import Tracker
 # Images kept, into which objects can be followed again: a third of a second at 30 Hz.  Each takes megabytes, and
 # milliseconds to follow.
 _MOST_FRAMES = 10
+# An image so much older than the tracker's is of a camera that has stopped: it tells nothing of the present.
+_STOPPED_NS = 1_000_000_000
 _MOST_MOMENTS = 600          # images of which only the poses are kept: for longer than any detector lags
 # The copy has an object where the masks have it if both places are as near as this: they may differ by its motion from
 # one image to the next, and by the errors of two registrations.
@@ -38,8 +40,8 @@ class Ahead:
 
     @property
     def leads(self) -> bool:
-        """Whether a camera has been followed farther than the tracker has."""
-        return any(self._tracker.is_newer(frame) for frame in self._frames)
+        """Whether a camera that has not stopped since has been followed farther than the tracker has."""
+        return any(self._tracker.is_newer(frame) and self._is_recent(frame) for frame in self._frames)
 
     def update(self, frame: Frame) -> list[TrackedObject]:
         """As `Tracker.update`, for an image with depth whose masks have not come yet."""
@@ -71,8 +73,12 @@ class Ahead:
         self._copy = self._tracker.fork()
         self._moments.clear()
         for frame in self._frames:
-            if self._copy.is_newer(frame):
+            if self._copy.is_newer(frame) and self._is_recent(frame):
                 self._follow(frame)
+
+    def _is_recent(self, frame: Frame) -> bool:
+        """Whether an image is not much older than the tracker's newest."""
+        return frame.stamp_ns > self._tracker.frame.stamp_ns - _STOPPED_NS
 
     def _had(self, track: Track) -> bool:
         """Whether the copy had an object of the tracker where that has it, in the image that told it or the nearest."""

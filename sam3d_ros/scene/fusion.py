@@ -41,6 +41,11 @@ class View:
         """(3,) unit vector from the object to the camera, object frame."""
         return self.object_from_camera[:3, 3] / np.linalg.norm(self.object_from_camera[:3, 3])
 
+    @property
+    def is_box(self) -> bool:
+        """Whether its mask is only a filled bounding box."""
+        return any(instance.is_box for instance in self.frame.instances)
+
 
 def _cut_out(frame: Frame, label: int) -> Frame:
     """A copy of the part of `frame` around an object, in the same camera frame (with intrinsics to match); it does not
@@ -83,7 +88,10 @@ def needs_view(views: Sequence[View], camera_from_object: np.ndarray, area: floa
 
 def with_view(views: Sequence[View], new: View) -> tuple[View, ...]:
     """The most informative of the views and `new`: the better one of each side; if there are too many sides, those are
-    kept that lie farthest from each other, the newest in any case."""
+    kept that lie farthest from each other, the newest in any case.  A box holds what is beside the object, too, and is
+    never kept."""
+    if new.is_box:
+        return tuple(views)
     if views:
         apart = angles(new.direction, [view.direction for view in views])
         nearest = int(apart.argmin())

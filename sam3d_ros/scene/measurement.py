@@ -1,6 +1,7 @@
 """Where one object is, by the depth and the mask of one image: at rest, moved, or slid along its own face."""
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -36,8 +37,8 @@ def measure(track: Track, points: np.ndarray, scene_from_camera: np.ndarray, now
     if len(points) < LEAST_READINGS:
         return False
     rest = track.belief
-    seconds = max(_LEAST_SECONDS, (now_ns - track.seen_ns) / 1e9)
-    free = motion.predicted(rest, min(seconds, _LONGEST_FREE), motion.MOVED)
+    seconds = _since_seen(track, now_ns)
+    free = motion.predicted(rest, min(abs(seconds), _LONGEST_FREE), motion.MOVED)
     measured = _registered(track, points, free, scene_from_camera)
     if measured.inliers < _LEAST_INLIERS or measured.rms > _MOST_RMS:
         return False
@@ -81,9 +82,15 @@ def slide(track: Track, sighting: Sighting, index: int, readings: Readings, scen
     if min(shown, explained) < _CLEARLY_MORE:
         return
     track.belief = replace(track.belief, scene_from_object=scene_from_camera @ after)
-    seconds = max(_LEAST_SECONDS, (now_ns - track.seen_ns) / 1e9)
-    track.velocity = track.velocity + _SMOOTHING * step[:3] / seconds
+    track.velocity = track.velocity + _SMOOTHING * step[:3] / _since_seen(track, now_ns)
     track.restless_until_ns = now_ns + RESTLESS_NS
+
+
+def _since_seen(track: Track, now_ns: int) -> float:
+    """Seconds from the image that last showed a track to the present one; negative if that is another camera's, which
+    comes late, and never next to 0."""
+    seconds = (now_ns - track.seen_ns) / 1e9
+    return math.copysign(max(_LEAST_SECONDS, abs(seconds)), seconds)
 
 
 def _registered(track: Track, points: np.ndarray, prior: motion.Belief, scene_from_camera: np.ndarray) -> Registration:

@@ -39,8 +39,8 @@ class Resting:
         """Settle the objects that an image shows anew; takes milliseconds, to be called after a reconstruction.  Those
         that are hidden stay where they were put.
 
-        stamp_ns: of the image; plane: (4,) that they stand on, unit normal against gravity and offset in metres, scene
-        frame; None if unknown
+        stamp_ns: of the newest image, in which the tracks are; plane: (4,) that they stand on, unit normal against
+        gravity and offset in metres, scene frame; None if unknown
         """
         present = [t for t in tracks if t.presence is Presence.SEEN and t.restless_until_ns <= stamp_ns]
         hidden = [t.id for t in tracks if t.presence is Presence.HIDDEN and t.id in self._corrected]

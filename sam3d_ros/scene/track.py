@@ -43,7 +43,8 @@ class Track:
     class_id: what the detector mostly called it of late; votes: class id -> how much speaks for it
     score, detector_id: what the detector last said when it called it so
     visible_fraction: share of its surface that the last image showed, 0 to 1
-    seen_ns, masked_ns, updated_ns: stamps of the image that last showed it, of its last mask, and of the last update
+    seen_ns, updated_ns: stamps of the image that last showed it, and of the last update
+    masked_ns: stamp of its last mask, later by the time since then in which it could have none
     seen_by: frame_id of the camera that last showed it
     velocity: (3,) m/s in the scene; restless_until_ns: until then it counts as moving, with that velocity
     misfit: metres, root mean square distance of the depth from the mesh, over the last images

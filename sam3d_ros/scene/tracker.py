@@ -124,21 +124,26 @@ class Tracker:
             for name in ("_newest_ns", "_scene_from_camera", "_camera_speed"):
                 getattr(fork, name).update((c, value) for c, value in getattr(ahead, name).items() if c in newer)
             fork.tracks |= {identity: track.moved_as(ahead.tracks[identity]) for identity, track in self.tracks.items()
-                            if newer and ahead.tracks[identity].seen_ns >= track.seen_ns}
+                            if newer and _tells_more(ahead.tracks[identity], track)}
         return fork
 
     def is_newer(self, frame: Frame) -> bool:
         """Whether an image is newer than all of its camera that were followed."""
         return frame.stamp_ns > self._newest_ns.get(frame.frame_id, 0)
 
+    def was_passed(self, frame: Frame) -> bool:
+        """Whether a newer image of its camera was followed."""
+        return frame.stamp_ns < self._newest_ns.get(frame.frame_id, 0)
+
     def scene_from_camera(self, frame: Frame) -> np.ndarray:
         """(4, 4) of the newest image of this camera."""
         return self._scene_from_camera.get(frame.frame_id, np.eye(4))
 
-    def update(self, frame: Frame) -> list[TrackedObject]:
+    def update(self, frame: Frame, all_masks: bool = True) -> list[TrackedObject]:
         """Follow the objects into an image; all that are remembered and not known to be gone.
 
         Without depth nothing can be followed: all are HIDDEN, and all instances unknown, until the next reconstruction.
+        all_masks: False where others than the frame's instances were not looked for: to lack a mask then means nothing
         """
         self.updates += 1
         in_world = frame.world_from_camera is not None
@@ -148,7 +153,7 @@ class Tracker:
         self.frame = frame
         self._newest_ns[frame.frame_id] = frame.stamp_ns
         for track in self.tracks.values():
-            self._predict(track, frame.stamp_ns)
+            self._predict(track, frame.stamp_ns, all_masks)
         if frame.depth is None:
             self._scene_from_camera[frame.frame_id] = frame.world_from_camera if in_world else np.eye(4)
             for track in self.tracks.values():
@@ -206,7 +211,7 @@ class Tracker:
         if plane is not None:
             self._support = moved_plane(plane, request.scene_from_camera)
         if self._resting:
-            self._resting.update([*self.tracks.values()], request.frame.stamp_ns, self._support)
+            self._resting.update([*self.tracks.values()], self.frame.stamp_ns, self._support)
         return ids
 
     def knows(self, request: Request, label: int) -> bool:
@@ -290,17 +295,20 @@ class Tracker:
         """All but what is known to be gone."""
         return (track for track in self.tracks.values() if track.presence is not Presence.GONE)
 
-    def _predict(self, track: Track, now_ns: int) -> None:
-        """Take a track to the time of an image: it rests, or goes on as it went."""
-        seconds = max(0.0, (now_ns - track.updated_ns) / 1e9)
-        if track.presence is not Presence.SEEN and track.id not in self._doubles:
-            track.masked_ns += max(0, now_ns - track.updated_ns)      # hidden, it could have no mask
+    def _predict(self, track: Track, now_ns: int, all_masks: bool) -> None:
+        """Take a track to the time of an image: it rests, or goes on as it went; back, if another camera's image comes
+        late.  all_masks: as of `update`"""
+        seconds = (now_ns - track.updated_ns) / 1e9
+        is_hidden = track.presence is not Presence.SEEN and track.id not in self._doubles
+        # Time without a mask counts between images in which a visible object was looked for in vain.
+        if track.label or is_hidden or not all_masks:
+            track.masked_ns += now_ns - track.updated_ns
         restless = now_ns < track.restless_until_ns and track.presence is Presence.SEEN
-        track.belief = motion.predicted(track.belief, seconds, motion.REST if self._in_world else motion.CARRIED)
+        track.belief = motion.predicted(track.belief, abs(seconds), motion.REST if self._in_world else motion.CARRIED)
         if restless:
             step = np.concatenate([track.velocity * seconds, np.zeros(3)])
             track.belief = replace(track.belief, scene_from_object=motion.shifted(track.belief.scene_from_object, step))
-        track.updated_ns = max(track.updated_ns, now_ns)
+        track.updated_ns = now_ns
 
     def _locate_camera(self, readings: Readings) -> None:
         """Set the camera's pose in the scene: given, or from how the objects moved across the image."""
@@ -362,7 +370,8 @@ class Tracker:
         track.masked_ns = frame.stamp_ns
         camera_from_object = self._camera_from(track, frame)
         area = readings.area(index)
-        if instance.label not in self.shared and needs_view(track.views, camera_from_object, area):
+        if instance.label not in self.shared and not instance.is_box \
+                and needs_view(track.views, camera_from_object, area):
             track.views = with_view(track.views, make_view(frame, instance.label, camera_from_object, area))
 
     def _find_again(self, taken: set[int], readings: Readings) -> set[int]:
@@ -371,25 +380,26 @@ class Tracker:
         An object that another camera sees is looked for only near its place, from which errors of the cameras' poses
         may shift it.
         """
-        missing = [t for t in self.tracks.values() if t.seen_ns < readings.frame.stamp_ns]
+        frame = readings.frame
+        missing = [t for t in self.tracks.values() if (t.seen_ns, t.seen_by) != (frame.stamp_ns, frame.frame_id)]
         missing.sort(key=lambda track: -track.seen_ns)
-        scene_from_camera = self.scene_from_camera(readings.frame)
+        scene_from_camera = self.scene_from_camera(frame)
         scene_up = np.linalg.inv(scene_from_camera)[:3, 2]
         found: set[int] = set()
         searches = 0
         for track in missing:
             for index, points in enumerate(readings.points):
                 if index in taken or index in found or len(points) < LEAST_READINGS or searches >= _SEARCHES \
-                        or track.presence is Presence.SEEN and not self._is_near(track, points, readings.frame) \
+                        or track.presence is Presence.SEEN and not self._is_near(track, points, frame) \
                         or not may_be(track, readings, index) or self._is_fragment(index, readings, besides=track):
                     continue
                 searches += 1
-                pose = self._camera_from(track, readings.frame)
+                pose = self._camera_from(track, frame)
                 registration = relocated(track, readings, index, pose, scene_up if self._in_world else pose[:3, 2])
                 if registration is not None:
                     free = motion.predicted(track.belief, _LOST_SECONDS, motion.MOVED)
                     track.belief = motion.updated(free, registration, scene_from_camera)
-                    track.restless_until_ns = readings.frame.stamp_ns + RESTLESS_NS
+                    track.restless_until_ns = frame.stamp_ns + RESTLESS_NS
                     track.velocity = np.zeros(3)
                     self._seen(track, index, readings)
                     found.add(index)
@@ -492,6 +502,12 @@ def warm_up() -> None:
 _BLOCK = (np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * 0.07,
           np.array([[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1],
                     [2, 3, 7], [2, 7, 6], [0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3]]))
+
+
+def _tells_more(later: Track, track: Track) -> bool:
+    """Whether `later`, the same object in a copy with newer images, tells more of where it is: not if it is merely
+    hidden from these, and another camera's image with masks showed that it is gone."""
+    return later.seen_ns >= track.seen_ns and (track.presence, later.presence) != (Presence.GONE, Presence.HIDDEN)
 
 
 def _place_anew(track: Track, request: Request, item: Rebuilt) -> None:
