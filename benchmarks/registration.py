@@ -120,7 +120,7 @@ def main() -> int:
         print(f"{name:24}" + "".join(f"{key} {value['p50']:8.2f} {value['p95']:8.2f}   "
                                      for key, value in figures.items()))
     write_report(out, environment, {"benchmark": "registration", **model, "objects": OBJECTS, "starts": STARTS,
-                                         "start_sigma_m_rad": [SHIFT, TURN], "methods": report})
+                                    "start_sigma_m_rad": [SHIFT, TURN], "methods": report})
     return 0
 
 

@@ -151,7 +151,7 @@ def own_file(name: str) -> list[str]:
 
 def absolute_name(topic: str, namespace: str) -> str:
     """A topic's name as our nodes expand it; a detector has a namespace of its own."""
-    return topic if topic.startswith("/") else "/".join(["", *filter(None, [namespace.strip("/")]), topic])
+    return topic if topic.startswith("/") else f"/{namespace.strip('/')}/{topic}".replace("//", "/")
 
 
 def fast_dds_profile(config: Path) -> list[LaunchDescriptionEntity]:

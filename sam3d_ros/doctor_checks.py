@@ -184,11 +184,11 @@ def engine_checks() -> list[Check]:
 def hardware_checks() -> list[Check]:
     """Processor and graphics card."""
     from sam3d_ros.runtime.processor import instructions, sums_bytes_exactly
-    cores = len(os.sched_getaffinity(0))
+    cores, has_int8 = len(os.sched_getaffinity(0)), sums_bytes_exactly()
     return [
         Check("hardware", "processor", OK, f"{cores} cores, {platform.machine()}"),
-        Check("hardware", "int8", OK if sums_bytes_exactly() else GAP, ", ".join(instructions()) +
-              ("" if sums_bytes_exactly() else ": no VNNI, the network takes two to three times as long")),
+        Check("hardware", "int8", OK if has_int8 else GAP, ", ".join(instructions()) +
+              ("" if has_int8 else ": no VNNI, the network takes two to three times as long")),
         _gpu_check(),
     ]
 

@@ -21,6 +21,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from ..perception.faults import Fault, FaultCode
+from ..runtime.engine import last_line
 
 STORAGES = {"sqlite3": StoragePlugin.SQLITE3, "mcap": StoragePlugin.MCAP}
 BAG_SUFFIXES = (".db3", ".mcap")
@@ -83,8 +84,7 @@ class BagReader:
         try:
             return call(*arguments)
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            raise Fault(FaultCode.BAG_UNREADABLE, f"{self.path}: {reason}") from error
+            raise Fault(FaultCode.BAG_UNREADABLE, f"{self.path}: {last_line(error)}") from error
 
 
 class BagWriter:

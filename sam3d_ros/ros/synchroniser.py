@@ -225,6 +225,7 @@ class Synchroniser:
             raise Fault(FaultCode.STAMP_MISSING, f"on {stream}")
         if not status.newest_ns or behind < 0:
             return False
+        # Within the history, only images tell that time was set back: what belongs to them may be that late.
         image_ns = self.status[IMAGE].newest_ns
         may_be_late = stream != IMAGE and image_ns and stamp_ns > image_ns - self.history_ns
         if behind > JUMP_BACK_NS and not may_be_late:

@@ -106,7 +106,6 @@ def export_checkpoint(file: Path, path: Path, report: Path | None) -> None:
         figures = training_report(file)
     student = load_student(file)
     store = MeshStore.load(file.parents[1] / "train_meshes")
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
         export(student, partial)

@@ -244,7 +244,8 @@ def stacked(samples: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 class Stream(IterableDataset):
     """Endless batches, rendered as they are asked for; every scene serves `reuse` times with other jitter.
 
-    Of scenes with several views, which take longer, half as many are rendered, but enough for a batch.
+    Of scenes with several views, which take longer, half as many are rendered, but enough for a batch; each serves
+    twice as often.
 
     seed: numbers; each worker adds one of its own, so that no two render the same.
     """
@@ -264,10 +265,10 @@ class Stream(IterableDataset):
         while True:
             several = rng.random() < self._shares.several
             views = int(rng.integers(2, _MOST_VIEWS + 1)) if several else 1
-            count = max(self._batch, self._batch * self._reuse // (2 if several else 1))
+            more = 2 if several else 1
+            count = max(self._batch, self._batch * self._reuse // more)
             examples = list(self._examples(store, rng, views, count))
-            times = self._reuse * (2 if several else 1)
-            order = np.concatenate([rng.permutation(len(examples)) for _ in range(times)])
+            order = np.concatenate([rng.permutation(len(examples)) for _ in range(self._reuse * more)])
             for start in range(0, len(order) - self._batch + 1, self._batch):
                 chosen = [examples[i] for i in order[start:start + self._batch]]
                 batch = stacked([make_sample(example, views, rng) for example in chosen])
